@@ -1,0 +1,122 @@
+"""What a trainer is told, what it answers, and with which exit code it ends."""
+
+import json
+import math
+from enum import IntEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from nas_api.architecture import Architecture
+from nas_api.base import Model
+from nas_api.experiment import DatasetSpec, OptimizerSpec
+
+
+class ExitCode(IntEnum):
+    """How a trainer ends. Codes 10 to 19 are ours; what others mean is in the name."""
+
+    OK = 0
+    """A result object exists (ours or an earlier attempt's); a diverged training is a result too."""
+    INVALID_INPUT = 10
+    """The input document or the architecture cannot be used: never retried."""
+    OUT_OF_MEMORY = 11
+    """The network does not fit: never retried."""
+    DATASET_UNAVAILABLE = 12
+    """The dataset is missing or broken: the search waits for the cure, then tries again."""
+    STORAGE_REFUSED = 13
+    """Bucket, endpoint or credentials refused us: the search waits for the cure, then tries again."""
+    OUT_OF_MEMORY_KILL = 137
+    """SIGKILL; with reason OOMKilled it is the kernel's out-of-memory killer."""
+    TERMINATED = 143
+    """SIGTERM: pre-empted or deleted; the next attempt goes on from the checkpoint."""
+
+
+class S3Location(Model):
+    """Where an S3 store is; credentials come from the environment, never from here."""
+
+    bucket: str
+    prefix: str
+    """Key prefix of the experiment, ending in a slash."""
+    endpoint: str | None = None
+    region: str | None = None
+    path_style: bool = True
+
+
+class StoreLocation(Model):
+    """Exactly one of a folder and an S3 location."""
+
+    folder: str | None = None
+    s3: S3Location | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "StoreLocation":
+        if (self.folder is None) == (self.s3 is None):
+            raise ValueError("exactly one of folder and s3 must be set")
+        return self
+
+
+class TrainerInput(Model):
+    """The one JSON document in ``NAS_INPUT``."""
+
+    version: Literal[1] = 1
+    experiment: str
+    sample: Annotated[int, Field(ge=0)]
+    attempt: Annotated[int, Field(ge=1)]
+    seed: int
+    metric: str
+    architecture: Architecture
+    dataset: DatasetSpec
+    epochs: Annotated[int, Field(ge=1)]
+    reward_epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    optimizer: OptimizerSpec
+    threads: Annotated[int, Field(ge=1)] = 1
+    store: StoreLocation
+
+
+MetricName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$")]
+
+
+class Result(Model):
+    """What a trainer writes once to ``samples/<id>/result.json``."""
+
+    version: Literal[1] = 1
+    sample: Annotated[int, Field(ge=0)]
+    attempt: Annotated[int, Field(ge=1)]
+    architecture: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """Digest of the architecture that was trained."""
+    status: Literal["Trained", "Diverged"] = "Trained"
+    metrics: Annotated[dict[MetricName, float], Field(max_length=64)]
+    """Numbers by name; empty when diverged. The objective's metric must be among them when trained."""
+    history: Annotated[tuple[float, ...], Field(max_length=10_000)] = ()
+    """The objective's metric after each epoch."""
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    parameters: Annotated[int, Field(ge=0)] = 0
+
+    @classmethod
+    def parse(cls, data: bytes, *, sample: int, digest: str, metric: str) -> "Result":
+        """Read a result object and check that it answers the question that was asked.
+
+        Raises:
+            ValueError: not JSON, not a result, another sample or architecture, or the metric is missing.
+        """
+        result = cls.model_validate(json.loads(data), extra="ignore")
+        if result.sample != sample:
+            raise ValueError(f"the result is of sample {result.sample}, not {sample}")
+        if result.architecture != digest:
+            raise ValueError("the result is of another architecture")
+        if result.status == "Trained" and metric not in result.metrics:
+            raise ValueError(f"metrics has no {metric!r}, only {sorted(result.metrics)}")
+        return result
+
+    def diverged(self, metric: str) -> bool:
+        """Return whether the training diverged: said so, or its metric is not finite."""
+        return self.status == "Diverged" or not math.isfinite(self.metrics[metric])
+
+    def termination_message(self) -> str:
+        """Return the result as JSON of at most 4,096 bytes, what a kubelet keeps; the history goes first."""
+        document: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
+        text = json.dumps(document, separators=(",", ":"))
+        if len(text) > 4096:
+            text = json.dumps({**document, "history": []}, separators=(",", ":"))
+        return text[:4096]

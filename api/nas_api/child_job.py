@@ -1,0 +1,190 @@
+"""The Kubernetes objects of one child, and the pieces every pod of ours shares. Pure builders.
+
+The operator dry-runs what the controller will create, so both build it here.
+"""
+
+from typing import Any
+
+from nas_api import names
+from nas_api.base import duration
+from nas_api.child import ExitCode, S3Location, TrainerInput
+from nas_api.experiment import NASExperiment, S3Spec
+from nas_api.pod_template import overlay
+
+# The order counts: a pre-empted container may well exit 143 or 137, and must still be told apart.
+_FATAL_EXIT_CODES = [
+    ExitCode.INVALID_INPUT,
+    ExitCode.OUT_OF_MEMORY,
+    ExitCode.DATASET_UNAVAILABLE,
+    ExitCode.STORAGE_REFUSED,
+    ExitCode.OUT_OF_MEMORY_KILL,
+]
+CA_BUNDLE_FOLDER = "/etc/nas/ca"
+
+
+def owner_reference(experiment: NASExperiment) -> dict[str, Any]:
+    """Return the reference that makes an object go with its experiment, without holding it up."""
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "name": experiment.metadata.name,
+        "uid": experiment.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+
+
+def s3_location(experiment: NASExperiment) -> S3Location:
+    """Return where an experiment's objects are."""
+    spec, meta = experiment.spec.storage.s3, experiment.metadata
+    return S3Location(
+        bucket=spec.bucket,
+        prefix=names.experiment_prefix(spec.prefix, meta.namespace, meta.name, meta.uid),
+        endpoint=spec.endpoint,
+        region=spec.region,
+        path_style=spec.path_style,
+    )
+
+
+def s3_environment(spec: S3Spec, *, trainer: bool) -> list[dict[str, Any]]:
+    """Return the environment that gives a pod its keys and certificates; values stay in their Secret."""
+    secret = spec.credentials_secret
+    if trainer and spec.trainer_credentials_secret is not None:
+        secret = spec.trainer_credentials_secret
+    environment: list[dict[str, Any]] = []
+    if secret is not None:
+        environment += [
+            {"name": key, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": key}}}
+            for key in names.CREDENTIAL_KEYS
+        ]
+    if spec.ca_bundle is not None:
+        environment.append({"name": "AWS_CA_BUNDLE", "value": f"{CA_BUNDLE_FOLDER}/{spec.ca_bundle.key}"})
+    return environment
+
+
+def restricted_pod(
+    container: dict[str, Any], *, service_account: str | None, mount_token: bool, s3: S3Spec
+) -> dict[str, Any]:
+    """Return a pod spec that meets the ``restricted`` Pod Security Standard around one container.
+
+    The root is read-only; /tmp (also HOME) and /dev/shm are writable; the group owns volumes.
+    """
+    volumes: list[dict[str, Any]] = [
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+    ]
+    mounts = [{"name": "tmp", "mountPath": "/tmp"}, {"name": "shm", "mountPath": "/dev/shm"}]
+    if s3.ca_bundle is not None:
+        volumes.append({"name": "ca", "configMap": {"name": s3.ca_bundle.config_map}})
+        mounts.append({"name": "ca", "mountPath": CA_BUNDLE_FOLDER})
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": mount_token,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "fsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                **container,
+                "env": [{"name": "HOME", "value": "/tmp"}, *container.get("env", [])],
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": mounts,
+            }
+        ],
+        "volumes": volumes,
+    }
+    if service_account is not None:
+        pod["serviceAccountName"] = service_account
+    return pod
+
+
+def trainer_pod_template(experiment: NASExperiment, trainer_input: TrainerInput, image: str) -> dict[str, Any]:
+    """Return the pod template of one child, the user's template laid over ours.
+
+    Raises:
+        ValueError: the user's template cannot be laid over ours; the message names the place.
+    """
+    spec = experiment.spec.trainer
+    pod = restricted_pod(
+        {
+            "name": names.TRAINER_CONTAINER,
+            "image": spec.image or image,
+            "env": [
+                {"name": names.ENV_TRAINER_INPUT, "value": trainer_input.model_dump_json(by_alias=True)},
+                {"name": "OMP_NUM_THREADS", "value": str(spec.threads)},
+                *s3_environment(experiment.spec.storage.s3, trainer=True),
+            ],
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+        },
+        service_account=spec.service_account_name,
+        mount_token=False,
+        s3=experiment.spec.storage.s3,
+    )
+    pod["activeDeadlineSeconds"] = int(duration(spec.deadline).total_seconds())
+    pod["terminationGracePeriodSeconds"] = 30
+    ours = {
+        "metadata": {"labels": names.labels(experiment.metadata.name, experiment.metadata.uid, names.ROLE_TRAINER)},
+        "spec": pod,
+    }
+    try:
+        return overlay(ours, spec.template or {})
+    except ValueError as error:
+        raise ValueError(f"spec.trainer.template: {error}") from error
+
+
+def child_job(experiment: NASExperiment, launch: int, trainer_input: TrainerInput, image: str) -> dict[str, Any]:
+    """Return the Job that trains one launch. Every retry is ours: the Job itself tries once.
+
+    Raises:
+        ValueError: see :func:`trainer_pod_template`.
+    """
+    meta = experiment.metadata
+    labels = {
+        **names.labels(meta.name, meta.uid, names.ROLE_TRAINER),
+        names.LABEL_LAUNCH: str(launch),
+        names.LABEL_SAMPLE: str(trainer_input.sample),
+        names.LABEL_ATTEMPT: str(trainer_input.attempt),
+    }
+    template = overlay({"metadata": {"labels": labels}}, trainer_pod_template(experiment, trainer_input, image))
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": names.child_job(meta.name, meta.uid, launch),
+            "namespace": meta.namespace,
+            "labels": labels,
+            "ownerReferences": [owner_reference(experiment)],
+        },
+        "spec": {
+            "backoffLimit": 0,
+            "completions": 1,
+            "parallelism": 1,
+            "podReplacementPolicy": "Failed",
+            "ttlSecondsAfterFinished": experiment.spec.trainer.ttl_seconds_after_finished,
+            "podFailurePolicy": {
+                "rules": [
+                    {
+                        "action": "FailJob",
+                        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+                    },
+                    {
+                        "action": "FailJob",
+                        "onExitCodes": {
+                            "containerName": names.TRAINER_CONTAINER,
+                            "operator": "In",
+                            "values": [int(code) for code in _FATAL_EXIT_CODES],
+                        },
+                    },
+                ]
+            },
+            "template": template,
+        },
+    }

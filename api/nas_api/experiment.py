@@ -1,0 +1,573 @@
+"""What a user may write in a NASExperiment, and what its status says.
+
+The CustomResourceDefinition is generated from these models (``crd.py``): attribute docstrings become
+``kubectl explain``, constraints become the schema, and ``cel`` rules become x-kubernetes-validations,
+so that the API server itself refuses a bad manifest.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from nas_api.base import Decimal, DnsLabel, Duration, Model, PositiveDecimal
+from nas_api.names import MAX_EXPERIMENT_NAME
+
+
+def cel(*rules: tuple[str, str]) -> dict[str, Any]:
+    """Return the schema extra for CEL rules given as (rule, message)."""
+    return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in rules]}
+
+
+def _at_most_one(*fields: str) -> str:
+    return "[" + ", ".join(f"has(self.{field})" for field in fields) + "].filter(set, set).size() <= 1"
+
+
+def _exactly_one(*fields: str) -> str:
+    return "[" + ", ".join(f"has(self.{field})" for field in fields) + "].filter(set, set).size() == 1"
+
+
+class Empty(Model):
+    """A choice without settings: written as ``{}``."""
+
+
+# ---------------------------------------------------------------- objective
+
+
+class InverseSquareReward(Model):
+    """Reward c / metric^2, the paper's for perplexity (section 4.2)."""
+
+    constant: PositiveDecimal = "80"
+    """The constant c."""
+
+
+class RewardSpec(Model):
+    """How the metric becomes the reward; the cube when nothing is set."""
+
+    model_config = {
+        "json_schema_extra": cel(
+            (
+                _at_most_one("identity", "cube", "inverseSquare"),
+                "set at most one of identity, cube, inverseSquare",
+            )
+        )
+    }
+
+    identity: Empty | None = None
+    """The metric itself, negated when the goal is Minimize."""
+    cube: Empty | None = None
+    """The metric's third power (paper section 4.1): stresses the differences between good networks."""
+    inverse_square: InverseSquareReward | None = None
+    """A constant over the metric's square, for perplexities."""
+
+
+class ObjectiveSpec(Model):
+    """What is optimised."""
+
+    model_config = {
+        "json_schema_extra": cel(
+            (
+                "self.goal == 'Maximize' || !has(self.reward) || has(self.reward.identity)"
+                " || has(self.reward.inverseSquare)",
+                "a metric to Minimize needs reward.identity or reward.inverseSquare",
+            )
+        )
+    }
+
+    metric: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$", max_length=63)] = "accuracy"
+    """Name of the metric that the trainer reports."""
+    goal: Literal["Maximize", "Minimize"] = "Maximize"
+    """Whether more or less of the metric is better."""
+    reward: RewardSpec = RewardSpec()
+    """How the metric becomes the reward."""
+
+
+# ---------------------------------------------------------------- search space
+
+FilterSize = Annotated[int, Field(ge=1, le=31)]
+FilterCount = Annotated[int, Field(ge=1, le=1024)]
+Stride = Annotated[int, Field(ge=1, le=4)]
+_UNIQUE = "self.all(x, self.exists_one(y, y == x))"
+
+
+class LayersSpec(Model):
+    """How many layers a sampled network has (paper section 4.1: 6, then 2 more every 1,600 samples)."""
+
+    model_config = {"json_schema_extra": cel(("self.initial <= self.maximum", "initial must not exceed maximum"))}
+
+    initial: Annotated[int, Field(ge=1, le=40)] = 6
+    """Layers of the first samples."""
+    increment: Annotated[int, Field(ge=0, le=10)] = 0
+    """Layers added at each step of the schedule; 0 keeps the depth."""
+    every_samples: Annotated[int, Field(ge=1, le=1_000_000)] = 1600
+    """Samples between two steps of the schedule."""
+    maximum: Annotated[int, Field(ge=1, le=40)] = 40
+    """The depth at which the schedule stops."""
+
+
+class ConvolutionalSpec(Model):
+    """Convolutional networks with skip connections (paper section 3.3)."""
+
+    layers: LayersSpec = LayersSpec()
+    """How many layers a network has."""
+    filter_heights: Annotated[
+        tuple[FilterSize, ...],
+        Field(min_length=1, max_length=16, json_schema_extra=cel((_UNIQUE, "options must differ"))),
+    ] = (1, 3, 5, 7)
+    """Filter heights to choose from, in pixels."""
+    filter_widths: Annotated[
+        tuple[FilterSize, ...],
+        Field(min_length=1, max_length=16, json_schema_extra=cel((_UNIQUE, "options must differ"))),
+    ] = (1, 3, 5, 7)
+    """Filter widths to choose from, in pixels."""
+    filters: Annotated[
+        tuple[FilterCount, ...],
+        Field(min_length=1, max_length=16, json_schema_extra=cel((_UNIQUE, "options must differ"))),
+    ] = (24, 36, 48, 64)
+    """Numbers of filters to choose from."""
+    strides: Annotated[
+        tuple[Stride, ...],
+        Field(min_length=1, max_length=4, json_schema_extra=cel((_UNIQUE, "options must differ"))),
+    ] = (1,)
+    """Strides: one fixes it for all layers; several are chosen from for height and width apart."""
+    skip_connections: bool = True
+    """Whether each layer chooses its inputs among all earlier layers; otherwise layers form a chain."""
+
+
+class SearchSpaceSpec(Model):
+    """The networks that may be sampled; exactly one space."""
+
+    convolutional: ConvolutionalSpec
+    """Convolutional networks with skip connections."""
+
+
+# ---------------------------------------------------------------- searcher
+
+
+class PpoSpec(Model):
+    """The LSTM policy improved by proximal policy optimisation on ranked rewards."""
+
+    learning_rate: PositiveDecimal = "0.0035"
+    """Adam's learning rate."""
+    batch: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Observed samples that make one update."""
+    epochs: Annotated[int, Field(ge=1, le=64)] = 4
+    """Optimisation steps on each batch."""
+    clip: PositiveDecimal = "0.2"
+    """How far the probability ratio may leave 1."""
+    entropy_bonus: PositiveDecimal = "0.05"
+    """Weight of the policy's entropy; keeps it from collapsing."""
+    imitation: Annotated[int, Field(ge=0, le=1000)] = 10
+    """How many of the best samples so far are imitated at each step; 0 for none."""
+    imitation_weight: PositiveDecimal = "0.05"
+    """Weight of the imitation loss."""
+
+
+class ReinforceSpec(Model):
+    """The paper's policy gradient (section 3.2) with a moving-average baseline."""
+
+    learning_rate: PositiveDecimal = "0.0006"
+    """Adam's learning rate (the paper: 0.0006 for images, 0.0005 for language)."""
+    batch: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Observed samples whose gradients are averaged into one update: the paper's m."""
+    baseline_decay: Annotated[
+        PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))
+    ] = "0.95"
+    """Decay of the exponential moving average of past rewards; the paper gives none."""
+
+
+class SearcherSpec(Model):
+    """How the space is searched; ``ppo`` when none is named."""
+
+    model_config = {
+        "json_schema_extra": cel(
+            (_at_most_one("ppo", "reinforce", "random"), "set at most one of ppo, reinforce, random")
+        )
+    }
+
+    seed: Annotated[int, Field(ge=0, le=2_147_483_647)] = 0
+    """Every random draw of the search follows from it."""
+    ppo: PpoSpec | None = None
+    """Proximal policy optimisation (the default)."""
+    reinforce: ReinforceSpec | None = None
+    """The paper's REINFORCE."""
+    random: Empty | None = None
+    """Uniform random search: the control that a policy must beat."""
+
+    @property
+    def kind(self) -> Literal["ppo", "reinforce", "random"]:
+        """The searcher that is set, or the default."""
+        if self.reinforce is not None:
+            return "reinforce"
+        return "random" if self.random is not None else "ppo"
+
+
+# ---------------------------------------------------------------- budget
+
+
+class BudgetSpec(Model):
+    """When the search ends. May be changed during a run."""
+
+    samples: Annotated[int, Field(ge=1, le=1_000_000)]
+    """Architectures to train; the paper used 12,800."""
+    duration: Duration | None = None
+    """Longest time from the first start, for example 72h; children in flight are still awaited."""
+    consecutive_failures: Annotated[int, Field(ge=1, le=100_000)] = 50
+    """Lost samples in a row after which the experiment is Failed."""
+
+
+# ---------------------------------------------------------------- trainer
+
+Uri = Annotated[str, StringConstraints(pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,62}(/.*)?|/.*)$", max_length=1024)]
+
+
+class DigitsDataset(Model):
+    """scikit-learn's digits: 1,797 real 8x8 images that ship with the trainer's image."""
+
+    training_images: Annotated[int, Field(ge=50, le=1400)] = 1000
+    """Images to train on; the next 397 validate, and the rest are the test set, which no child sees."""
+
+
+class Cifar10Dataset(Model):
+    """CIFAR-10 in its binary layout: data_batch_1.bin to data_batch_5.bin and test_batch.bin."""
+
+    uri: Uri
+    """Where the files are: s3://bucket/prefix, or an absolute path on a volume of the pod."""
+    validation_images: Annotated[int, Field(ge=100, le=25_000)] = 5000
+    """Training images held out to validate (paper section 4.1: 45,000 and 5,000)."""
+
+
+class DatasetSpec(Model):
+    """What children train on; exactly one dataset."""
+
+    model_config = {"json_schema_extra": cel((_exactly_one("digits", "cifar10"), "set exactly one of digits, cifar10"))}
+
+    digits: DigitsDataset | None = None
+    """scikit-learn's digits; nothing to download."""
+    cifar10: Cifar10Dataset | None = None
+    """CIFAR-10 from S3 or a volume."""
+
+    @model_validator(mode="after")
+    def _one(self) -> "DatasetSpec":
+        if (self.digits is None) == (self.cifar10 is None):
+            raise ValueError("set exactly one of digits, cifar10")
+        return self
+
+
+class OptimizerSpec(Model):
+    """Stochastic gradient descent with Nesterov momentum (paper section 4.1)."""
+
+    learning_rate: PositiveDecimal = "0.1"
+    """Learning rate."""
+    momentum: Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))] = (
+        "0.9"
+    )
+    """Nesterov momentum."""
+    weight_decay: PositiveDecimal = "0.0001"
+    """Weight decay."""
+
+
+PodTemplate = Annotated[
+    dict[str, Any], Field(json_schema_extra={"type": "object", "x-kubernetes-preserve-unknown-fields": True})
+]
+
+
+class TrainerSpec(Model):
+    """How one child is trained."""
+
+    dataset: DatasetSpec
+    """What children train on."""
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 50
+    """Passes over the training set."""
+    reward_epochs: Annotated[int, Field(ge=1, le=10_000)] = 5
+    """The metric is the best of this many last epochs (paper section 4.1: 5)."""
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
+    """Images a step."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """The optimiser."""
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    """CPU threads of a child."""
+    deadline: Duration = "6h"
+    """Longest run of one child's pod; one that takes longer is lost, not tried again."""
+    attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    """How often a child that fails without a known reason is tried in all; pre-emptions are not counted."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=604_800)] = 600
+    """How long a finished child Job is kept for its logs, in seconds."""
+    image: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = None
+    """The trainer's image; the chart's when not set."""
+    service_account_name: DnsLabel | None = None
+    """An existing ServiceAccount for children, for example one with an IAM role; no token is mounted for the API."""
+    template: PodTemplate | None = None
+    """A pod template laid over ours: GPU count, nodeSelector, tolerations, volumes. Lists merge by name."""
+
+
+class ControllerSpec(Model):
+    """The controller's pod."""
+
+    service_account_name: DnsLabel | None = None
+    """An existing ServiceAccount, for example one with an IAM role; one is made when not set."""
+    template: PodTemplate | None = None
+    """A pod template laid over ours. Lists merge by name; the container is called controller."""
+
+
+# ---------------------------------------------------------------- storage
+
+
+class SecretReference(Model):
+    """A Secret in the experiment's namespace with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."""
+
+    name: DnsLabel
+    """Name of the Secret."""
+
+
+class CaBundle(Model):
+    """A ConfigMap key with PEM certificates that sign the endpoint's."""
+
+    config_map: DnsLabel
+    """Name of the ConfigMap."""
+    key: Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]{1,253}$", max_length=253)] = "ca.crt"
+    """Key in the ConfigMap."""
+
+
+class S3Spec(Model):
+    """An S3 bucket that honours conditional writes (AWS, MinIO, Ceph, versitygw and others do)."""
+
+    bucket: Annotated[
+        str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", min_length=3, max_length=63)
+    ]
+    """An existing bucket."""
+    prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.=/-]*$", max_length=512)] = "nas"
+    """Everything is written below <prefix>/<namespace>/<experiment>/<uid>/."""
+    endpoint: (
+        Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.\[\]:_-]+(/.*)?$", max_length=512)] | None
+    ) = None
+    """URL of the S3 server; AWS when not set."""
+    region: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$", max_length=63)] | None = None
+    """Region; us-east-1 when not set."""
+    path_style: bool = True
+    """Whether the bucket is in the path (works everywhere) or in the host name."""
+    ca_bundle: CaBundle | None = None
+    """Certificates for an endpoint with a private authority."""
+    credentials_secret: SecretReference | None = None
+    """Keys of the controller, and of the trainers unless they have their own; not needed with an IAM role."""
+    trainer_credentials_secret: SecretReference | None = None
+    """Keys of the trainers."""
+
+
+class StorageSpec(Model):
+    """Where the log, the results and the best architecture are kept; exactly one store."""
+
+    s3: S3Spec
+    """An S3 bucket."""
+
+
+# ---------------------------------------------------------------- the resource
+
+
+class NASExperimentSpec(Model):
+    """The search that is asked for."""
+
+    suspend: bool = False
+    """Stops the search and ends its children, which frees their nodes; false goes on from there."""
+    objective: Annotated[
+        ObjectiveSpec,
+        Field(json_schema_extra=cel(("self == oldSelf", "objective is immutable: create a new experiment"))),
+    ] = ObjectiveSpec()
+    """What is optimised. Immutable."""
+    search_space: Annotated[
+        SearchSpaceSpec,
+        Field(json_schema_extra=cel(("self == oldSelf", "searchSpace is immutable: create a new experiment"))),
+    ]
+    """The networks that may be sampled. Immutable."""
+    searcher: Annotated[
+        SearcherSpec,
+        Field(json_schema_extra=cel(("self == oldSelf", "searcher is immutable: create a new experiment"))),
+    ] = SearcherSpec()
+    """How the space is searched. Immutable."""
+    parallelism: Annotated[int, Field(ge=1, le=10_000)] = 2
+    """Children in flight. May be changed during a run."""
+    budget: BudgetSpec
+    """When the search ends. May be changed during a run."""
+    trainer: TrainerSpec
+    """How one child is trained."""
+    controller: ControllerSpec = ControllerSpec()
+    """The controller's pod."""
+    storage: StorageSpec
+    """Where everything is kept. Immutable once the first record is written."""
+
+
+# ---------------------------------------------------------------- status
+
+
+class Condition(Model):
+    """A condition as metav1 has it."""
+
+    type: Annotated[str, StringConstraints(max_length=316)]
+    """Progressing, Suspended, Complete or Failed."""
+    status: Literal["True", "False", "Unknown"]
+    """True, False or Unknown."""
+    reason: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", max_length=1024)]
+    """One word for programs."""
+    message: Annotated[str, StringConstraints(max_length=32_768)] = ""
+    """A sentence for people: the cause and the cure."""
+    observed_generation: int = 0
+    """The generation of the spec that this was decided on."""
+    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    """When the status last changed."""
+
+
+class SampleCounts(Model):
+    """Samples by what has become of them."""
+
+    budget: int = 0
+    """Samples asked for."""
+    proposed: int = 0
+    """Samples drawn from the policy."""
+    running: int = 0
+    """Samples in flight."""
+    observed: int = 0
+    """Samples with a result, learnt by the policy."""
+    lost: int = 0
+    """Samples given up."""
+    diverged: int = 0
+    """Observed samples whose training diverged."""
+    retried: int = 0
+    """Launches beyond the first of their samples."""
+
+
+class Best(Model):
+    """The best sample so far."""
+
+    sample: int
+    """Its number."""
+    reward: Decimal
+    """Its reward."""
+    metric: Decimal
+    """The objective's metric."""
+    architecture: Annotated[str, StringConstraints(max_length=8192)]
+    """Its architecture, in short form."""
+    digest: Annotated[str, StringConstraints(max_length=64)]
+    """SHA-256 of the architecture's canonical JSON."""
+    uri: Annotated[str, StringConstraints(max_length=2048)]
+    """Where its architecture.json is."""
+
+
+class PolicyVitals(Model):
+    """Signs of the policy's health."""
+
+    updates: int = 0
+    """Optimiser updates so far."""
+    entropy: Decimal | None = None
+    """Mean entropy of a decision under the newest batch, in nats."""
+    mean_reward: Decimal | None = None
+    """Mean reward of the last 20 observed samples."""
+    first_mean_reward: Decimal | None = None
+    """Mean reward of the first 20 observed samples: the policy had hardly learnt then."""
+
+
+class Outcome(Model):
+    """How the search ended, as its log says."""
+
+    type: Literal["Complete", "Failed"]
+    """Complete or Failed."""
+    reason: Annotated[str, StringConstraints(max_length=128)]
+    """One word for programs."""
+    message: Annotated[str, StringConstraints(max_length=4096)]
+    """A sentence for people."""
+
+
+class Problem(Model):
+    """What keeps the search from going on, seen by the controller; gone once it is cured."""
+
+    reason: Annotated[str, StringConstraints(max_length=128)]
+    """One word for programs."""
+    message: Annotated[str, StringConstraints(max_length=4096)]
+    """A sentence for people: the cause and the cure."""
+
+
+class ControllerStatus(Model):
+    """The controller pod, as the operator sees it."""
+
+    pod: Annotated[str, StringConstraints(max_length=253)]
+    """Name of the newest controller pod."""
+
+
+class NASExperimentStatus(Model):
+    """What has become of the experiment. The operator writes the conditions, the controller the search."""
+
+    model_config = {
+        "json_schema_extra": cel(
+            (
+                "!has(oldSelf.epoch) || (has(self.epoch) && self.epoch >= oldSelf.epoch)",
+                "a controller with a lower epoch has been replaced and may not write",
+            )
+        )
+    }
+
+    observed_generation: int = 0
+    """The generation of the spec that the operator has seen."""
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            max_length=16,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = ()
+    """Progressing, Suspended, Complete and Failed, as batch/v1 names them."""
+    state: Literal["Pending", "Searching", "Waiting", "Suspended", "Complete", "Failed"] | None = None
+    """One word for the listing."""
+    controller: ControllerStatus | None = None
+    """The controller pod."""
+    epoch: int | None = None
+    """Which controller wrote the search's part, counted from 1; never falls."""
+    samples: SampleCounts | None = None
+    """Samples by what has become of them."""
+    progress: Annotated[str, StringConstraints(max_length=64)] | None = None
+    """Samples done of the budget, for the listing."""
+    best: Best | None = None
+    """The best sample so far."""
+    policy: PolicyVitals | None = None
+    """Signs of the policy's health."""
+    problem: Problem | None = None
+    """What keeps the search from going on."""
+    outcome: Outcome | None = None
+    """How the search ended."""
+
+
+class ObjectMeta(Model):
+    """The metadata that we read; the rest of ObjectMeta is the API server's."""
+
+    model_config = {"extra": "allow"}
+
+    name: Annotated[str, StringConstraints(max_length=MAX_EXPERIMENT_NAME)]
+    namespace: str = "default"
+    uid: str = ""
+    generation: int = 0
+
+
+class NASExperiment(Model):
+    """A neural architecture search with reinforcement learning (Zoph & Le, 2016)."""
+
+    model_config = {
+        "json_schema_extra": cel(
+            (
+                f"size(self.metadata.name) <= {MAX_EXPERIMENT_NAME}",
+                f"metadata.name must have at most {MAX_EXPERIMENT_NAME} characters, so that children's names fit a label",
+            ),
+            (
+                "!self.metadata.name.contains('.')",
+                "metadata.name must not contain a dot, so that pods' host names stay valid",
+            ),
+            (
+                "!has(oldSelf.status) || !has(oldSelf.status.epoch) || self.spec.storage == oldSelf.spec.storage",
+                "spec.storage is immutable once the search has written its first record",
+            ),
+        )
+    }
+
+    api_version: Literal["nas-operator.io/v1alpha1"]
+    kind: Literal["NASExperiment"]
+    metadata: ObjectMeta
+    spec: NASExperimentSpec
+    """The search that is asked for."""
+    status: NASExperimentStatus | None = None
+    """What has become of it."""

@@ -1,0 +1,98 @@
+"""Every label, Kubernetes object name and storage key, in one place, because people script on them."""
+
+GROUP = "nas-operator.io"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "NASExperiment"
+PLURAL = "nasexperiments"
+
+LABEL_EXPERIMENT = f"{GROUP}/experiment"
+LABEL_EXPERIMENT_UID = f"{GROUP}/experiment-uid"
+LABEL_ROLE = f"{GROUP}/role"
+LABEL_LAUNCH = f"{GROUP}/launch"
+LABEL_SAMPLE = f"{GROUP}/sample"
+LABEL_ATTEMPT = f"{GROUP}/attempt"
+ROLE_CONTROLLER = "controller"
+ROLE_TRAINER = "trainer"
+
+# On a controller pod: how many controllers before it ended soon after their start, and what it was built from.
+ANNOTATION_QUICK_FAILURES = f"{GROUP}/quick-failures"
+ANNOTATION_INPUTS = f"{GROUP}/inputs"
+
+FIELD_MANAGER_OPERATOR = "nas-operator"
+FIELD_MANAGER_CONTROLLER = "nas-controller"
+
+CONTROLLER_CLUSTER_ROLE = "nas-operator-controller"
+TRAINER_CONTAINER = "trainer"
+CONTROLLER_CONTAINER = "controller"
+
+# A child Job is <experiment>-<uid8>-<launch> and must fit a label: 63 = 40 + 1 + 8 + 1 + 13.
+MAX_EXPERIMENT_NAME = 40
+
+CREDENTIAL_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+ENV_TRAINER_INPUT = "NAS_INPUT"
+
+
+def uid8(uid: str) -> str:
+    """Return the first eight characters of an object's uid: enough to tell namesakes apart."""
+    return uid[:8]
+
+
+def child_job(experiment: str, uid: str, launch: int) -> str:
+    """Return the name of the Job of one launch: a repeated POST answers 409 and is adopted."""
+    return f"{experiment}-{uid8(uid)}-{launch}"
+
+
+def controller_pod(experiment: str, uid: str, index: int) -> str:
+    """Return the name of the index-th controller pod of an experiment, counted from 1."""
+    return f"{experiment}-{uid8(uid)}-controller-{index}"
+
+
+def controller_service_account(experiment: str, uid: str) -> str:
+    """Return the name of the ServiceAccount and of the RoleBinding that the operator makes."""
+    return f"{experiment}-{uid8(uid)}-controller"
+
+
+def labels(experiment: str, uid: str, role: str) -> dict[str, str]:
+    """Return the labels that everything belonging to an experiment carries."""
+    return {
+        "app.kubernetes.io/name": "nas-operator",
+        "app.kubernetes.io/managed-by": "nas-operator",
+        "app.kubernetes.io/component": role,
+        LABEL_EXPERIMENT: experiment,
+        LABEL_EXPERIMENT_UID: uid,
+        LABEL_ROLE: role,
+    }
+
+
+def experiment_prefix(prefix: str, namespace: str, experiment: str, uid: str) -> str:
+    """Return the key prefix of one experiment, ending in a slash; the keys below are relative to it."""
+    head = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+    return f"{head}{namespace}/{experiment}/{uid}/"
+
+
+LOG_PREFIX = "log/"
+SNAPSHOT_PREFIX = "snapshots/"
+SAMPLES_PREFIX = "samples/"
+BEST_ARCHITECTURE = "best/architecture.json"
+BEST_MODULE = "best/network.py"
+
+
+def log_key(sequence: int) -> str:
+    """Return the key of the sequence-th log object, counted from 0."""
+    return f"{LOG_PREFIX}{sequence:010d}.json"
+
+
+def snapshot_key(sequence: int) -> str:
+    """Return the key of the snapshot that covers log objects 0..sequence."""
+    return f"{SNAPSHOT_PREFIX}{sequence:010d}"
+
+
+def result_key(sample: int) -> str:
+    """Return the key of a sample's result; the first object written there counts."""
+    return f"{SAMPLES_PREFIX}{sample:06d}/result.json"
+
+
+def checkpoint_key(sample: int) -> str:
+    """Return the key of a sample's training checkpoint."""
+    return f"{SAMPLES_PREFIX}{sample:06d}/checkpoint"

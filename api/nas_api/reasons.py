@@ -1,0 +1,143 @@
+"""Every condition type and reason with its cure. Users script on these names: they are part of the API."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ConditionType(StrEnum):
+    """The names of batch/v1, so that kubectl wait, Argo and Kubeflow work unchanged."""
+
+    PROGRESSING = "Progressing"
+    SUSPENDED = "Suspended"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class Reason(StrEnum):
+    """Why a condition is as it is."""
+
+    # Progressing
+    CONTROLLER_STARTING = "ControllerStarting"
+    SEARCHING = "Searching"
+    RESUMED = "Resumed"
+    # Progressing=False, and it goes on by itself once cured
+    INVALID_SPEC = "InvalidSpec"
+    INVALID_TEMPLATE = "InvalidTemplate"
+    NOT_PERMITTED = "NotPermitted"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    CONFIG_MISSING = "ConfigMissing"
+    UNSCHEDULABLE = "Unschedulable"
+    CONTROLLER_FAILED = "ControllerFailed"
+    BUCKET_NOT_FOUND = "BucketNotFound"
+    CREDENTIALS_REFUSED = "CredentialsRefused"
+    STORE_UNREACHABLE = "StoreUnreachable"
+    STORE_UNSUITABLE = "StoreUnsuitable"
+    LOG_DAMAGED = "LogDamaged"
+    DATASET_UNAVAILABLE = "DatasetUnavailable"
+    # Suspended
+    SUSPENDED_BY_USER = "SuspendedByUser"
+    NOT_SUSPENDED = "NotSuspended"
+    # Complete
+    SAMPLES_SPENT = "SamplesSpent"
+    DURATION_SPENT = "DurationSpent"
+    NOT_FINISHED = "NotFinished"
+    # Failed
+    CONSECUTIVE_FAILURES = "ConsecutiveFailures"
+    SEARCH_CHANGED = "SearchChanged"
+    NOT_FAILED = "NotFailed"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a reason means and what to do."""
+
+    meaning: str
+    cure: str
+
+
+EXPLANATIONS: dict[Reason, Explanation] = {
+    Reason.CONTROLLER_STARTING: Explanation("The controller's pod is starting.", "Nothing to do."),
+    Reason.SEARCHING: Explanation("Children are being trained.", "Nothing to do."),
+    Reason.RESUMED: Explanation("The search goes on after a suspension.", "Nothing to do."),
+    Reason.INVALID_SPEC: Explanation(
+        "The spec does not fit this operator's version, as after a downgrade.",
+        "Correct the field that the message names, or upgrade the operator.",
+    ),
+    Reason.INVALID_TEMPLATE: Explanation(
+        "The API server refused a pod made from trainer.template or controller.template; the message has its words.",
+        "Correct the template; the search goes on by itself.",
+    ),
+    Reason.NOT_PERMITTED: Explanation(
+        "The operator or the controller lacks a permission in this namespace.",
+        "Install the chart's RBAC for this namespace; the message names verb and resource.",
+    ),
+    Reason.QUOTA_EXCEEDED: Explanation(
+        "A ResourceQuota leaves no room for another pod.",
+        "Wait, raise the quota, or lower parallelism; the search goes on by itself.",
+    ),
+    Reason.IMAGE_PULL_FAILED: Explanation(
+        "A node cannot pull the image.",
+        "Correct the image or its pull secret; the search goes on by itself.",
+    ),
+    Reason.CONFIG_MISSING: Explanation(
+        "A Secret or ConfigMap that a pod needs, or a key in it, is missing.",
+        "Create it in the experiment's namespace; the pod starts by itself.",
+    ),
+    Reason.UNSCHEDULABLE: Explanation(
+        "No node fits the pod; the message has the scheduler's words.",
+        "Add nodes, or correct requests, nodeSelector or tolerations in the template.",
+    ),
+    Reason.CONTROLLER_FAILED: Explanation(
+        "The controller ended unexpectedly and is started again with a growing pause.",
+        "Look at the pod's log; report what it says.",
+    ),
+    Reason.BUCKET_NOT_FOUND: Explanation(
+        "The S3 server has no such bucket.",
+        "Create the bucket or correct storage.s3.bucket.",
+    ),
+    Reason.CREDENTIALS_REFUSED: Explanation(
+        "The S3 server refused the credentials, or they may not read and write the bucket.",
+        "Correct the Secret named in storage.s3.credentialsSecret or the role's policy.",
+    ),
+    Reason.STORE_UNREACHABLE: Explanation(
+        "The S3 server does not answer.",
+        "Correct storage.s3.endpoint, or mend the network or the server.",
+    ),
+    Reason.STORE_UNSUITABLE: Explanation(
+        "The S3 server does not honour If-None-Match, so two controllers could write one log.",
+        "Use a store that does: AWS S3, MinIO, Ceph, versitygw.",
+    ),
+    Reason.LOG_DAMAGED: Explanation(
+        "An object of the search's log is missing or was changed.",
+        "Restore it from the bucket's versions; nothing is retrained meanwhile.",
+    ),
+    Reason.DATASET_UNAVAILABLE: Explanation(
+        "The trainer cannot read the dataset; the message has its words.",
+        "Put the dataset where trainer.dataset says, or correct it; the search goes on by itself.",
+    ),
+    Reason.SUSPENDED_BY_USER: Explanation("spec.suspend is true.", "Set it to false to go on."),
+    Reason.NOT_SUSPENDED: Explanation("spec.suspend is false.", "Nothing to do."),
+    Reason.SAMPLES_SPENT: Explanation("budget.samples architectures have been tried.", "Nothing to do."),
+    Reason.DURATION_SPENT: Explanation("budget.duration is over.", "Nothing to do."),
+    Reason.NOT_FINISHED: Explanation("The search has not ended.", "Nothing to do."),
+    Reason.CONSECUTIVE_FAILURES: Explanation(
+        "budget.consecutiveFailures samples in a row were lost; the message says why the last one was.",
+        "Look at the children's logs, correct the cause, and create a new experiment.",
+    ),
+    Reason.SEARCH_CHANGED: Explanation(
+        "The log belongs to another search: space, searcher or objective differ from the manifest's.",
+        "Create a new experiment, or use another prefix.",
+    ),
+    Reason.NOT_FAILED: Explanation("The experiment has not failed.", "Nothing to do."),
+}
+
+
+class LostReason(StrEnum):
+    """Why a sample was given up."""
+
+    INVALID_ARCHITECTURE = "InvalidArchitecture"
+    INVALID_RESULT = "InvalidResult"
+    OUT_OF_MEMORY = "OutOfMemory"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    TRAINER_FAILED = "TrainerFailed"
