@@ -551,7 +551,7 @@ class NASExperiment(Model):
         "json_schema_extra": cel(
             (
                 f"size(self.metadata.name) <= {MAX_EXPERIMENT_NAME}",
-                f"metadata.name must have at most {MAX_EXPERIMENT_NAME} characters, so that children's names fit a label",
+                f"metadata.name must have at most {MAX_EXPERIMENT_NAME} characters: names of children must fit a label",
             ),
             (
                 "!self.metadata.name.contains('.')",

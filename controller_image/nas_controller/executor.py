@@ -1,0 +1,87 @@
+"""The contract between the search and whatever runs children: Kubernetes Jobs, local processes, a table.
+
+An executor knows launches by number and nothing of samples' meaning. It is told to launch or cancel and
+answers with events, from any thread, through the function given to ``start``. A child's result never
+travels this way: it is an object in the store, and the search fetches it when the child ends.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from nas_api.child import TrainerInput
+from nas_api.reasons import Reason
+
+
+class End(StrEnum):
+    """How a child ended, as far as its executor can tell."""
+
+    SUCCEEDED = "Succeeded"
+    INVALID_INPUT = "InvalidInput"
+    OUT_OF_MEMORY = "OutOfMemory"
+    DATASET_UNAVAILABLE = "DatasetUnavailable"
+    STORAGE_REFUSED = "StorageRefused"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    DISRUPTED = "Disrupted"
+    """Node gone, pre-empted or evicted: tried again, costs nothing."""
+    VANISHED = "Vanished"
+    """The child is gone without having ended, as when somebody deletes its Job: tried again."""
+    FAILED = "Failed"
+    """Any other end: tried again, as often as trainer.attempts allows."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One child to run. ``number`` counts all launches of the experiment from 0."""
+
+    number: int
+    input: TrainerInput
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The child has ended; ``message`` is for people (its last words)."""
+
+    launch: int
+    end: End
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Started:
+    """The child runs: whatever blocked it is cured."""
+
+    launch: int
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """The child cannot start for now; the executor keeps trying, and ``Started`` or ``Ended`` follows."""
+
+    launch: int
+    reason: Reason
+    message: str
+
+
+Event = Ended | Started | Blocked
+
+
+class Executor(Protocol):
+    """Runs children. Methods are called from the search's thread only and return soon."""
+
+    def start(self, post: Callable[[Event], None]) -> frozenset[int]:
+        """Begin to observe; return the launches that exist, ended or not.
+
+        For each of those an event follows; a launch that was recorded but is neither here nor has a
+        result was lost between intent and effect, and the search launches it again under its number.
+        """
+
+    def launch(self, launch: Launch) -> None:
+        """Run a child. A launch that exists already is adopted; failures arrive as events."""
+
+    def cancel(self, launch: int) -> None:
+        """End a child and forget it: no event follows. One that does not exist is no error."""
+
+    def close(self) -> None:
+        """Stop observing. Children go on: they belong to the experiment, not to this process."""
