@@ -1,0 +1,64 @@
+"""Uniform random search: the control that every policy must beat (paper section 4.2, figure 6)."""
+
+import math
+
+from torch import Tensor
+
+from nas_api.experiment import SearcherSpec
+from nas_api.search_space import Anchor, SearchSpace
+from nas_controller.policies import Proposal, Vitals
+from nas_controller.policies.draws import Purpose, uniforms
+
+
+class RandomPolicy:
+    """Every option of a decision is equally likely and every skip connection a fair coin.
+
+    Samples are independent, so one may come twice, as in any random search. There is no state at all.
+    """
+
+    def __init__(self, searcher: SearcherSpec, space: SearchSpace) -> None:
+        self._seed = searcher.seed
+        self._space = space
+
+    def propose(self, sample: int) -> Proposal:
+        """See :class:`~nas_controller.policies.Policy`."""
+        decisions = self._space.decisions(sample)
+        # Up to 63 bits of a mask come from as many coins, an option from one number.
+        widths = [decision.index if isinstance(decision, Anchor) else 1 for decision in decisions]
+        draws = iter(uniforms(self._seed, sample, Purpose.PROPOSE, 0, sum(widths)).tolist())
+        choices: list[int] = []
+        log_probability = 0.0
+        for decision in decisions:
+            if isinstance(decision, Anchor):
+                choices.append(sum((next(draws) < 0.5) << earlier for earlier in range(decision.index)))
+                log_probability -= decision.index * math.log(2)
+            else:
+                choices.append(int(next(draws) * len(decision.options)))
+                log_probability -= math.log(len(decision.options))
+        return Proposal(tuple(choices), log_probability, version=0)
+
+    def proposed(self, sample: int, proposal: Proposal) -> None:
+        """Nothing to note: samples are independent."""
+
+    def observed(self, sample: int, reward: float) -> None:
+        """Nothing to learn."""
+
+    def lost(self, sample: int) -> None:
+        """Nothing to forget."""
+
+    def vitals(self) -> Vitals:
+        """See :class:`~nas_controller.policies.Policy`."""
+        return Vitals(updates=0, entropy=None)
+
+    def dump(self) -> dict[str, Tensor]:
+        """Return the empty state."""
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over the empty state.
+
+        Raises:
+            ValueError: the state is another policy's.
+        """
+        if state:
+            raise ValueError(f"random search has no state, but the snapshot holds {sorted(state)}")
