@@ -2,11 +2,17 @@
 
 import hashlib
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from nas_api.base import Model
+
+_SHORT_LAYER = re.compile(
+    r"(?P<filter_height>\d+)x(?P<filter_width>\d+):(?P<filters>\d+)"
+    r"(?:/(?P<stride_height>\d+)x(?P<stride_width>\d+))?(?:<(?P<inputs>\d+(?:,\d+)*))?"
+)
 
 
 class ConvolutionalLayer(Model):
@@ -50,6 +56,16 @@ class Architecture(Model):
         """The SHA-256 of the canonical JSON in hex: equal networks have equal digests."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
+    def channels(self, index: int, in_channels: int) -> int:
+        """Return how many channels layer ``index`` takes, for an image of ``in_channels``."""
+        inputs = self.layers[index].inputs
+        return sum(self.layers[source].filters for source in inputs) if inputs else in_channels
+
+    def leaves(self) -> tuple[int, ...]:
+        """Return the layers whose outputs feed no other layer: what the classifier takes."""
+        consumed = {source for layer in self.layers for source in layer.inputs}
+        return tuple(index for index in range(len(self.layers)) if index not in consumed)
+
     def short(self) -> str:
         """Return a line for people: ``3x5:24/1x2<0,1`` is height x width : filters / strides < inputs."""
         words = []
@@ -61,3 +77,21 @@ class Architecture(Model):
                 word += "<" + ",".join(map(str, layer.inputs))
             words.append(word)
         return " ".join(words)
+
+    @classmethod
+    def parse_short(cls, text: str) -> "Architecture":
+        """Return the architecture of a line from ``short``.
+
+        Raises:
+            ValueError: the text is no such line, or was cut.
+        """
+        layers = []
+        for word in text.split():
+            match = _SHORT_LAYER.fullmatch(word)
+            if match is None:
+                raise ValueError(f"{word!r} is no layer in short form, such as 3x5:24/1x2<0,1")
+            values: dict[str, Any] = {key: int(value) for key, value in match.groupdict("1").items() if key != "inputs"}
+            inputs = match["inputs"]
+            values["inputs"] = tuple(int(source) for source in inputs.split(",")) if inputs else ()
+            layers.append(ConvolutionalLayer.model_validate(values))
+        return cls(layers=tuple(layers))

@@ -1,0 +1,93 @@
+"""The network is the paper's, and the code that people get is the network that was trained."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from nas_api.architecture import Architecture, ConvolutionalLayer
+from nas_api.source import network_source
+from nas_trainer.network import Network, concatenate
+
+Draw = Callable[..., Architecture]
+
+
+def build(source: str, name: str = "Network") -> torch.nn.Module:
+    namespace: dict[str, object] = {}
+    exec(compile(source, "network.py", "exec"), namespace)
+    module = namespace[name]()  # type: ignore[operator]
+    assert isinstance(module, torch.nn.Module)
+    return module
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_source_is_the_trained_network(draw: Draw, seed: int) -> None:
+    architecture = draw(seed, layers=1 + seed, sizes=(1, 2, 3, 4, 5), strides=(1, 2, 3))
+    trained = Network(architecture, in_channels=2, classes=7)
+    written = build(network_source(architecture, in_channels=2, classes=7, name="Found"), "Found")
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.uniform_(-0.5, 0.5)
+    written.load_state_dict(trained.state_dict())
+    images = torch.randn(5, 2, 11, 9)
+    for mode in (True, False):  # training first: it moves the running statistics of both alike
+        trained.train(mode)
+        written.train(mode)
+        assert torch.equal(trained(images), written(images))
+    assert torch.equal(trained.layers[0].norm.running_var, written.layers[0].norm.running_var)  # type: ignore[union-attr,operator,index]
+
+
+def test_source_needs_only_torch_and_has_defaults(draw: Draw) -> None:
+    source = network_source(draw(3))
+    assert {line.split()[1].split(".")[0] for line in source.splitlines() if line.startswith(("import", "from"))} == {
+        "torch"
+    }
+    assert build(source)(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
+    assert max(map(len, source.splitlines()[1:])) <= 120
+
+
+@pytest.mark.parametrize("name", ["class", "a b", "", "1x", "x;import os"])
+def test_source_refuses_a_name_that_is_none(draw: Draw, name: str) -> None:
+    with pytest.raises(ValueError, match="name of a class"):
+        network_source(draw(3), name=name)
+
+
+def test_smaller_inputs_are_padded_below_and_right() -> None:
+    large, small = torch.ones(1, 1, 3, 4), torch.full((1, 2, 2, 2), 2.0)
+    out = concatenate([large, small])
+    assert out.shape == (1, 3, 3, 4)
+    assert torch.equal(out[:, :1], large)
+    assert torch.equal(out[:, 1:, :2, :2], small)
+    assert out[:, 1:].sum() == small.sum()
+
+
+def test_unconsumed_outputs_feed_the_classifier_and_orphans_take_the_image() -> None:
+    def layer(filters: int, *inputs: int) -> ConvolutionalLayer:
+        return ConvolutionalLayer(filter_height=3, filter_width=3, filters=filters, inputs=inputs)
+
+    network = Network(Architecture(layers=(layer(4), layer(5), layer(6, 0), layer(7, 0, 2))), in_channels=3, classes=10)
+    channels = [each.conv.in_channels for each in network.layers]  # type: ignore[union-attr]
+    assert channels == [3, 3, 4, 10]
+    assert network.classifier.in_features == 5 + 7
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "pixels"), [(1, 1, 8), (3, 2, 4), (4, 1, 8), (4, 3, 3), (7, 3, 3), (2, 2, 4)]
+)
+def test_a_convolution_keeps_the_ceiling_of_size_over_stride(size: int, stride: int, pixels: int) -> None:
+    layer = ConvolutionalLayer(filter_height=size, filter_width=1, filters=4, stride_height=stride)
+    network = Network(Architecture(layers=(layer,)), in_channels=1, classes=2)
+    assert network.layers[0](torch.zeros(1, 1, 8, 8)).shape == (1, 4, pixels, 8)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_short_form_reads_back(draw: Draw, seed: int) -> None:
+    architecture = draw(seed, layers=1 + seed, strides=(1, 2, 3))
+    assert Architecture.parse_short(architecture.short()) == architecture
+
+
+@pytest.mark.parametrize("text", ["", "3x3", "3x3:24<0", "3x3:24 1x1:6<", "3x3:24/1 1x1:6"])
+def test_a_damaged_short_form_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        Architecture.parse_short(text)
