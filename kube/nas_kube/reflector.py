@@ -1,0 +1,203 @@
+"""Follows a collection: one list, then one watch that goes on where it stopped."""
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+import structlog
+
+from nas_kube.client import KubeClient, Object, Stream
+from nas_kube.errors import ApiError, KubeError
+from nas_kube.resources import Resource
+
+_log = structlog.get_logger()
+
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 30.0
+
+
+class EventType(StrEnum):
+    """What happened to an object."""
+
+    ADDED = "ADDED"
+    MODIFIED = "MODIFIED"
+    DELETED = "DELETED"
+
+
+class Reflector:
+    """Calls ``on_event(type, object)`` for what is there and for every change, from one thread of its own.
+
+    An object is delivered as it was last seen, without ``managedFields``. Changes that happened while no watch
+    was open are found by comparing lists and delivered as if they had been watched: several changes may arrive
+    as one, and an object replaced under its name arrives as DELETED and ADDED. When ``on_event`` raises, the
+    error is logged and the event is delivered again after a pause.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        resource: Resource,
+        namespace: str | None,
+        on_event: Callable[[EventType, Object], None],
+        *,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
+        watch_seconds: float = 240.0,
+    ) -> None:
+        """Prepare; nothing is called before ``start``.
+
+        Args:
+            client: the API.
+            resource: the collection.
+            namespace: its namespace; None for all.
+            on_event: called from the reflector's thread only.
+            label_selector: as kubectl has it.
+            field_selector: as kubectl has it.
+            watch_seconds: how long the server keeps one watch open.
+        """
+        self._client = client
+        self._resource = resource
+        self._namespace = namespace
+        self._on_event = on_event
+        self._query = {"labelSelector": label_selector, "fieldSelector": field_selector}
+        self._watch_seconds = watch_seconds
+        self._known: dict[tuple[str, str], Object] = {}
+        self._version: str | None = None
+        self._last_alive = float("-inf")
+        self._stream: Stream | None = None
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._synced = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"reflector-{resource.plural}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow, in the background."""
+        self._thread.start()
+
+    def wait_synced(self, timeout_seconds: float) -> bool:
+        """Wait until everything that was there at the start has been delivered; return whether it was."""
+        return self._synced.wait(timeout_seconds)
+
+    def stop(self, timeout_seconds: float = 5.0) -> None:
+        """End the thread soon; no event is delivered after this returns, unless one is being handled for longer."""
+        self._stopped.set()
+        with self._lock:
+            stream = self._stream
+        if stream is not None:
+            stream.close()
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout_seconds)
+
+    @property
+    def seconds_since_alive(self) -> float:
+        """Seconds since the API server last answered or sent something; infinite before the first answer."""
+        return time.monotonic() - self._last_alive
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stopped.is_set():
+            try:
+                if self._version is None:
+                    self._list()
+                self._watch()
+                failures = 0
+            except KubeError as error:
+                if isinstance(error, ApiError) and error.status == 410:
+                    self._version = None
+                    # Straight to a new list the first time; a server that keeps saying so is not hammered.
+                _log.info("watch interrupted", resource=self._resource.plural, error=str(error))
+                failures += 1
+                self._pause(failures, error)
+            except Exception:  # noqa: BLE001  The thread's edge: an error of on_event must not end all events.
+                _log.exception("event not handled, will be delivered again", resource=self._resource.plural)
+                self._version = None
+                failures += 1
+                self._pause(failures, None)
+
+    def _pause(self, failures: int, error: KubeError | None) -> None:
+        longest = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 10))
+        seconds = random.uniform(longest / 2, longest)
+        if isinstance(error, ApiError) and error.retry_after is not None:
+            seconds = max(seconds, error.retry_after)
+        self._stopped.wait(seconds)
+
+    def _list(self) -> None:
+        listing = self._client.list(
+            self._resource,
+            self._namespace,
+            label_selector=self._query["labelSelector"],
+            field_selector=self._query["fieldSelector"],
+        )
+        self._last_alive = time.monotonic()
+        found = {_key(item): item for item in listing.items}
+        for key, gone in list(self._known.items()):
+            if key not in found or found[key]["metadata"]["uid"] != gone["metadata"]["uid"]:
+                self._deliver(EventType.DELETED, gone)
+        for key, item in found.items():
+            known = self._known.get(key)
+            if known is None:
+                self._deliver(EventType.ADDED, item)
+            elif known["metadata"]["resourceVersion"] != item["metadata"]["resourceVersion"]:
+                self._deliver(EventType.MODIFIED, item)
+        self._version = listing.resource_version
+        self._synced.set()
+
+    def _watch(self) -> None:
+        stream = self._client.stream(
+            self._resource.path(self._namespace),
+            {
+                **self._query,
+                "watch": "true",
+                "allowWatchBookmarks": "true",
+                "resourceVersion": self._version,
+                "timeoutSeconds": str(int(self._watch_seconds)),
+            },
+            silence_seconds=self._watch_seconds + 15.0,
+        )
+        with self._lock:
+            self._stream = stream
+        try:
+            if self._stopped.is_set():
+                # stop() came between our last look and the stream: nobody else will close it.
+                stream.close()
+            self._last_alive = time.monotonic()
+            for line in stream:
+                if self._stopped.is_set():
+                    return
+                self._last_alive = time.monotonic()
+                if line:
+                    self._take(json.loads(line))
+        finally:
+            with self._lock:
+                self._stream = None
+
+    def _take(self, event: dict[str, Any]) -> None:
+        kind, item = event["type"], event["object"]
+        if kind == "ERROR":
+            raise ApiError.from_status(item)
+        if kind != "BOOKMARK":
+            self._deliver(EventType(kind), item)
+        self._version = item["metadata"]["resourceVersion"]
+
+    def _deliver(self, kind: EventType, item: Object) -> None:
+        if self._stopped.is_set():
+            return
+        item["metadata"].pop("managedFields", None)
+        key = _key(item)
+        if kind is EventType.ADDED and key in self._known:
+            # The server may repeat what it said when a watch goes on.
+            kind = EventType.MODIFIED
+        self._on_event(kind, item)
+        # Remembered only once it was handled, so that an event whose handling failed is found again.
+        if kind is EventType.DELETED:
+            self._known.pop(key, None)
+        else:
+            self._known[key] = item
+
+
+def _key(item: Object) -> tuple[str, str]:
+    return item["metadata"].get("namespace", ""), item["metadata"]["name"]

@@ -1,0 +1,48 @@
+"""Where each resource that we use lives in the API."""
+
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from nas_api import names
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A resource's place in the API."""
+
+    group_version: str
+    """For example ``batch/v1``; ``v1`` for the core group."""
+    plural: str
+    namespaced: bool = True
+
+    def path(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
+        """Return the URL path of the collection, or of one object or its subresource.
+
+        Raises:
+            ValueError: a namespaced object is named without its namespace.
+        """
+        if name is not None and self.namespaced and namespace is None:
+            raise ValueError(f"{self.plural}/{name} needs a namespace")
+        parts = ["api" if "/" not in self.group_version else "apis", self.group_version]
+        if self.namespaced and namespace is not None:
+            parts += ["namespaces", quote(namespace, safe="")]
+        parts.append(self.plural)
+        if name is not None:
+            parts.append(quote(name, safe=""))
+        if subresource is not None:
+            parts.append(subresource)
+        return "/" + "/".join(parts)
+
+
+EXPERIMENTS = Resource(names.API_VERSION, names.PLURAL)
+PODS = Resource("v1", "pods")
+JOBS = Resource("batch/v1", "jobs")
+EVENTS = Resource("events.k8s.io/v1", "events")
+SERVICE_ACCOUNTS = Resource("v1", "serviceaccounts")
+SECRETS = Resource("v1", "secrets")
+CONFIG_MAPS = Resource("v1", "configmaps")
+SERVICES = Resource("v1", "services")
+ROLE_BINDINGS = Resource("rbac.authorization.k8s.io/v1", "rolebindings")
+NAMESPACES = Resource("v1", "namespaces", namespaced=False)
+NODES = Resource("v1", "nodes", namespaced=False)
+CUSTOM_RESOURCE_DEFINITIONS = Resource("apiextensions.k8s.io/v1", "customresourcedefinitions", namespaced=False)
