@@ -1,0 +1,168 @@
+"""The child's Job: what the user's template may change, and what it must never lose."""
+
+from typing import Any
+
+import pytest
+
+from nas_api import names
+from nas_api.architecture import Architecture, ConvolutionalLayer
+from nas_api.child import Result, StoreLocation, TrainerInput
+from nas_api.child_job import child_job, s3_location
+from nas_api.experiment import NASExperiment
+from nas_api.pod_template import overlay
+
+UID = "0123456789abcdef"
+NETWORK = Architecture(layers=(ConvolutionalLayer(filter_height=3, filter_width=3, filters=8),))
+
+
+def experiment(**trainer: Any) -> NASExperiment:
+    return NASExperiment.model_validate(
+        {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "metadata": {"name": "demo", "namespace": "team", "uid": UID, "labels": {"a": "b"}},
+            "spec": {
+                "searchSpace": {"convolutional": {}},
+                "budget": {"samples": 10},
+                "trainer": {"dataset": {"digits": {}}, **trainer},
+                "storage": {
+                    "s3": {
+                        "bucket": "nas",
+                        "credentialsSecret": {"name": "keys"},
+                        "trainerCredentialsSecret": {"name": "trainer-keys"},
+                        "caBundle": {"configMap": "ca"},
+                    }
+                },
+            },
+        }
+    )
+
+
+def job(of: NASExperiment, launch: int = 7) -> dict[str, Any]:
+    spec = of.spec.trainer
+    return child_job(
+        of,
+        launch,
+        TrainerInput(
+            experiment="demo",
+            sample=3,
+            attempt=2,
+            seed=1,
+            metric="accuracy",
+            architecture=NETWORK,
+            dataset=spec.dataset,
+            epochs=spec.epochs,
+            reward_epochs=spec.reward_epochs,
+            batch_size=spec.batch_size,
+            optimizer=spec.optimizer,
+            store=StoreLocation(s3=s3_location(of)),
+        ),
+        "trainer:1",
+    )
+
+
+def container(of: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = of["spec"]["template"]["spec"]["containers"][0]
+    return found
+
+
+def test_the_job_tries_once_and_goes_with_its_experiment() -> None:
+    built = job(experiment())
+    assert built["metadata"]["name"] == f"demo-{UID[:8]}-7"
+    (owner,) = built["metadata"]["ownerReferences"]
+    assert (owner["uid"], owner["blockOwnerDeletion"]) == (UID, False)
+    assert built["spec"]["backoffLimit"] == 0
+    rules = built["spec"]["podFailurePolicy"]["rules"]
+    assert rules[0]["onPodConditions"], "a pre-empted pod may exit with any code, so this rule comes first"
+    assert rules[1]["onExitCodes"]["values"] == [10, 11, 12, 13, 137]
+
+
+def test_the_pod_meets_the_restricted_standard_and_mounts_no_token() -> None:
+    pod = job(experiment())["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+def test_trainers_use_their_own_keys_where_they_have_some() -> None:
+    env = {item["name"]: item for item in container(job(experiment()))["env"]}
+    assert env["AWS_ACCESS_KEY_ID"]["valueFrom"]["secretKeyRef"]["name"] == "trainer-keys"
+    assert env["AWS_CA_BUNDLE"]["value"] == "/etc/nas/ca/ca.crt"
+    read_back = TrainerInput.model_validate_json(env["NAS_INPUT"]["value"])
+    assert read_back.store.s3 is not None and read_back.store.s3.prefix == f"nas/team/demo/{UID}/"
+
+
+def test_a_template_lies_over_the_trainer_by_name() -> None:
+    built = job(
+        experiment(
+            template={
+                "metadata": {"labels": {"queue": "gpu"}},
+                "spec": {
+                    "nodeSelector": {"gpu": "a100"},
+                    "containers": [
+                        {
+                            "name": "trainer",
+                            "resources": {"limits": {"nvidia.com/gpu": 1}},
+                            "env": [{"name": "OMP_NUM_THREADS", "value": "8"}, {"name": "MINE", "value": "1"}],
+                        },
+                        {"name": "sidecar", "image": "sidecar:1"},
+                    ],
+                },
+            }
+        )
+    )
+    template = built["spec"]["template"]
+    assert template["metadata"]["labels"]["queue"] == "gpu"
+    assert template["metadata"]["labels"][names.LABEL_LAUNCH] == "7"
+    assert template["spec"]["nodeSelector"] == {"gpu": "a100"}
+    trainer, sidecar = template["spec"]["containers"]
+    env = {item["name"]: item.get("value") for item in trainer["env"]}
+    assert (env["OMP_NUM_THREADS"], env["MINE"]) == ("8", "1")
+    assert trainer["image"] == "trainer:1" and trainer["resources"]["limits"] == {"nvidia.com/gpu": 1}
+    assert sidecar == {"name": "sidecar", "image": "sidecar:1"}
+
+
+def test_a_template_without_names_is_refused_with_the_place() -> None:
+    with pytest.raises(ValueError, match=r"spec.trainer.template: containers\[0\] of the template must be a map"):
+        job(experiment(template={"spec": {"containers": [{"image": "x"}]}}))
+
+
+def test_overlay_changes_neither_side_and_null_removes() -> None:
+    base = {"a": {"b": 1, "c": 2}, "args": [1, 2]}
+    assert overlay(base, {"a": {"b": None}, "args": [3]}) == {"a": {"c": 2}, "args": [3]}
+    assert base == {"a": {"b": 1, "c": 2}, "args": [1, 2]}
+
+
+def test_the_longest_name_fits_a_label() -> None:
+    assert len(names.child_job("x" * names.MAX_EXPERIMENT_NAME, UID, 10**12)) <= 63
+    assert len(names.controller_pod("x" * names.MAX_EXPERIMENT_NAME, UID, 99)) <= 63
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("[]", "valid dictionary"),
+        ("{", "Expecting property name"),
+        (f'{{"sample":4,"attempt":1,"architecture":"{NETWORK.digest}","metrics":{{"accuracy":1}}}}', "sample 4, not 3"),
+        (f'{{"sample":3,"attempt":1,"architecture":"{"0" * 64}","metrics":{{"accuracy":1}}}}', "another architecture"),
+        (f'{{"sample":3,"attempt":1,"architecture":"{NETWORK.digest}","metrics":{{"loss":1}}}}', "no 'accuracy'"),
+    ],
+)
+def test_a_result_that_answers_another_question_is_refused(document: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Result.parse(document.encode(), sample=3, digest=NETWORK.digest, metric="accuracy")
+
+
+@pytest.mark.parametrize(("value", "diverged"), [("0.5", False), ('"NaN"', True), ('"Infinity"', True), ("NaN", True)])
+def test_a_metric_that_is_not_finite_is_a_divergence(value: str, diverged: bool) -> None:
+    document = f'{{"sample":3,"attempt":1,"architecture":"{NETWORK.digest}","metrics":{{"accuracy":{value}}}}}'
+    result = Result.parse(document.encode(), sample=3, digest=NETWORK.digest, metric="accuracy")
+    assert result.diverged("accuracy") is diverged
+
+
+def test_a_termination_message_fits_what_a_kubelet_keeps() -> None:
+    result = Result(
+        sample=0, attempt=1, architecture=NETWORK.digest, metrics={"accuracy": 0.5}, history=(0.123456789,) * 3000
+    )
+    read_back = Result.parse(result.termination_message().encode(), sample=0, digest=NETWORK.digest, metric="accuracy")
+    assert read_back.metrics == {"accuracy": 0.5} and len(result.termination_message()) <= 4096
