@@ -1,0 +1,120 @@
+"""The default policy: the paper's controller, trained with what helps at a few hundred samples.
+
+Against plain REINFORCE: proximal policy optimisation (Schulman et al., arXiv 1707.06347) takes several steps
+on each small batch; rewards count by their rank among all so far, so neither their scale nor an outlier matters;
+an entropy bonus and redrawn duplicates keep the policy from collapsing; and the best samples so far are imitated.
+"""
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+from nas_api.experiment import PpoSpec, SearcherSpec
+from nas_api.search_space import Choices, SearchSpace
+from nas_controller.policies import Proposal
+from nas_controller.policies.learner import Learner, Observation, by_decisions, pack, unpack
+
+REDRAWS = 32
+"""Further draws for a sample whose first draw was proposed before."""
+CLAMP = 20.0
+"""Bound, in nats, of a draw's log-probability from below and of a log-ratio on both sides: a choice forced from
+outside the policy may be as good as impossible under it, and exp() of that must stay finite."""
+
+
+class PpoPolicy(Learner):
+    """Proximal policy optimisation on ranked rewards.
+
+    The probability ratio is that of whole samples, its denominator the probability that the log recorded when the
+    sample was proposed, however many updates ago.
+    """
+
+    def __init__(self, searcher: SearcherSpec, space: SearchSpace) -> None:
+        spec = searcher.ppo or PpoSpec()
+        super().__init__(searcher.seed, space, float(spec.learning_rate), spec.batch)
+        self._epochs = spec.epochs
+        self._clip = float(spec.clip)
+        self._entropy_bonus = float(spec.entropy_bonus)
+        self._imitated = spec.imitation
+        self._imitation_weight = float(spec.imitation_weight)
+        self._rewards: list[float] = []  # ascending
+        self._best: list[Observation] = []  # best first; of equals the earlier first
+        self._known: set[int] = set()
+
+    def propose(self, sample: int) -> Proposal:
+        """Draw until the choices are new, at most ``REDRAWS`` times more; then a repeat is accepted."""
+        first = super().propose(sample)
+        if _fingerprint(first.choices) not in self._known:
+            return first
+        redrawn = self._draw(sample, attempt=1, count=REDRAWS)
+        return next((draw for draw in redrawn if _fingerprint(draw.choices) not in self._known), first)
+
+    def proposed(self, sample: int, proposal: Proposal) -> None:
+        """See :class:`~nas_controller.policies.Policy`."""
+        super().proposed(sample, proposal)
+        self._known.add(_fingerprint(proposal.choices))
+
+    def _update(self, batch: Sequence[Observation]) -> None:
+        for seen in batch:
+            insort(self._rewards, seen.reward)
+        best = sorted([*self._best, *batch], key=lambda seen: (-seen.reward, seen.sample))
+        self._best = best[: self._imitated]
+        advantages = {seen.sample: self._advantage(seen.reward) for seen in batch}
+        for epoch in range(self._epochs):
+            loss, entropy = self._loss(batch, advantages)
+            self._step(loss)
+            if epoch == 0:
+                self._entropy = entropy
+
+    def _advantage(self, reward: float) -> float:
+        """Return where a reward ranks among all so far: -1 below all, 1 above all, 0 in the middle."""
+        below, upto = bisect_left(self._rewards, reward), bisect_right(self._rewards, reward)
+        return (below + upto) / len(self._rewards) - 1
+
+    def _loss(self, batch: Sequence[Observation], advantages: dict[int, float]) -> tuple[Tensor, float]:
+        """Return the loss and the mean entropy of a draw in the batch, in nats."""
+        loss = torch.zeros(())
+        entropy = 0.0
+        # One evaluation for both purposes: first those of the batch, then those imitated.
+        learnt = by_decisions(self._space, batch)
+        imitated = by_decisions(self._space, self._best)
+        for decisions in learnt | imitated:
+            mine, theirs = learnt.get(decisions, []), imitated.get(decisions, [])
+            evaluation = self._network.evaluate(decisions, [seen.proposal.choices for seen in (*mine, *theirs)])
+            log_p = evaluation.log_probabilities.clamp(min=-CLAMP).sum(1)
+            if mine:
+                old = torch.tensor([seen.proposal.log_probability for seen in mine])
+                advantage = torch.tensor([advantages[seen.sample] for seen in mine])
+                ratio = (log_p[: len(mine)] - old).clamp(-CLAMP, CLAMP).exp()
+                gain = torch.minimum(ratio * advantage, ratio.clamp(1 - self._clip, 1 + self._clip) * advantage)
+                entropies = evaluation.entropies[: len(mine)]
+                bonus = self._entropy_bonus * entropies.sum(1)
+                loss = loss - (gain + bonus).sum() / len(batch)
+                entropy += float(entropies.detach().mean(1).sum()) / len(batch)
+            if theirs:
+                loss = loss - self._imitation_weight * log_p[len(mine) :].sum() / len(self._best)
+        return loss, entropy
+
+    def dump(self) -> dict[str, Tensor]:
+        """See :class:`~nas_controller.policies.Policy`."""
+        return {
+            **super().dump(),
+            "rewards": torch.tensor(self._rewards, dtype=torch.float64),
+            "known": torch.tensor(sorted(self._known), dtype=torch.int64),
+            **pack("best", [(seen.sample, seen.proposal, seen.reward) for seen in self._best]),
+        }
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """See :class:`~nas_controller.policies.Policy`."""
+        super().load(state)
+        self._rewards = state["rewards"].tolist()
+        self._known = set(state["known"].tolist())
+        self._best = [Observation(*row) for row in unpack("best", state)]
+
+
+def _fingerprint(choices: Choices) -> int:
+    """Return 64 bits that stand for the choices: a rare collision costs one needless redraw."""
+    digest = blake2b(",".join(map(str, choices)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
