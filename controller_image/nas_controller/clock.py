@@ -1,0 +1,27 @@
+"""Time as a port, so that tests run on a clock of their own."""
+
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What the search needs of time."""
+
+    def now(self) -> datetime:
+        """Return the wall-clock time in UTC: for what is recorded and compared across processes."""
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back: for pauses within this process."""
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now(self) -> datetime:
+        """See :class:`Clock`."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """See :class:`Clock`."""
+        return time.monotonic()

@@ -1,0 +1,59 @@
+"""Where a search keeps everything: a small key-value store with a conditional write.
+
+Two implementations share one contract: a folder (``nas_store.folder``) and S3 (``nas_store.s3``). The
+conditional write is all that fencing needs: whoever writes a key first has it, and nobody else can.
+"""
+
+from typing import Protocol
+
+from nas_api.child import StoreLocation
+
+
+class Store(Protocol):
+    """Bytes by key; keys are relative to the experiment's prefix, with slashes, as in ``nas_api.names``.
+
+    Methods may be called from any thread. Each raises :class:`nas_store.errors.StoreError` when the store
+    cannot be used; after such an error a write may or may not have happened.
+    """
+
+    def get(self, key: str) -> bytes | None:
+        """Return what is stored under a key, or None."""
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Store data unless something is there already; return whether this call is known to have stored it.
+
+        False is no proof of another writer: a write whose answer was lost may be repeated and then finds
+        itself. Who must know reads the key back.
+        """
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store data whatever was there: for checkpoints and ``best/`` only."""
+
+    def list(self, prefix: str) -> list[str]:
+        """Return all keys that begin with a prefix, sorted."""
+
+    def uri(self, key: str) -> str:
+        """Return the address of a key for people and other programs."""
+
+    def probe(self) -> None:
+        """Check that the store can be read and written and honours the conditional write.
+
+        Leaves one small object behind (``names.PROBE``).
+
+        Raises:
+            StoreError: it cannot or does not; the message names the field and the cure.
+        """
+
+
+def open_store(location: StoreLocation) -> Store:
+    """Return the store at a location. Does no I/O; ``probe`` tells whether it works."""
+    # boto3 takes long to import, and a folder does not need it.
+    if location.s3 is not None:
+        from nas_store.s3 import S3Store
+
+        return S3Store(location.s3)
+    from nas_store.folder import FolderStore
+
+    if location.folder is None:
+        raise ValueError("exactly one of folder and s3 must be set")
+    return FolderStore(location.folder)
