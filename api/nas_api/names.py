@@ -77,6 +77,9 @@ SAMPLES_PREFIX = "samples/"
 BEST_ARCHITECTURE = "best/architecture.json"
 BEST_MODULE = "best/network.py"
 
+# Written once by whoever checks that the store honours conditional writes; its content means nothing.
+PROBE = "probe"
+
 
 def log_key(sequence: int) -> str:
     """Return the key of the sequence-th log object, counted from 0."""
