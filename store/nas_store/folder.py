@@ -1,0 +1,117 @@
+"""A folder as a store: for ``nas run`` and for tests. Safe between processes on one file system."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from nas_api import names
+from nas_store.errors import StoreUnreachable, StoreUnsuitable
+from nas_store.keys import check_key
+
+# Half-written objects; keys cannot begin with a dot, so it never clashes with one.
+_INCOMING = ".incoming"
+
+
+class FolderStore:
+    """See :class:`nas_store.Store`. Objects are files; a crash leaves whole objects or none.
+
+    An object is written aside, flushed to the disk, and then linked to its name: a link fails where
+    something is, which is the conditional write.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._root = Path(folder).absolute()
+
+    def get(self, key: str) -> bytes | None:
+        """See :class:`nas_store.Store`."""
+        path = self._path(key)
+        with self._errors():
+            try:
+                return path.read_bytes()
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                return None
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """See :class:`nas_store.Store`."""
+        path = self._path(key)
+        with self._errors(), self._written_aside(path, data) as aside:
+            try:
+                os.link(aside, path)
+            except FileExistsError:
+                return False
+            _flush_folder(path.parent)
+        return True
+
+    def put(self, key: str, data: bytes) -> None:
+        """See :class:`nas_store.Store`."""
+        path = self._path(key)
+        with self._errors(), self._written_aside(path, data) as aside:
+            aside.replace(path)
+            _flush_folder(path.parent)
+
+    def list(self, prefix: str) -> list[str]:
+        """See :class:`nas_store.Store`."""
+        # Only the deepest folder that the prefix names needs to be walked.
+        top = self._root / prefix.rpartition("/")[0]
+        found = []
+        with self._errors():
+            for folder, folders, files in os.walk(top, onerror=_raise_unless_missing):
+                folders[:] = [name for name in folders if not name.startswith(".")]
+                for name in files:
+                    key = (Path(folder) / name).relative_to(self._root).as_posix()
+                    if key.startswith(prefix):
+                        found.append(key)
+        return sorted(found)
+
+    def uri(self, key: str) -> str:
+        """See :class:`nas_store.Store`."""
+        return self._path(key).as_uri()
+
+    def probe(self) -> None:
+        """See :class:`nas_store.Store`."""
+        self.put_if_absent(names.PROBE, b"first")
+        if self.put_if_absent(names.PROBE, b"second"):
+            raise StoreUnsuitable(
+                f"the file system of {self._root} lets a hard link replace a file, so two searches could write"
+                " one log: use a folder on a local disk"
+            )
+
+    def _path(self, key: str) -> Path:
+        return self._root / check_key(key)
+
+    @contextmanager
+    def _written_aside(self, path: Path, data: bytes) -> Iterator[Path]:
+        incoming = self._root / _INCOMING
+        incoming.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = incoming / uuid4().hex
+        try:
+            with aside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield aside
+        finally:
+            aside.unlink(missing_ok=True)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreUnreachable(f"the folder {self._root} cannot be used: {error}") from error
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error

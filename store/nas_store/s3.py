@@ -1,0 +1,214 @@
+"""S3 as a store: AWS and every server that honours ``If-None-Match`` on PUT."""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    SSLError,
+)
+
+from nas_api import names
+from nas_api.child import S3Location
+from nas_store.errors import BucketNotFound, CredentialsRefused, StoreError, StoreUnreachable, StoreUnsuitable
+from nas_store.keys import check_key
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_T = TypeVar("_T")
+
+_DEFAULT_REGION = "us-east-1"
+_CONNECT_SECONDS = 5
+_READ_SECONDS = 20
+# Tries of one call in all: a second or two of trouble is nobody's business, more is the caller's to report.
+_TRIES = 4
+_CONFLICT_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
+_CREDENTIAL_CODES = frozenset(
+    {
+        "AccessDenied",
+        "AllAccessDisabled",
+        "ExpiredToken",
+        "Forbidden",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "InvalidToken",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+        # versitygw's for an unknown access key, with status 404.
+        "XAdminUserNotFound",
+    }
+)
+_REGION_CODES = frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"})
+SUITABLE_STORES = "AWS S3, MinIO, Ceph and versitygw do"
+
+
+class S3Store:
+    """See :class:`nas_store.Store`. Credentials come from the environment, as boto3 finds them."""
+
+    def __init__(self, location: S3Location) -> None:
+        """Prepare a client; no request is sent.
+
+        Raises:
+            StoreUnreachable: the endpoint is no URL.
+        """
+        self._location = location
+        config = Config(
+            region_name=location.region or _DEFAULT_REGION,
+            s3={"addressing_style": "path" if location.path_style else "virtual"},
+            # Newer default checksums are refused by many servers that are not AWS.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            connect_timeout=_CONNECT_SECONDS,
+            read_timeout=_READ_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": _TRIES},
+            max_pool_connections=32,
+        )
+        try:
+            # A session of its own: the default one is shared, and not safe to create from two threads.
+            self._client: S3Client = boto3.session.Session().client("s3", endpoint_url=location.endpoint, config=config)
+        except (ValueError, BotoCoreError) as error:
+            raise StoreUnreachable(f"spec.storage.s3 cannot be used: {error}") from error
+
+    def get(self, key: str) -> bytes | None:
+        """See :class:`nas_store.Store`."""
+
+        def call() -> bytes | None:
+            try:
+                response = self._client.get_object(Bucket=self._location.bucket, Key=self._key(key))
+            except ClientError as error:
+                if _code(error) == "NoSuchKey":
+                    return None
+                raise
+            return response["Body"].read()
+
+        return self._translated(f"GET {key}", call)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """See :class:`nas_store.Store`."""
+
+        def call() -> bool:
+            for pause in (*_CONFLICT_PAUSES_SECONDS, None):
+                try:
+                    self._client.put_object(
+                        Bucket=self._location.bucket, Key=self._key(key), Body=data, IfNoneMatch="*"
+                    )
+                except ClientError as error:
+                    if _status(error) == 412:
+                        return False
+                    # 409: another conditional write of this key was under way; who won is known on the next try.
+                    if _status(error) != 409 or pause is None:
+                        raise
+                    time.sleep(pause)
+                else:
+                    return True
+            raise AssertionError("the last try returns or raises")
+
+        return self._translated(f"PUT {key}", call)
+
+    def put(self, key: str, data: bytes) -> None:
+        """See :class:`nas_store.Store`."""
+        self._translated(
+            f"PUT {key}",
+            lambda: self._client.put_object(Bucket=self._location.bucket, Key=self._key(key), Body=data),
+        )
+
+    def list(self, prefix: str) -> list[str]:
+        """See :class:`nas_store.Store`."""
+        own = self._location.prefix
+
+        def call() -> list[str]:
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._location.bucket, Prefix=own + prefix
+            )
+            return [item["Key"].removeprefix(own) for page in pages for item in page.get("Contents", [])]
+
+        return sorted(self._translated(f"LIST {prefix}", call))
+
+    def uri(self, key: str) -> str:
+        """See :class:`nas_store.Store`."""
+        return f"s3://{self._location.bucket}/{self._key(key)}"
+
+    def probe(self) -> None:
+        """See :class:`nas_store.Store`."""
+        self.put_if_absent(names.PROBE, b"first")
+        if self.put_if_absent(names.PROBE, b"second"):
+            raise _unsuitable("it answered two writes with If-None-Match: * of one key with success")
+
+    def _key(self, key: str) -> str:
+        return self._location.prefix + check_key(key)
+
+    def _translated(self, what: str, call: Callable[[], _T]) -> _T:
+        try:
+            return call()
+        except ClientError as error:
+            self._raise_refusal(what, error)
+        except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
+            raise CredentialsRefused(
+                f"there are no usable credentials for bucket {self._location.bucket!r} ({error}): name a Secret with"
+                f" {' and '.join(names.CREDENTIAL_KEYS)} in spec.storage.s3.credentialsSecret, or a ServiceAccount"
+                " with a role"
+            ) from error
+        except SSLError as error:
+            raise StoreUnreachable(
+                f"{self._endpoint} shows a certificate that is not trusted ({error}): name its authority in"
+                " spec.storage.s3.caBundle"
+            ) from error
+        except BotoCoreError as error:
+            raise StoreUnreachable(
+                f"{self._endpoint} does not answer ({what}: {error}): correct spec.storage.s3.endpoint, or mend the"
+                " network or the server"
+            ) from error
+
+    @property
+    def _endpoint(self) -> str:
+        return self._location.endpoint or f"AWS S3 in {self._location.region or _DEFAULT_REGION}"
+
+    def _raise_refusal(self, what: str, error: ClientError) -> NoReturn:
+        code, status = _code(error), _status(error)
+        words = error.response.get("Error", {}).get("Message") or code
+        bucket = self._location.bucket
+        translated: StoreError
+        if code == "NoSuchBucket":
+            translated = BucketNotFound(
+                f"{self._endpoint} has no bucket {bucket!r}: create it or correct spec.storage.s3.bucket"
+            )
+        elif code in _REGION_CODES:
+            translated = StoreUnreachable(
+                f"{self._endpoint} refused {what} with {code} ({words}): correct spec.storage.s3.region"
+            )
+        elif code in _CREDENTIAL_CODES or status in (401, 403):
+            translated = CredentialsRefused(
+                f"{self._endpoint} refused {what} in bucket {bucket!r} with {code} ({words}): correct the Secret in"
+                " spec.storage.s3.credentialsSecret, or let its owner read, write and list this bucket"
+            )
+        elif status == 501:
+            translated = _unsuitable(f"it answered {what} with {code} ({words})")
+        else:
+            translated = StoreUnreachable(
+                f"{self._endpoint} answered {what} with {status} {code} ({words}): look at the S3 server"
+            )
+        raise translated from error
+
+
+def _unsuitable(observation: str) -> StoreUnsuitable:
+    return StoreUnsuitable(
+        f"the S3 server of spec.storage.s3 does not honour If-None-Match on PUT ({observation}), so two controllers"
+        f" could write one log: use a store that does; {SUITABLE_STORES}"
+    )
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", "Unknown"))
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

@@ -1,0 +1,108 @@
+"""The contract of a store, kept by both: a folder, and S3 on a real server."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nas_api import names
+from nas_api.child import StoreLocation
+from nas_store import Store, open_store
+
+OpenStore = Callable[[], Store]
+
+
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.s3)])
+def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
+    """A function that opens the same store, as another process would."""
+    if request.param == "folder":
+        location = StoreLocation(folder=str(tmp_path / "store"))
+    else:
+        location = StoreLocation(s3=request.getfixturevalue("s3_location"))
+    return lambda: open_store(location)
+
+
+@pytest.fixture
+def store(open_again: OpenStore) -> Store:
+    return open_again()
+
+
+def test_a_missing_key_is_none(store: Store) -> None:
+    assert store.get("log/0000000000.json") is None
+
+
+def test_what_is_put_is_read_by_another_client(store: Store, open_again: OpenStore) -> None:
+    assert store.put_if_absent("samples/000001/result.json", b"\x00first")
+    assert open_again().get("samples/000001/result.json") == b"\x00first"
+
+
+def test_the_first_conditional_write_wins(store: Store, open_again: OpenStore) -> None:
+    assert store.put_if_absent("log/0", b"first")
+    assert not open_again().put_if_absent("log/0", b"second")
+    assert store.get("log/0") == b"first"
+
+
+def test_of_many_writers_at_once_one_wins(open_again: OpenStore) -> None:
+    stores = [open_again() for _ in range(8)]
+    barrier = threading.Barrier(len(stores))
+    won: list[int] = []
+
+    def write(index: int) -> None:
+        barrier.wait()
+        if stores[index].put_if_absent("log/0", str(index).encode()):
+            won.append(index)
+
+    threads = [threading.Thread(target=write, args=(index,)) for index in range(len(stores))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert stores[0].get("log/0") == str(won[0]).encode()
+
+
+def test_put_overwrites(store: Store) -> None:
+    store.put("best/architecture.json", b"old")
+    store.put("best/architecture.json", b"new")
+    assert store.get("best/architecture.json") == b"new"
+    assert not store.put_if_absent("best/architecture.json", b"newest")
+
+
+def test_an_empty_object_is_an_object(store: Store) -> None:
+    assert store.put_if_absent("snapshots/0", b"")
+    assert store.get("snapshots/0") == b""
+    assert not store.put_if_absent("snapshots/0", b"more")
+
+
+def test_list_is_sorted_and_takes_any_prefix(store: Store) -> None:
+    for key in ("log/2", "log/10", "log/1", "logs", "samples/1/result.json"):
+        store.put(key, b"x")
+    assert store.list("log/") == ["log/1", "log/10", "log/2"]
+    assert store.list("log/1") == ["log/1", "log/10"]
+    assert store.list("") == ["log/1", "log/10", "log/2", "logs", "samples/1/result.json"]
+    assert store.list("nothing/") == []
+
+
+def test_list_goes_on_after_the_first_page(store: Store) -> None:
+    keys = [f"log/{number:04d}" for number in range(1003)]
+    for key in keys:
+        store.put(key, b"")
+    assert store.list("log/") == keys
+
+
+def test_keys_cannot_leave_the_prefix(store: Store) -> None:
+    for key in ("", "/etc/passwd", "../x", "log//x", "log/", "log/../../x", ".incoming/x"):
+        with pytest.raises(ValueError, match="cannot be a key"):
+            store.get(key)
+
+
+def test_the_uri_names_the_key(store: Store) -> None:
+    assert store.uri("best/network.py").endswith("/best/network.py")
+    assert store.uri("best/network.py").startswith(("file:///", "s3://"))
+
+
+def test_the_probe_passes_and_passes_again(store: Store, open_again: OpenStore) -> None:
+    store.probe()
+    open_again().probe()
+    assert store.list("") == [names.PROBE]
