@@ -138,6 +138,7 @@ def _start_controller_manager(instance: Instance) -> None:
             f"--cluster-signing-cert-file={pki / 'ca.crt'}",
             f"--cluster-signing-key-file={pki / 'ca.key'}",
             "--use-service-account-credentials=true",
+            f"--flex-volume-plugin-dir={instance.folder / 'volume-plugins'}",
             "--leader-elect=false",
             f"--cluster-cidr={instance.pod_cidr}",
             *(load if instance.tuned else []),
@@ -201,7 +202,7 @@ def _fake_node(number: int, taints: list[dict[str, str]], gpus: int) -> dict[str
 
 
 def bring_up_fake_nodes(instance: Instance) -> None:
-    """kwok plays kubelet for nodes that do not exist; beside a real node they are tainted, so that only who asks goes there."""
+    """kwok plays kubelet for nodes that do not exist; beside a real node they are tainted, lest real pods land there."""
     say(f"start kwok with {instance.kwok_nodes} fake nodes")
     api = Api(instance)
     taint = {"key": "kwok.x-k8s.io/node", "value": "fake", "effect": "NoSchedule"}
@@ -220,6 +221,8 @@ def bring_up_fake_nodes(instance: Instance) -> None:
             "--node-lease-duration-seconds=40",
             f"--server-address=127.0.0.1:{instance.ports['kwok']}",
             f"--config={MANIFESTS / 'kwok-stages.yaml'}",
+            # At its default level it writes a line for each pod's every step.
+            "-v=WARN",
         ],
     )
 

@@ -1,4 +1,4 @@
-"""Debian packages that a real node and image builds need; only what is missing is installed, and no service is started."""
+"""Debian packages for a real node and for image builds: only what is missing is installed, and no service started."""
 
 import os
 import shutil

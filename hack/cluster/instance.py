@@ -71,7 +71,7 @@ class Instance:
 
     @property
     def network(self) -> str:
-        """The CNI network's name, which is also the name under which libcni caches results outside of our folder."""
+        """The CNI network's name."""
         return f"nas-{self.token[:8]}"
 
     @property

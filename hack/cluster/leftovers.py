@@ -21,6 +21,7 @@ NFT_TABLES = ("ip kube-proxy", "ip6 kube-proxy")
 CNI_RESULTS = Path("/var/lib/cni/results")
 SHIM_SOCKETS = Path("/run/containerd/s")
 CONTAINER_LOGS = Path("/var/log/containers")
+DEVICE_PLUGINS = Path("/var/lib/kubelet/device-plugins")
 # Folders outside of the cluster's own that containerd and kubelet make, with no option to move them; those that were
 # not there before are removed when empty. Deepest first.
 OUTSIDE_FOLDERS = (
@@ -29,6 +30,8 @@ OUTSIDE_FOLDERS = (
     SHIM_SOCKETS,
     SHIM_SOCKETS.parent,
     CONTAINER_LOGS,
+    DEVICE_PLUGINS,
+    DEVICE_PLUGINS.parent,
 )
 _MOUNTINFO = Path("/proc/self/mountinfo")
 
@@ -86,18 +89,18 @@ def shims(instance: Instance) -> list[Process]:
 
 
 def end_processes(instance: Instance) -> None:
-    """kubelet first, or it would start again what is being stopped; what a dying process started meanwhile comes last."""
+    """kubelet first, or it would start again what is being stopped; last, what a dying process started meanwhile."""
     recorded = {process.name: process for process in instance.processes}
     first = [recorded.pop(name) for name in ("kubelet", "kwok") if name in recorded]
     end(first)
-    end(_cgroup_processes(instance), grace_seconds=0)
+    end(_cgroup_processes(instance))
     end(recorded.values())
     survivors: list[Process] = []
     for _ in range(5):
         survivors = [*shims(instance), *_cgroup_processes(instance), *find_by_token(instance.token)]
         if not survivors:
             return
-        end(survivors, grace_seconds=0)
+        end(survivors)
     if survivors:
         pids = ", ".join(f"{process.pid} ({process.name})" for process in survivors)
         raise ClusterError(f"these processes of cluster {instance.name} do not end: {pids}")
@@ -111,7 +114,7 @@ def _run(*command: str) -> str:
 
 
 def unmount(folder: Path) -> None:
-    """Unmount everything at or below a folder; lazily, for a mount may still be held by a process that is just ending."""
+    """Unmount everything at or below a folder; lazily, for a process that is just ending may still hold a mount."""
     for _ in range(5):
         points = parse_mounts(_MOUNTINFO.read_text(), folder)
         if not points:
@@ -155,9 +158,14 @@ def _remove_cgroups(instance: Instance) -> None:
 
 
 def _remove_outside_files(instance: Instance) -> None:
-    """Files that containerd and kubelet put at fixed places: each names our network, our folder or our container."""
-    for result in CNI_RESULTS.glob(f"{instance.network}-*"):
-        result.unlink()
+    """Files that containerd and kubelet put at fixed places: each names our folder, or lies where only we were."""
+    if CNI_RESULTS.is_dir():
+        for result in CNI_RESULTS.iterdir():
+            # The loopback's results do not bear our network's name, but say where the pod's network namespace was.
+            if str(instance.folder) in result.read_text(errors="replace"):
+                result.unlink()
+    if str(DEVICE_PLUGINS) in instance.made_folders:
+        (DEVICE_PLUGINS / "kubelet.sock").unlink(missing_ok=True)
     for address in instance.folder.glob("containerd/run/io.containerd.runtime.v2.task/*/*/address"):
         socket = Path(address.read_text().strip().removeprefix("unix://"))
         if socket.parent == SHIM_SOCKETS:

@@ -165,5 +165,7 @@ def environment(instance: Instance) -> dict[str, str]:
     folders = [Path(binaries.program(name)).parent for name in binaries.FOR_PEOPLE]
     return {
         "KUBECONFIG": str(instance.kubeconfig),
+        # kubectl caches what kinds a server has by its address, and another cluster may get the same port.
+        "KUBECACHEDIR": str(instance.folder / "kubectl-cache"),
         "PATH": ":".join([*map(str, folders), os.environ.get("PATH", os.defpath)]),
     }

@@ -39,7 +39,7 @@ def refuse_second() -> None:
     """Raises: ClusterError if this host already has a real node, of whatever origin."""
     if tables := nft_tables():
         raise ClusterError(
-            f"this host already has a Kubernetes node (nft table {tables[0]}), and kube-proxy's tables cannot be shared: "
+            f"this host has a Kubernetes node already (nft table {tables[0]}), which two cannot share: "
             "bring that cluster down first, or use --control-plane-only"
         )
 

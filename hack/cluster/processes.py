@@ -98,34 +98,34 @@ def find_by_arguments(program_prefix: str, argument: str) -> list[Process]:
     return found
 
 
-def _signal(process: Process, number: signal.Signals) -> None:
-    """Signal exactly this process: the descriptor pins it, the start time proves that it is the one meant."""
+def _kill(process: Process) -> None:
+    """Kill exactly this process: the descriptor pins it, the start time proves that it is the one meant."""
     try:
         descriptor = os.pidfd_open(process.pid)
     except ProcessLookupError:
         return
     try:
         if is_alive(process):
-            signal.pidfd_send_signal(descriptor, number)
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
     except ProcessLookupError:
         return
     finally:
         os.close(descriptor)
 
 
-def end(processes: Iterable[Process], grace_seconds: float = 5.0) -> list[Process]:
-    """Ask them to stop, kill those that have not after the grace, and return those that even then live."""
+def end(processes: Iterable[Process], patience_seconds: float = 5.0) -> list[Process]:
+    """Kill them, wait until they are gone, and return those that even then live.
+
+    No grace is given: all that they could still write is about to be removed, and so the orderly end of a cluster is
+    the same as that of one whose processes were killed, and as well tested.
+    """
     remaining = [process for process in processes if is_alive(process)]
-    for number, patience in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5.0)):
-        if number is signal.SIGTERM and grace_seconds <= 0:
-            continue
-        for process in remaining:
-            _signal(process, number)
-        deadline = time.monotonic() + patience
-        while remaining and time.monotonic() < deadline:
-            for child in _children:
-                child.poll()
-            remaining = [process for process in remaining if is_alive(process)]
-            if remaining:
-                time.sleep(0.05)
+    for process in remaining:
+        _kill(process)
+    deadline = time.monotonic() + patience_seconds
+    while remaining and time.monotonic() < deadline:
+        time.sleep(0.02)
+        for child in _children:
+            child.poll()
+        remaining = [process for process in remaining if is_alive(process)]
     return remaining
