@@ -1,0 +1,79 @@
+# Three images from one file: --target operator | controller | trainer.
+#
+# BASE_IMAGE needs a python3 of version 3.11 and CA certificates: python:3.11-slim, or a minimal Debian.
+# The build looks for two optional mounts: uv at /usr/local/bin/uv, and a folder of wheels at /wheels, which is
+# searched for torch before TORCH_INDEX is asked. For a GPU trainer: --build-arg TORCH_INDEX= (the plain package).
+ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
+
+FROM ${BASE_IMAGE} AS base
+ENV PATH=/opt/nas/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONPATH=/opt/nas/src \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp
+WORKDIR /tmp
+
+# ---- build stages: nothing of uv, pip or their caches reaches an image ----------------------------------------
+FROM base AS build
+ARG UV_VERSION=0.13.9
+ENV UV_NO_CACHE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=1 VIRTUAL_ENV=/opt/nas
+RUN command -v uv || pip install --no-cache-dir "uv==${UV_VERSION}"
+RUN uv venv --python "$(PATH=/usr/local/bin:/usr/bin command -v python3)" /opt/nas
+
+FROM build AS build-operator
+COPY requirements/operator.txt /requirements/
+RUN uv pip install --require-hashes --compile-bytecode -r /requirements/operator.txt
+COPY api/nas_api /opt/nas/src/nas_api
+COPY kube/nas_kube /opt/nas/src/nas_kube
+COPY operator/nas_operator /opt/nas/src/nas_operator
+RUN python3 -m compileall -q /opt/nas/src
+
+# torch is most of an image and the slowest to fetch: one layer, shared by controller and trainer. Headers and
+# static libraries serve only those who compile against torch.
+FROM build AS build-torch
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+COPY requirements/torch.txt requirements/controller.txt requirements/trainer.txt /requirements/
+RUN set -eu; \
+    grep -v '^ *--hash\|^#' /requirements/controller.txt | tr -d '\\ ' > /tmp/constraints.txt; \
+    if ls /wheels/torch-*.whl >/dev/null 2>&1; then set -- --find-links /wheels; \
+    elif [ -n "$TORCH_INDEX" ]; then set -- --index "$TORCH_INDEX"; else set --; fi; \
+    uv pip install --compile-bytecode --constraint /tmp/constraints.txt "$@" -r /requirements/torch.txt; \
+    site="$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \
+    rm -rf "$site/torch/include" "$site/torch/test" "$site/torch/share" "$site"/torch/lib/*.a
+
+# What a role adds to the torch layer, found by change time, so that the layer itself stays shared.
+FROM build-torch AS build-controller
+RUN touch /tmp/before && uv pip install --require-hashes --compile-bytecode -r /requirements/controller.txt
+COPY api/nas_api /opt/nas/src/nas_api
+COPY store/nas_store /opt/nas/src/nas_store
+COPY kube/nas_kube /opt/nas/src/nas_kube
+COPY controller_image/nas_controller /opt/nas/src/nas_controller
+RUN python3 -m compileall -q /opt/nas/src && mkdir /opt/added && cd /opt/nas \
+    && find . -cnewer /tmp/before ! -type d -print0 | tar --null -T - -cf - | tar -xf - -C /opt/added
+
+FROM build-torch AS build-trainer
+RUN touch /tmp/before && uv pip install --require-hashes --compile-bytecode -r /requirements/trainer.txt
+COPY api/nas_api /opt/nas/src/nas_api
+COPY store/nas_store /opt/nas/src/nas_store
+COPY trainer_image/nas_trainer /opt/nas/src/nas_trainer
+RUN python3 -m compileall -q /opt/nas/src && mkdir /opt/added && cd /opt/nas \
+    && find . -cnewer /tmp/before ! -type d -print0 | tar --null -T - -cf - | tar -xf - -C /opt/added
+
+# ---- images ---------------------------------------------------------------------------------------------------
+FROM base AS operator
+COPY --from=build-operator /opt/nas /opt/nas
+USER 65532:65532
+ENTRYPOINT ["python3", "-m", "nas_operator"]
+
+FROM base AS torch
+COPY --from=build-torch /opt/nas /opt/nas
+
+FROM torch AS controller
+COPY --from=build-controller /opt/added /opt/nas
+USER 65532:65532
+ENTRYPOINT ["python3", "-m", "nas_controller"]
+
+FROM torch AS trainer
+COPY --from=build-trainer /opt/added /opt/nas
+USER 65532:65532
+ENTRYPOINT ["python3", "-m", "nas_trainer"]
