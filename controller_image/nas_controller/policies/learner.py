@@ -31,14 +31,14 @@ class Observation:
 class Learner(ABC):
     """The LSTM controller with whatever ``_update`` makes of a batch.
 
-    The space's first sample must show every kind of decision that will ever come.
+    The space's first sample must show every kind of decision that will ever come. Tests compute in float64.
     """
 
-    def __init__(self, seed: int, space: SearchSpace, learning_rate: float, batch: int) -> None:
+    def __init__(self, seed: int, space: SearchSpace, learning_rate: float, batch: int, dtype: torch.dtype) -> None:
         self._seed = seed
         self._space = space
         self._batch = batch
-        self._network = Network(vocabulary(space.decisions(0)), seed)
+        self._network = Network(vocabulary(space.decisions(0)), seed, dtype)
         self._adam = torch.optim.Adam([self._network.parameters], lr=learning_rate)
         self._updates = 0
         self._entropy = math.nan
@@ -92,6 +92,9 @@ class Learner(ABC):
             Proposal(choices, log_probability, self._updates)
             for choices, log_probability in zip(drawn.choices, drawn.log_probabilities, strict=True)
         ]
+
+    def _tensor(self, values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=self._network.parameters.dtype)
 
     def _step(self, loss: Tensor) -> None:
         """Make one step of the optimiser down a loss."""

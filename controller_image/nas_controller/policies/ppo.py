@@ -31,9 +31,9 @@ class PpoPolicy(Learner):
     sample was proposed, however many updates ago.
     """
 
-    def __init__(self, searcher: SearcherSpec, space: SearchSpace) -> None:
+    def __init__(self, searcher: SearcherSpec, space: SearchSpace, dtype: torch.dtype = torch.float32) -> None:
         spec = searcher.ppo or PpoSpec()
-        super().__init__(searcher.seed, space, float(spec.learning_rate), spec.batch)
+        super().__init__(searcher.seed, space, float(spec.learning_rate), spec.batch, dtype)
         self._epochs = spec.epochs
         self._clip = float(spec.clip)
         self._entropy_bonus = float(spec.entropy_bonus)
@@ -75,7 +75,7 @@ class PpoPolicy(Learner):
 
     def _loss(self, batch: Sequence[Observation], advantages: dict[int, float]) -> tuple[Tensor, float]:
         """Return the loss and the mean entropy of a draw in the batch, in nats."""
-        loss = torch.zeros(())
+        loss = self._tensor([]).sum()
         entropy = 0.0
         # One evaluation for both purposes: first those of the batch, then those imitated.
         learnt = by_decisions(self._space, batch)
@@ -85,8 +85,8 @@ class PpoPolicy(Learner):
             evaluation = self._network.evaluate(decisions, [seen.proposal.choices for seen in (*mine, *theirs)])
             log_p = evaluation.log_probabilities.clamp(min=-CLAMP).sum(1)
             if mine:
-                old = torch.tensor([seen.proposal.log_probability for seen in mine])
-                advantage = torch.tensor([advantages[seen.sample] for seen in mine])
+                old = self._tensor([seen.proposal.log_probability for seen in mine])
+                advantage = self._tensor([advantages[seen.sample] for seen in mine])
                 ratio = (log_p[: len(mine)] - old).clamp(-CLAMP, CLAMP).exp()
                 gain = torch.minimum(ratio * advantage, ratio.clamp(1 - self._clip, 1 + self._clip) * advantage)
                 entropies = evaluation.entropies[: len(mine)]

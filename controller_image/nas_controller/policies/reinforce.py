@@ -25,20 +25,20 @@ class ReinforcePolicy(Learner):
     paper says neither this nor the average's decay.
     """
 
-    def __init__(self, searcher: SearcherSpec, space: SearchSpace) -> None:
+    def __init__(self, searcher: SearcherSpec, space: SearchSpace, dtype: torch.dtype = torch.float32) -> None:
         spec = searcher.reinforce or ReinforceSpec()
-        super().__init__(searcher.seed, space, float(spec.learning_rate), spec.batch)
+        super().__init__(searcher.seed, space, float(spec.learning_rate), spec.batch, dtype)
         self._decay = float(spec.baseline_decay)
         self._baseline = math.nan
 
     def _update(self, batch: Sequence[Observation]) -> None:
         if math.isnan(self._baseline):
             self._baseline = sum(seen.reward for seen in batch) / len(batch)
-        loss = torch.zeros(())
+        loss = self._tensor([]).sum()
         entropy = 0.0
         for decisions, group in by_decisions(self._space, batch).items():
             evaluation = self._network.evaluate(decisions, [seen.proposal.choices for seen in group])
-            advantages = torch.tensor([seen.reward - self._baseline for seen in group])
+            advantages = self._tensor([seen.reward - self._baseline for seen in group])
             loss = loss - (advantages @ evaluation.log_probabilities.sum(1)) / len(batch)
             entropy += float(evaluation.entropies.detach().mean(1).sum()) / len(batch)
         self._step(loss)

@@ -1,0 +1,82 @@
+"""Small search spaces, and a search loop without children, for the policies' tests."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from nas_api.architecture import Architecture
+from nas_api.experiment import ConvolutionalSpec, LayersSpec, SearchSpaceSpec
+from nas_api.search_space import Categorical, Choices, Decision, SearchSpace, search_space
+from nas_controller.policies import Policy
+
+
+class FlatSpace:
+    """Categorical decisions, each of its own kind, whose choices stand for nothing."""
+
+    def __init__(self, decisions: int, options: int) -> None:
+        names = tuple(map(str, range(options)))
+        self._decisions = tuple(Categorical(f"decision{index}", names) for index in range(decisions))
+
+    def decisions(self, sample: int) -> tuple[Decision, ...]:
+        return self._decisions
+
+    def decode(self, choices: Choices) -> Architecture:
+        raise ValueError("these choices are no network")
+
+    def encode(self, architecture: Architecture) -> Choices:
+        raise ValueError("these choices are no network")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def flat_space() -> Callable[[int, int], SearchSpace]:
+    """Makes a space of so many decisions of so many options."""
+    return FlatSpace
+
+
+@pytest.fixture(scope="session")
+def tiny_space() -> SearchSpace:
+    """Three layers of 2 x 1 x 2 options with skip connections: 4**3 * 2**3 = 512 choices."""
+    return search_space(
+        SearchSpaceSpec(
+            convolutional=ConvolutionalSpec(
+                layers=LayersSpec(initial=3), filter_heights=(1, 3), filter_widths=(1,), filters=(8, 16)
+            )
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def growing_space() -> SearchSpace:
+    """Two layers at first and one more every six samples, so that depths meet in one batch."""
+    return search_space(
+        SearchSpaceSpec(
+            convolutional=ConvolutionalSpec(
+                layers=LayersSpec(initial=2, increment=1, every_samples=6, maximum=5),
+                filter_heights=(1, 3, 5),
+                filter_widths=(1, 3),
+                filters=(8, 16),
+            )
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def search() -> Callable[[Policy, int, Callable[[Choices], float]], list[Choices]]:
+    """Runs samples one after the other and returns their choices."""
+
+    def run(policy: Policy, samples: int, reward: Callable[[Choices], float]) -> list[Choices]:
+        seen = []
+        for sample in range(samples):
+            proposal = policy.propose(sample)
+            policy.proposed(sample, proposal)
+            policy.observed(sample, reward(proposal.choices))
+            seen.append(proposal.choices)
+        return seen
+
+    return run

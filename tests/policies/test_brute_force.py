@@ -1,0 +1,266 @@
+"""The network and the policies' gradients against an enumeration of a whole tiny space, in float64.
+
+The reference below is written step by step in numpy from the paper's formulas and shares nothing with the
+network but its weights; its derivatives are central differences.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from nas_api.experiment import PpoSpec, ReinforceSpec, SearcherSpec
+from nas_api.search_space import Anchor, Choices, Decision, SearchSpace
+from nas_controller.policies import Proposal
+from nas_controller.policies.draws import Purpose, uniforms
+from nas_controller.policies.network import HIDDEN, LAYERS, Network, layout, vocabulary
+from nas_controller.policies.ppo import PpoPolicy
+from nas_controller.policies.reinforce import ReinforcePolicy
+
+Vector = NDArray[np.float64]
+
+
+def sigmoid(x: Vector) -> Vector:
+    return 1 / (1 + np.exp(-x))
+
+
+def reference(w: dict[str, Vector], decisions: tuple[Decision, ...], choices: Choices) -> tuple[float, float]:
+    """Return log P(choices) and the sum of the entropies of all distributions on the way."""
+    hidden = [np.zeros(HIDDEN) for _ in range(LAYERS)]
+    cell = [np.zeros(HIDDEN) for _ in range(LAYERS)]
+    anchors: list[Vector] = []
+    x = w["start"]
+    log_p = entropy = 0.0
+    for decision, choice in zip(decisions, choices, strict=True):
+        for layer in range(LAYERS):
+            name = f"lstm.{layer}"
+            gates = w[f"{name}.input"] @ x + w[f"{name}.input_bias"]
+            gates = gates + w[f"{name}.hidden"] @ hidden[layer] + w[f"{name}.hidden_bias"]
+            i, f, g, o = np.split(gates, 4)
+            cell[layer] = sigmoid(f) * cell[layer] + sigmoid(i) * np.tanh(g)
+            hidden[layer] = sigmoid(o) * np.tanh(cell[layer])
+            x = hidden[layer]
+        if isinstance(decision, Anchor):
+            chosen = []
+            for earlier, anchor in enumerate(anchors):
+                p = float(sigmoid(w["anchor.v"] @ np.tanh(anchor @ w["anchor.previous"] + x @ w["anchor.current"])))
+                is_input = choice >> earlier & 1
+                log_p += math.log(p if is_input else 1 - p)
+                entropy -= p * math.log(p) + (1 - p) * math.log(1 - p)
+                if is_input:
+                    chosen.append(w["anchor.embedding"][earlier])
+            anchors.append(x)
+            x = np.mean(chosen, axis=0) if chosen else w["anchor.none"]
+        else:
+            logits = x @ w[f"softmax.{decision.kind}.weight"] + w[f"softmax.{decision.kind}.bias"]
+            p_all = np.exp(logits) / np.exp(logits).sum()
+            log_p += math.log(p_all[choice])
+            entropy -= float(p_all @ np.log(p_all))
+            x = w[f"embedding.{decision.kind}"][choice]
+    return log_p, entropy
+
+
+def enumerate_space(decisions: tuple[Decision, ...]) -> list[Choices]:
+    widths = [2**d.index if isinstance(d, Anchor) else len(d.options) for d in decisions]
+    return list(itertools.product(*map(range, widths)))
+
+
+def numpy_weights(network: Network) -> dict[str, Vector]:
+    return {name: weight.detach().numpy() for name, weight in network.weights().items()}
+
+
+def widen(network: Network) -> None:
+    """Make the weights ten times as large: at their start all probabilities are nearly equal."""
+    with torch.no_grad():
+        network.parameters.mul_(10)
+
+
+def slope(network: Network, direction: torch.Tensor, function: Callable[[], float]) -> float:
+    """Return the derivative of ``function``, of the network's weights, along a direction."""
+    step = 1e-5
+    with torch.no_grad():
+        network.parameters.add_(direction, alpha=step)
+        above = function()
+        network.parameters.add_(direction, alpha=-2 * step)
+        below = function()
+        network.parameters.add_(direction, alpha=step)
+    return (above - below) / (2 * step)
+
+
+def directions(network: Network, count: int) -> list[torch.Tensor]:
+    """Return random directions over all weights, none of them special to any one."""
+    size = network.parameters.numel()
+    return [torch.from_numpy(uniforms(1, index, Purpose.INITIALISE, 0, size) - 0.5) for index in range(count)]
+
+
+@pytest.fixture
+def network(tiny_space: SearchSpace) -> Network:
+    made = Network(vocabulary(tiny_space.decisions(0)), seed=3, dtype=torch.float64)
+    widen(made)
+    return made
+
+
+def test_initial_weights_are_uniform_within_the_papers_bounds(tiny_space: SearchSpace) -> None:
+    weights = Network(vocabulary(tiny_space.decisions(0)), seed=0).parameters.detach()
+    assert -0.08 <= float(weights.min()) < -0.0799
+    assert 0.0799 < float(weights.max()) <= 0.08
+    assert abs(float(weights.mean())) < 0.001
+    assert float(weights.std()) == pytest.approx(0.16 / 12**0.5, rel=0.01)
+
+
+def test_every_probability_agrees_and_they_sum_to_one(network: Network, tiny_space: SearchSpace) -> None:
+    decisions = tiny_space.decisions(0)
+    everything = enumerate_space(decisions)
+    assert len(everything) == 512
+    evaluation = network.evaluate(decisions, everything)
+    log_p = evaluation.log_probabilities.sum(1).detach().numpy()
+    w = numpy_weights(network)
+    expected = [reference(w, decisions, choices) for choices in everything]
+    np.testing.assert_allclose(log_p, [log for log, _ in expected], atol=1e-6, rtol=0)
+    np.testing.assert_allclose(
+        evaluation.entropies.sum(1).detach().numpy(), [entropy for _, entropy in expected], atol=1e-6, rtol=0
+    )
+    assert np.exp(log_p).sum() == pytest.approx(1, abs=1e-6)
+    assert np.exp(log_p).max() > 4 / 512, "the distribution must be far from uniform to test anything"
+
+
+def test_entropy_is_that_of_whole_distributions(network: Network, tiny_space: SearchSpace) -> None:
+    """Chain rule: the mean over samples of the summed entropies is the entropy of the joint distribution.
+
+    It fails when the entropy is taken of the sampled options alone.
+    """
+    decisions = tiny_space.decisions(0)
+    evaluation = network.evaluate(decisions, enumerate_space(decisions))
+    log_p = evaluation.log_probabilities.sum(1).detach()
+    joint = -(log_p.exp() * log_p).sum()
+    assert float((log_p.exp() * evaluation.entropies.detach().sum(1)).sum()) == pytest.approx(float(joint), abs=1e-6)
+
+
+def test_sampling_reports_the_probability_of_what_it_sampled(network: Network, tiny_space: SearchSpace) -> None:
+    """Fails when the argmax, or anything but the sampled option, is fed to the next step."""
+    decisions = tiny_space.decisions(0)
+    drawn = network.sample(decisions, uniforms(0, 0, Purpose.PROPOSE, 0, 64 * 12).reshape(64, 12))
+    assert layout(decisions).draws == 9 + 3
+    assert len(set(drawn.choices)) > 10
+    w = numpy_weights(network)
+    expected = [reference(w, decisions, choices)[0] for choices in drawn.choices]
+    np.testing.assert_allclose(drawn.log_probabilities, expected, atol=1e-6, rtol=0)
+
+
+def test_samples_come_as_often_as_their_probability_says(network: Network, tiny_space: SearchSpace) -> None:
+    decisions = tiny_space.decisions(0)
+    everything = enumerate_space(decisions)
+    p = network.evaluate(decisions, everything).log_probabilities.sum(1).exp().detach().numpy()
+    count = 40_000
+    drawn = network.sample(decisions, uniforms(0, 0, Purpose.PROPOSE, 0, count * 12).reshape(count, 12))
+    place = {choices: index for index, choices in enumerate(everything)}
+    seen = np.bincount([place[choices] for choices in drawn.choices], minlength=512)
+    chi_square = ((seen - count * p) ** 2 / (count * p)).sum()
+    # 511 degrees of freedom: mean 511, standard deviation 32.
+    assert chi_square < 511 + 5 * 32
+
+
+def test_gradient_of_the_expected_reward_over_the_whole_space(network: Network, tiny_space: SearchSpace) -> None:
+    """The policy gradient theorem, exactly: E[R d log p] is the derivative of E[R]."""
+    decisions = tiny_space.decisions(0)
+    everything = enumerate_space(decisions)
+    rewards = uniforms(0, 0, Purpose.PROPOSE, 7, len(everything))
+    log_p = network.evaluate(decisions, everything).log_probabilities.sum(1)
+    (log_p.detach().exp() * torch.from_numpy(rewards) * log_p).sum().backward()
+    w = numpy_weights(network)
+
+    def expected_reward() -> float:
+        return sum(
+            math.exp(reference(w, decisions, choices)[0]) * reward
+            for choices, reward in zip(everything, rewards, strict=True)
+        )
+
+    assert network.parameters.grad is not None
+    for direction in directions(network, 3):
+        assert float(network.parameters.grad @ direction) == pytest.approx(
+            slope(network, direction, expected_reward), abs=1e-6
+        )
+
+
+FORCED: list[tuple[Choices, float]] = [
+    ((0, 0, 1, 0, 1, 0, 0, 1, 0, 0, 1, 2), 0.9),
+    ((1, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 3), 0.2),
+    ((0, 0, 0, 0, 1, 0, 1, 1, 1, 0, 1, 0), 0.5),
+]
+
+
+def force(policy: ReinforcePolicy | PpoPolicy, first: int, log_probabilities: list[float]) -> None:
+    """Give the policy one batch of ``FORCED``: all proposed, then observed in another order."""
+    for offset, (choices, _) in enumerate(FORCED):
+        policy.proposed(first + offset, Proposal(choices, log_probabilities[offset], version=0))
+    for offset in (2, 0, 1):
+        policy.observed(first + offset, FORCED[offset][1])
+
+
+def test_reinforce_makes_the_papers_gradient(tiny_space: SearchSpace) -> None:
+    """1/m sum_k (R_k - b) d log p(sampled), with b from the rewards before this batch.
+
+    Fails when log-probabilities are of freshly drawn options, when rewards are averaged over trials, when the
+    batch's own rewards enter its baseline, or when skip connections are left out.
+    """
+    spec = SearcherSpec(reinforce=ReinforceSpec(batch=3, baseline_decay="0.9"))
+    policy = ReinforcePolicy(spec, tiny_space, torch.float64)
+    network = policy._network
+    widen(network)
+    force(policy, 0, [0.0] * 3)
+    baseline = (0.9 + 0.2 + 0.5) / 3
+    for reward in (0.5, 0.9, 0.2):  # as observed
+        baseline = 0.9 * baseline + 0.1 * reward
+    before = network.parameters.detach().clone()
+    force(policy, 3, [0.0] * 3)
+    after = network.parameters.detach().clone()
+    with torch.no_grad():
+        network.parameters.copy_(before)
+    gradient = network.parameters.grad
+    assert gradient is not None
+    decisions, w = tiny_space.decisions(0), numpy_weights(network)
+
+    def loss() -> float:
+        return -sum((reward - baseline) * reference(w, decisions, choices)[0] for choices, reward in FORCED) / 3
+
+    for direction in directions(network, 3):
+        assert float(gradient @ direction) == pytest.approx(slope(network, direction, loss), abs=1e-6)
+    # One step of Adam per batch, no more: each weight moves at most a little more than the learning rate.
+    moved = (after - before).abs().max()
+    assert 0 < float(moved) < 0.0006 * 1.5
+
+
+def test_ppo_makes_the_clipped_gradient_with_full_entropy_and_imitation(tiny_space: SearchSpace) -> None:
+    """One epoch against the formula; the ratio's denominator is the probability in the log."""
+    spec = SearcherSpec(ppo=PpoSpec(batch=3, epochs=1, imitation=2, imitation_weight="0.3", entropy_bonus="0.07"))
+    policy = PpoPolicy(spec, tiny_space, torch.float64)
+    network = policy._network
+    widen(network)
+    before = network.parameters.detach().clone()
+    decisions, w = tiny_space.decisions(0), numpy_weights(network)
+    now = [reference(w, decisions, choices)[0] for choices, _ in FORCED]
+    # The best one has become more likely than the clip allows: its gain is flat there.
+    old = [now[0] - 0.5, now[1] + 0.1, now[2] - 0.1]
+    force(policy, 0, old)
+    with torch.no_grad():
+        network.parameters.copy_(before)
+    gradient = network.parameters.grad
+    assert gradient is not None
+    advantages = (2 / 3, -2 / 3, 0.0)  # ranks of 0.9, 0.2 and 0.5
+
+    def loss() -> float:
+        total = 0.0
+        for (choices, _), log_old, advantage in zip(FORCED, old, advantages, strict=True):
+            log_p, entropy = reference(w, decisions, choices)
+            ratio = math.exp(log_p - log_old)
+            clipped = min(max(ratio, 0.8), 1.2)
+            total -= (min(ratio * advantage, clipped * advantage) + 0.07 * entropy) / 3
+        best = [FORCED[0][0], FORCED[2][0]]
+        return total - 0.3 * sum(reference(w, decisions, choices)[0] for choices in best) / 2
+
+    for direction in directions(network, 3):
+        assert float(gradient @ direction) == pytest.approx(slope(network, direction, loss), abs=1e-6)
