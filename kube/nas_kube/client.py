@@ -115,6 +115,11 @@ class KubeClient:
             user_agent=user_agent,
         )
 
+    @property
+    def configuration(self) -> Any:
+        """The ``kubernetes.client.Configuration`` in use, for frameworks that connect by themselves."""
+        return self._configuration
+
     def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
         """Return one object."""
         return self._json("GET", resource.path(namespace, name))

@@ -1,0 +1,189 @@
+"""The Kubernetes objects that the operator makes. Pure."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from nas_api import names
+from nas_api.child import StoreLocation, TrainerInput
+from nas_api.child_job import child_job, owner_reference, restricted_pod, s3_environment, s3_location
+from nas_api.experiment import NASExperiment
+from nas_api.pod_template import overlay
+from nas_api.search_space import search_space
+from nas_kube import JOBS, PODS, Resource
+from nas_operator.settings import Settings
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An object that the API server is asked to check and not to keep; ``field`` is where it comes from."""
+
+    resource: Resource
+    body: Object
+    field: str
+
+
+def digest(document: Any) -> str:
+    """Return a short name for a JSON document: equal documents have equal names."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def inputs(experiment: NASExperiment) -> str:
+    """Return what a controller pod is replaced for when it changes: its own settings and its storage.
+
+    Not the images: an upgrade of the operator must not restart every search. Defaults are left out, so that a
+    later version with one more field does not either.
+    """
+    spec = experiment.spec
+    return digest(
+        [
+            spec.storage.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+            spec.controller.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+        ]
+    )
+
+
+def service_account_name(experiment: NASExperiment) -> str:
+    """Return the ServiceAccount that the controller runs as."""
+    meta = experiment.metadata
+    return experiment.spec.controller.service_account_name or names.controller_service_account(meta.name, meta.uid)
+
+
+def service_account(experiment: NASExperiment) -> Object | None:
+    """Return the ServiceAccount of the controller, or None where the user names an existing one."""
+    if experiment.spec.controller.service_account_name is not None:
+        return None
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": _metadata(experiment, service_account_name(experiment)),
+        "automountServiceAccountToken": False,
+    }
+
+
+def role_binding(experiment: NASExperiment) -> Object:
+    """Return the RoleBinding that lets the controller work in its namespace."""
+    meta = experiment.metadata
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": _metadata(experiment, names.controller_service_account(meta.name, meta.uid)),
+        "roleRef": {
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": "ClusterRole",
+            "name": names.CONTROLLER_CLUSTER_ROLE,
+        },
+        "subjects": [{"kind": "ServiceAccount", "name": service_account_name(experiment), "namespace": meta.namespace}],
+    }
+
+
+def controller_pod(experiment: NASExperiment, index: int, quick_failures: int, settings: Settings) -> Object:
+    """Return the index-th controller pod, the user's template laid over ours.
+
+    Args:
+        experiment: whose pod.
+        index: counted from 1.
+        quick_failures: how many controllers before it ended soon after their start, in a row.
+        settings: the operator's.
+
+    Raises:
+        ValueError: spec.controller.template cannot be laid over ours; the message names the place.
+    """
+    meta, spec = experiment.metadata, experiment.spec
+    container: Object = {
+        "name": names.CONTROLLER_CONTAINER,
+        "image": settings.controller_image,
+        "command": ["python3", "-m", "nas_controller"],
+        "env": [
+            {"name": "NAS_NAMESPACE", "value": meta.namespace},
+            {"name": "NAS_EXPERIMENT", "value": meta.name},
+            {"name": "NAS_UID", "value": meta.uid},
+            {"name": "NAS_TRAINER_IMAGE", "value": settings.trainer_image},
+            *s3_environment(spec.storage.s3, trainer=False),
+        ],
+        "resources": {"requests": {"cpu": "250m", "memory": "512Mi"}},
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    if settings.image_pull_policy is not None:
+        container["imagePullPolicy"] = settings.image_pull_policy
+    pod = restricted_pod(
+        container, service_account=service_account_name(experiment), mount_token=True, s3=spec.storage.s3
+    )
+    pod["terminationGracePeriodSeconds"] = 30
+    if settings.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    try:
+        template = overlay({"spec": pod}, spec.controller.template or {})
+    except ValueError as error:
+        raise ValueError(f"spec.controller.template: {error}") from error
+    ours = _metadata(experiment, names.controller_pod(meta.name, meta.uid, index))
+    ours["annotations"] = {
+        names.ANNOTATION_INPUTS: inputs(experiment),
+        names.ANNOTATION_QUICK_FAILURES: str(quick_failures),
+    }
+    theirs = template.get("metadata")
+    metadata = overlay(theirs if isinstance(theirs, dict) else {}, ours)
+    return {**template, "apiVersion": "v1", "kind": "Pod", "metadata": metadata}
+
+
+def trials(experiment: NASExperiment, settings: Settings) -> tuple[Trial, ...]:
+    """Return what the API server must accept before the search starts: a child's Job, its pod, the controller's.
+
+    The pods are tried too, because a Job's template is only looked at by admission (quota, Pod Security) once
+    its pod is made.
+
+    Raises:
+        ValueError: a template cannot be laid over ours; the message names the place.
+    """
+    spec = experiment.spec
+    space = search_space(spec.search_space)
+    width = len(space.decisions(0))
+    trainer_input = TrainerInput(
+        experiment=experiment.metadata.name,
+        sample=0,
+        attempt=1,
+        seed=spec.searcher.seed,
+        metric=spec.objective.metric,
+        architecture=space.decode((0,) * width),
+        dataset=spec.trainer.dataset,
+        epochs=spec.trainer.epochs,
+        reward_epochs=spec.trainer.reward_epochs,
+        batch_size=spec.trainer.batch_size,
+        optimizer=spec.trainer.optimizer,
+        threads=spec.trainer.threads,
+        store=StoreLocation(s3=s3_location(experiment)),
+    )
+    job = child_job(experiment, 0, trainer_input, settings.trainer_image)
+    template = job["spec"]["template"]
+    pod = {
+        **template,
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {**(template.get("metadata") or {}), "namespace": experiment.metadata.namespace},
+    }
+    controller = controller_pod(experiment, 1, 0, settings)
+    return (
+        Trial(JOBS, _unnamed(job), "spec.trainer.template"),
+        Trial(PODS, _unnamed(pod), "spec.trainer.template"),
+        Trial(PODS, _unnamed(controller), "spec.controller.template"),
+    )
+
+
+def _metadata(experiment: NASExperiment, name: str) -> Object:
+    meta = experiment.metadata
+    return {
+        "name": name,
+        "namespace": meta.namespace,
+        "labels": names.labels(meta.name, meta.uid, names.ROLE_CONTROLLER),
+        "ownerReferences": [owner_reference(experiment)],
+    }
+
+
+def _unnamed(body: Object) -> Object:
+    """Return the object under a name that cannot be taken yet: what exists must not refuse what is only tried."""
+    metadata = {key: value for key, value in body["metadata"].items() if key != "name"}
+    return {**body, "metadata": {**metadata, "generateName": "nas-trial-"}}

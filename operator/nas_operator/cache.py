@@ -1,0 +1,151 @@
+"""What the watches last said, kept so that a look at an experiment costs no call."""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from nas_api import names
+from nas_operator.observed import ControllerPod, controller_pod
+
+Object = dict[str, Any]
+Key = tuple[str, str]
+"""Namespace and name of an experiment."""
+
+
+def key_of(raw: Object) -> Key:
+    """Return the key of an experiment."""
+    return raw["metadata"]["namespace"], raw["metadata"]["name"]
+
+
+def owner_key(pod: Object) -> Key:
+    """Return the key of the experiment that a controller pod belongs to."""
+    labels = pod["metadata"].get("labels") or {}
+    return pod["metadata"]["namespace"], labels.get(names.LABEL_EXPERIMENT, "")
+
+
+def version(raw: Object) -> int:
+    """Return how new an object is: resource versions of one collection grow."""
+    return int(raw["metadata"]["resourceVersion"])
+
+
+@dataclass(frozen=True)
+class _Held:
+    version: int
+    namespace: str
+    owner: str
+    pod: ControllerPod
+
+
+class Cache:
+    """The newest of each experiment and of each controller pod. Safe to use from several threads.
+
+    It is fed by watches, by lists and by the answers to our own writes, in any order: the newer version stays.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._experiments: dict[Key, Object] = {}
+        self._pods: dict[str, _Held] = {}
+        self._condemned: set[str] = set()
+        self._watched: dict[str, int] = {}
+
+    def experiment(self, key: Key) -> Object | None:
+        """Return an experiment as last seen."""
+        with self._lock:
+            return self._experiments.get(key)
+
+    def keys(self) -> tuple[Key, ...]:
+        """Return the keys of all experiments."""
+        with self._lock:
+            return tuple(self._experiments)
+
+    def pods(self, experiment_uid: str) -> tuple[ControllerPod, ...]:
+        """Return an experiment's controller pods by index; one that we deleted counts as terminating."""
+        with self._lock:
+            found = [
+                replace(held.pod, terminating=True, running=False) if uid in self._condemned else held.pod
+                for uid, held in self._pods.items()
+                if held.owner == experiment_uid
+            ]
+        return tuple(sorted(found, key=lambda pod: pod.index))
+
+    def take_experiment(self, raw: Object, *, watched: bool = False) -> None:
+        """Remember an experiment, unless what is known is newer. ``watched``: a watch brought it."""
+        with self._lock:
+            if watched:
+                self._watched[raw["metadata"]["uid"]] = version(raw)
+            known = self._experiments.get(key_of(raw))
+            if known is None or version(known) <= version(raw):
+                self._experiments[key_of(raw)] = raw
+
+    def drop_experiment(self, raw: Object) -> None:
+        """Forget an experiment that is gone; a namesake stays."""
+        with self._lock:
+            self._watched.pop(raw["metadata"]["uid"], None)
+            known = self._experiments.get(key_of(raw))
+            if known is not None and known["metadata"]["uid"] == raw["metadata"]["uid"]:
+                del self._experiments[key_of(raw)]
+
+    def take_pod(self, raw: Object) -> None:
+        """Remember a controller pod, unless what is known is newer or its name is not one that we give."""
+        pod = controller_pod(raw)
+        if pod is None:
+            return
+        metadata = raw["metadata"]
+        owner = (metadata.get("labels") or {}).get(names.LABEL_EXPERIMENT_UID, "")
+        with self._lock:
+            known = self._pods.get(pod.uid)
+            if known is None or known.version <= version(raw):
+                self._pods[pod.uid] = _Held(version(raw), metadata["namespace"], owner, pod)
+
+    def condemn_pod(self, uid: str) -> None:
+        """Note that a pod was deleted by us, before a watch says so."""
+        with self._lock:
+            self._condemned.add(uid)
+
+    def drop_pod(self, uid: str) -> None:
+        """Forget a pod that is gone."""
+        with self._lock:
+            self._pods.pop(uid, None)
+            self._condemned.discard(uid)
+
+    def replace_experiments(self, listed: Iterable[Object], at: int, namespace: str | None) -> set[Key]:
+        """Take a whole list made at resource version ``at``; return the keys that it changes.
+
+        What is known, older than the list and not in it, is gone.
+        """
+        found = {key_of(raw): raw for raw in listed}
+        changed: set[Key] = set()
+        with self._lock:
+            for key, raw in list(self._experiments.items()):
+                outside = namespace is not None and key[0] != namespace
+                if not outside and key not in found and version(raw) <= at:
+                    del self._experiments[key]
+                    self._watched.pop(raw["metadata"]["uid"], None)
+                    changed.add(key)
+            for key, raw in found.items():
+                known = self._experiments.get(key)
+                if known is None or version(known) < version(raw):
+                    self._experiments[key] = raw
+                    changed.add(key)
+        return changed
+
+    def replace_pods(self, listed: Iterable[Object], at: int, namespace: str | None) -> None:
+        """Take a whole list of controller pods made at resource version ``at``, as with experiments."""
+        found = set()
+        for raw in listed:
+            found.add(raw["metadata"]["uid"])
+            self.take_pod(raw)
+        with self._lock:
+            for uid, held in list(self._pods.items()):
+                outside = namespace is not None and held.namespace != namespace
+                if not outside and uid not in found and held.version <= at:
+                    del self._pods[uid]
+                    self._condemned.discard(uid)
+
+    def unwatched(self, versions: dict[str, int]) -> list[str]:
+        """Return the uids of experiments of which the watch has not yet brought these versions."""
+        with self._lock:
+            present = {raw["metadata"]["uid"] for raw in self._experiments.values()}
+            return [uid for uid, at in versions.items() if uid in present and self._watched.get(uid, -1) < at]

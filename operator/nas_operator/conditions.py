@@ -1,0 +1,198 @@
+"""How an experiment stands, as the status says it and as events tell it. Pure."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from nas_api import names
+from nas_api.reasons import EXPLANATIONS, ConditionType, Reason
+
+Object = dict[str, Any]
+State = Literal["Pending", "Searching", "Waiting", "Suspended", "Complete", "Failed"]
+
+_REASON = re.compile(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?")
+_LONGEST_MESSAGE = 4000
+_LONGEST_NOTE = 1000
+
+
+@dataclass(frozen=True)
+class Word:
+    """One condition's status, with a word for programs and a sentence for people."""
+
+    status: bool
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where an experiment stands."""
+
+    state: State
+    progressing: Word
+    suspended: Word
+    complete: Word
+    failed: Word
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something worth telling people once. ``key`` makes it one event, whoever tells it and however often."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    action: str
+    note: str
+    key: str
+
+
+def explain(reason: Reason, detail: str = "") -> str:
+    """Return the sentence for people: the cause (``detail``, or the reason's meaning) and the cure."""
+    explanation = EXPLANATIONS[reason]
+    cause = (detail or explanation.meaning).strip()
+    if explanation.cure == "Nothing to do.":
+        return cause[:_LONGEST_MESSAGE]
+    if not cause.endswith((".", "!", "?")):
+        cause += "."
+    return f"{cause[: _LONGEST_MESSAGE - len(explanation.cure)]} {explanation.cure}"
+
+
+def word(status: bool, reason: Reason, detail: str = "") -> Word:
+    """Return a condition with the sentence that belongs to its reason."""
+    return Word(status, reason.value, explain(reason, detail))
+
+
+def told(status: bool, reason: str, message: str) -> Word:
+    """Return a condition in somebody else's words; a reason that the API server would refuse is replaced."""
+    known = reason if _REASON.fullmatch(reason) else Reason.CONTROLLER_FAILED.value
+    return Word(status, known, message[:_LONGEST_MESSAGE])
+
+
+def standing(
+    state: State,
+    progressing: Word,
+    *,
+    suspended: Word | None = None,
+    complete: Word | None = None,
+    failed: Word | None = None,
+) -> Standing:
+    """Return a standing whose other conditions say that nothing of the kind has happened."""
+    return Standing(
+        state=state,
+        progressing=progressing,
+        suspended=suspended or word(False, Reason.NOT_SUSPENDED),
+        complete=complete or word(False, Reason.NOT_FINISHED),
+        failed=failed or word(False, Reason.NOT_FAILED),
+    )
+
+
+def status(raw: Mapping[str, Any], stands: Standing, pod: str | None, now: datetime) -> Object:
+    """Return the operator's part of the status: all of it, because what is left out of an apply is given up.
+
+    Args:
+        raw: the experiment as it is.
+        stands: where it stands.
+        pod: the newest controller pod's name.
+        now: written where a condition's status changed.
+    """
+    generation = raw["metadata"].get("generation", 0)
+    before = {item["type"]: item for item in (raw.get("status") or {}).get("conditions") or ()}
+    conditions = []
+    for kind, said in (
+        (ConditionType.PROGRESSING, stands.progressing),
+        (ConditionType.SUSPENDED, stands.suspended),
+        (ConditionType.COMPLETE, stands.complete),
+        (ConditionType.FAILED, stands.failed),
+    ):
+        text = str(said.status)
+        old = before.get(kind, {})
+        since = old.get("lastTransitionTime") if old.get("status") == text else None
+        conditions.append(
+            {
+                "type": kind.value,
+                "status": text,
+                "reason": said.reason,
+                "message": said.message,
+                "observedGeneration": generation,
+                "lastTransitionTime": since or now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            }
+        )
+    document: Object = {"observedGeneration": generation, "conditions": conditions, "state": stands.state}
+    if pod is not None:
+        document["controller"] = {"pod": pod}
+    return document
+
+
+def differs(raw: Mapping[str, Any], document: Mapping[str, Any]) -> bool:
+    """Return whether the operator's part of the status is not yet what ``document`` says."""
+    current = raw.get("status") or {}
+    mine = {key: current[key] for key in ("observedGeneration", "conditions", "state", "controller") if key in current}
+    order = {item["type"]: item for item in mine.get("conditions") or ()}
+    wanted = {item["type"]: item for item in document["conditions"]}
+    return {**mine, "conditions": order} != {**document, "conditions": wanted}
+
+
+def events(raw: Mapping[str, Any], stands: Standing) -> tuple[Event, ...]:
+    """Return what is worth telling people about the step from the written status to this standing."""
+    current = raw.get("status") or {}
+    before = {item["type"]: item for item in current.get("conditions") or ()}
+    generation = raw["metadata"].get("generation", 0)
+    out: list[Event] = []
+
+    def changed(kind: ConditionType, now: bool) -> bool:
+        return str(before.get(kind, {}).get("status", "False")) != str(now)
+
+    if stands.complete.status and changed(ConditionType.COMPLETE, True):
+        note = stands.complete.message + _best(current)
+        out.append(Event("Normal", "Complete", "Finish", note, "complete"))
+    if stands.failed.status and changed(ConditionType.FAILED, True):
+        out.append(Event("Warning", stands.failed.reason, "Fail", stands.failed.message, "failed"))
+    if changed(ConditionType.SUSPENDED, stands.suspended.status):
+        if stands.suspended.status:
+            out.append(Event("Normal", "Suspended", "Suspend", stands.suspended.message, f"suspended-{generation}"))
+        else:
+            out.append(Event("Normal", "Resumed", "Resume", "The search goes on.", f"resumed-{generation}"))
+    if stands.state == "Searching" and current.get("state") in (None, "Pending"):
+        out.append(Event("Normal", "Searching", "Start", "The search has started.", "searching"))
+    if (
+        stands.state == "Waiting"
+        and before.get(ConditionType.PROGRESSING, {}).get("reason") != stands.progressing.reason
+    ):
+        reason = stands.progressing.reason
+        out.append(Event("Warning", reason, "Search", stands.progressing.message, f"problem-{reason}"))
+    return tuple(out)
+
+
+def event_object(raw: Mapping[str, Any], event: Event, reporter: str, now: datetime) -> Object:
+    """Return the API object of an event; its name follows from experiment and key, so it exists once."""
+    metadata = raw["metadata"]
+    key = re.sub(r"[^a-z0-9-]", "-", event.key.lower())
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {
+            "name": f"{metadata['name']}.{names.uid8(metadata['uid'])}.{key}"[:253],
+            "namespace": metadata["namespace"],
+        },
+        "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "reportingController": f"{names.GROUP}/operator",
+        "reportingInstance": reporter[:128],
+        "type": event.type,
+        "reason": event.reason[:128],
+        "action": event.action,
+        "note": event.note[:_LONGEST_NOTE],
+        "regarding": {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "namespace": metadata["namespace"],
+            "name": metadata["name"],
+            "uid": metadata["uid"],
+        },
+    }
+
+
+def _best(current: Mapping[str, Any]) -> str:
+    best = current.get("best")
+    return f" Best: {best['metric']} by sample {best['sample']}: {best['architecture']}" if best else ""

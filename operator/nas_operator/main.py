@@ -1,0 +1,122 @@
+"""Puts the operator together and runs it."""
+
+import asyncio
+import socket
+from datetime import UTC, datetime, timedelta
+
+import kopf
+import structlog
+
+from nas_kube import EXPERIMENTS, ApiError, KubeClient, KubeConfigError, KubeError
+from nas_operator import logs
+from nas_operator.cache import Cache, Key
+from nas_operator.handlers import Inbox, registry
+from nas_operator.health import health_server
+from nas_operator.reconciler import Reconciler
+from nas_operator.resync import CONTROLLERS, Resync
+from nas_operator.settings import Settings, SettingsError
+from nas_operator.workqueue import WorkQueue
+
+_log = structlog.get_logger()
+
+_EXIT_USAGE = 2
+
+
+def main() -> int:
+    """Run until SIGTERM; return the exit code."""
+    logs.configure()
+    try:
+        settings = Settings.from_environment()
+        client = KubeClient.from_environment(user_agent="nas-operator", pool_size=settings.workers + 4)
+    except (SettingsError, KubeConfigError) as error:
+        _log.error("cannot start", error=str(error))
+        return _EXIT_USAGE
+    asyncio.run(run(settings, client))
+    return 0
+
+
+async def run(settings: Settings, client: KubeClient) -> None:
+    """Run until kopf ends, as it does on SIGTERM and when a watch breaks beyond repair."""
+    cache = Cache()
+    queue: WorkQueue[Key] = WorkQueue()
+    reconciler = Reconciler(client, cache, settings, reporter=socket.gethostname())
+    resync = Resync(client, cache, settings.watch_namespaces, queue.add)
+
+    async def handle(key: Key) -> float | None:
+        with structlog.contextvars.bound_contextvars(namespace=key[0], experiment=key[1]):
+            again = await asyncio.to_thread(reconciler.reconcile, key)
+        return None if again is None else again.total_seconds()
+
+    async with health_server(settings.health_port, resync.trouble):
+        await _resource_is_served(settings, client)
+        await resync.first()
+        _log.info("operator started", experiments=len(cache.keys()), namespaces=settings.watch_namespaces or "all")
+        inbox = Inbox(cache, queue.add, reconciler.forget, lambda: _connection(client))
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(queue.work(handle, _failed)) for _ in range(settings.workers)]
+            tasks.append(group.create_task(resync.run()))
+            await kopf.operator(
+                registry=registry,
+                settings=_kopf_settings(),
+                standalone=True,
+                clusterwide=not settings.watch_namespaces,
+                namespaces=settings.watch_namespaces,
+                memo=inbox,
+            )
+            for task in tasks:
+                task.cancel()
+
+
+async def _resource_is_served(settings: Settings, client: KubeClient) -> None:
+    """Wait for the CustomResourceDefinition: kopf would take a missing one for the end."""
+    namespace = settings.watch_namespaces[0] if settings.watch_namespaces else None
+    while True:
+        try:
+            await asyncio.to_thread(client.list, EXPERIMENTS, namespace)
+        except ApiError as error:
+            _log.warning("experiments cannot be listed yet: is the CRD applied, and RBAC?", error=error.message)
+        except KubeError as error:
+            _log.warning("the API server does not answer yet", error=str(error))
+        else:
+            return
+        await asyncio.sleep(2.0)
+
+
+def _failed(key: Key, error: Exception, pause_seconds: float) -> None:
+    with structlog.contextvars.bound_contextvars(namespace=key[0], experiment=key[1]):
+        if isinstance(error, KubeError):
+            _log.warning("will try again", error=str(error), pause_seconds=round(pause_seconds, 1))
+        else:
+            _log.error("will try again", pause_seconds=round(pause_seconds, 1), exc_info=error)
+
+
+def _kopf_settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    # The server ends a watch after this, and a silent connection is given up soon after the next bookmark is due.
+    settings.watching.server_timeout = 240
+    settings.watching.inactivity_timeout = 90.0
+    settings.watching.connect_timeout = 5.0
+    settings.networking.request_timeout = 30.0
+    settings.watching.label_selectors["", "v1", "pods"] = CONTROLLERS
+    settings.process.ultimate_exiting_timeout = 20.0
+    return settings
+
+
+def _connection(client: KubeClient) -> kopf.ConnectionInfo:
+    """Return our client's connection for kopf, which asks again when the token is old."""
+    configuration = client.configuration
+    bearer = configuration.auth_settings().get("BearerToken")
+    scheme, _, token = bearer["value"].partition(" ") if bearer else ("", "", "")
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        insecure=not configuration.verify_ssl,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+        scheme=scheme.capitalize() or None,
+        token=token.strip() or None,
+        # The kubelet renews a pod's token well before its hour is over.
+        expiration=datetime.now(UTC) + timedelta(minutes=10) if token else None,
+    )

@@ -1,0 +1,285 @@
+"""What should be done for one experiment, decided from what is: no clock, no API.
+
+The reconciler carries out the actions in their order and looks again, until a plan has none. An action that the
+API server refuses comes back as ``Observed.refusal``, and the next plan says so in the status.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pydantic import ValidationError
+
+from nas_api.experiment import NASExperiment
+from nas_api.reasons import ConditionType, Reason
+from nas_operator import builders
+from nas_operator.builders import Object, Trial
+from nas_operator.conditions import Event, Standing, Word, events, standing, status, told, word
+from nas_operator.observed import QUICK, ControllerPod, Observed, pod_index
+from nas_operator.settings import Settings
+
+_FIRST_PAUSE_SECONDS = 5.0
+_LONGEST_PAUSE_SECONDS = 60.0
+_SUSPENDING = timedelta(seconds=5)
+# What the status may still say although the operator that found it is gone.
+_TRIED_AGAIN = frozenset({Reason.INVALID_TEMPLATE, Reason.QUOTA_EXCEEDED, Reason.NOT_PERMITTED})
+
+
+@dataclass(frozen=True)
+class EnsureAccess:
+    """See that the controller's ServiceAccount (None: the user's own) and RoleBinding are there."""
+
+    service_account: Object | None
+    role_binding: Object
+
+
+@dataclass(frozen=True)
+class Try:
+    """Ask the API server whether it would accept these objects."""
+
+    trials: tuple[Trial, ...]
+    quota_counts: bool
+    """Whether a full quota is in the way; not while a controller runs, whose own children may fill it."""
+
+
+@dataclass(frozen=True)
+class CreatePod:
+    """Make a controller pod."""
+
+    body: Object
+
+
+@dataclass(frozen=True)
+class DeletePod:
+    """Remove a controller pod."""
+
+    name: str
+    uid: str
+
+
+Action = EnsureAccess | Try | CreatePod | DeletePod
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do, what to write, what to tell, and when to look again."""
+
+    status: Object
+    actions: tuple[Action, ...] = ()
+    events: tuple[Event, ...] = ()
+    """Told once the status is written."""
+    told_with_actions: tuple[Event, ...] = ()
+    """Told once the actions are done."""
+    requeue_after: timedelta | None = None
+    key: str = ""
+    """Names what the actions ask for, so that a refusal is not met by asking again at once."""
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The actions that bring a controller about, or what keeps us from them."""
+
+    actions: tuple[Action, ...] = ()
+    problem: Word | None = None
+    events: tuple[Event, ...] = ()
+    requeue_after: timedelta | None = None
+    key: str = ""
+
+
+def pause(failures: int) -> timedelta:
+    """Return how long to wait after the last of so many quick failures in a row before the next controller."""
+    if failures == 0:
+        return timedelta(0)
+    return timedelta(seconds=min(_FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 10), _LONGEST_PAUSE_SECONDS))
+
+
+def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
+    """Return what should be done for an experiment.
+
+    Args:
+        observed: everything that was found.
+        now: the time, in UTC.
+        settings: the operator's.
+    """
+    raw = observed.raw
+    try:
+        experiment = NASExperiment.model_validate(raw, extra="ignore")
+    except ValidationError as error:
+        stands = standing("Waiting", word(False, Reason.INVALID_SPEC, _fields(error)))
+        return _plan(observed, stands, now)
+    if experiment.status is not None and experiment.status.outcome is not None:
+        return _finished(observed, experiment, now)
+    if experiment.spec.suspend:
+        return _suspend(observed, experiment, now, settings)
+    return _run(observed, experiment, now, settings)
+
+
+def _finished(observed: Observed, experiment: NASExperiment, now: datetime) -> Plan:
+    """The log has the last word; the pod stays for its logs, and goes with the experiment."""
+    assert experiment.status is not None and experiment.status.outcome is not None
+    outcome = experiment.status.outcome
+    over = told(False, outcome.reason, outcome.message)
+    end = told(True, outcome.reason, outcome.message)
+    if outcome.type == "Complete":
+        return _plan(observed, standing("Complete", over, complete=end), now)
+    return _plan(observed, standing("Failed", over, failed=end), now)
+
+
+def _suspend(observed: Observed, experiment: NASExperiment, now: datetime, settings: Settings) -> Plan:
+    """The controller ends the children; once none is left, it goes too."""
+    live = [pod for pod in observed.pods if pod.live]
+    samples = experiment.status.samples if experiment.status is not None else None
+    running = samples.running if samples is not None else 0
+    children = observed.children or 0
+    if children == 0 and (running == 0 or not live):
+        stands = standing(
+            "Suspended",
+            word(False, Reason.SUSPENDED_BY_USER),
+            suspended=word(True, Reason.SUSPENDED_BY_USER),
+        )
+        return _plan(observed, stands, now, _Steps(tuple(DeletePod(pod.name, pod.uid) for pod in live)))
+    # Children without a controller: one is needed to end them.
+    steps = _controller(observed, experiment, now, settings)
+    waiting = word(False, Reason.NOT_SUSPENDED, f"The controller is ending {max(children, running)} children.")
+    going = Word(True, Reason.SUSPENDED_BY_USER.value, waiting.message)
+    problem = steps.problem or _problem(observed, experiment, now)
+    if problem is not None:
+        return _plan(observed, standing("Waiting", problem, suspended=waiting), now, steps)
+    again = _sooner(steps.requeue_after, _SUSPENDING)
+    steps = _Steps(steps.actions, None, steps.events, again, steps.key)
+    return _plan(observed, standing("Searching", going, suspended=waiting), now, steps)
+
+
+def _run(observed: Observed, experiment: NASExperiment, now: datetime, settings: Settings) -> Plan:
+    steps = _controller(observed, experiment, now, settings)
+    problem = steps.problem or _problem(observed, experiment, now)
+    if problem is not None:
+        return _plan(observed, standing("Waiting", problem), now, steps)
+    begun = experiment.status is not None and experiment.status.epoch is not None
+    if begun and any(pod.running for pod in observed.pods):
+        progressing = word(True, Reason.SEARCHING)
+    elif _was_suspended(observed.raw):
+        progressing = word(True, Reason.RESUMED)
+    else:
+        progressing = word(True, Reason.CONTROLLER_STARTING)
+    return _plan(observed, standing("Searching" if begun else "Pending", progressing), now, steps)
+
+
+def _controller(observed: Observed, experiment: NASExperiment, now: datetime, settings: Settings) -> _Steps:
+    """Return the steps to exactly one live controller pod that is built from the present spec."""
+    live = [pod for pod in observed.pods if pod.live]
+    ended = [pod for pod in observed.pods if pod.ended is not None and not pod.terminating]
+    # Only the newest of each kind is of use: one that works, one whose log tells why it ended.
+    surplus: list[ControllerPod] = ended[:-1] + live[:-1]
+    tidy = tuple(DeletePod(pod.name, pod.uid) for pod in surplus)
+    stale = [pod for pod in live[-1:] if pod.inputs != builders.inputs(experiment)]
+    newest = observed.pods[-1] if observed.pods else None
+    failures = newest.failures if newest is not None else 0
+    index = 1 + max([pod.index for pod in observed.pods] + [_recorded_index(experiment)])
+    try:
+        trials = builders.trials(experiment, settings)
+        body = builders.controller_pod(experiment, index, failures, settings)
+    except ValueError as error:
+        return _Steps(tidy, word(False, Reason.INVALID_TEMPLATE, str(error)))
+    key = builders.digest([trial.body for trial in trials])
+    refusal = observed.refusal if observed.refusal is not None and observed.refusal.key == key else None
+    problem = word(False, refusal.reason, refusal.detail) if refusal is not None else None
+    needed = not live or bool(stale)
+    if refusal is not None and now < refusal.retry_at:
+        return _Steps(tidy, problem, requeue_after=refusal.retry_at - now, key=key)
+    changed = experiment.metadata.generation != (experiment.status.observed_generation if experiment.status else 0)
+    actions: list[Action] = list(tidy)
+    # First, because a trial pod is refused as long as its ServiceAccount is not there.
+    if not observed.access:
+        actions.append(EnsureAccess(builders.service_account(experiment), builders.role_binding(experiment)))
+    doubted = changed or refusal is not None or _reason(observed.raw) in _TRIED_AGAIN
+    if (needed or doubted) and key not in observed.accepted:
+        actions.append(Try(trials, quota_counts=not live))
+    if not needed:
+        return _Steps(tuple(actions), problem, key=key)
+    if newest is not None and newest.ended is not None:
+        wait = newest.ended + pause(failures) - now
+        if wait > timedelta(0):
+            return _Steps(tuple(actions), problem, requeue_after=wait, key=key)
+    actions += [DeletePod(pod.name, pod.uid) for pod in stale]
+    actions.append(CreatePod(body))
+    replaced: tuple[Event, ...] = ()
+    if newest is not None:
+        why = f"{newest.name} was replaced by {body['metadata']['name']}: {_why(newest, bool(stale))}."
+        replaced = (Event("Normal", "ControllerReplaced", "Replace", why, f"controller-{index}"),)
+    return _Steps(tuple(actions), problem, replaced, key=key)
+
+
+def _why(pod: ControllerPod, stale: bool) -> str:
+    if stale:
+        return "its settings changed"
+    return f"it ended before the search did ({pod.last_words})" if pod.ended is not None else "it was deleted"
+
+
+def _problem(observed: Observed, experiment: NASExperiment, now: datetime) -> Word | None:
+    """Return what keeps the search from going on, as far as the pods or the controller tell."""
+    newest = observed.pods[-1] if observed.pods else None
+    if newest is not None and newest.live and newest.finding is not None:
+        return word(False, newest.finding.reason, newest.finding.detail)
+    if experiment.status is not None and experiment.status.problem is not None:
+        problem = experiment.status.problem
+        return told(False, problem.reason, problem.message)
+    failures = newest.failures or newest.quick_failures if newest is not None else 0
+    settled = newest is not None and newest.running and now - newest.created >= QUICK
+    if failures >= 2 and not settled:
+        words = next((pod.last_words for pod in reversed(observed.pods) if pod.last_words), "")
+        return word(False, Reason.CONTROLLER_FAILED, f"The controller failed {failures} times in a row. {words}")
+    return None
+
+
+def _plan(observed: Observed, stands: Standing, now: datetime, steps: _Steps = _Steps()) -> Plan:
+    requeue = steps.requeue_after
+    newest = observed.pods[-1] if observed.pods else None
+    if newest is not None and newest.live and newest.quick_failures and now - newest.created < QUICK:
+        # Until then it may be one more quick failure.
+        requeue = _sooner(requeue, newest.created + QUICK - now)
+    return Plan(
+        status=status(observed.raw, stands, _pod_name(observed), now),
+        actions=steps.actions,
+        events=events(observed.raw, stands),
+        told_with_actions=steps.events,
+        requeue_after=requeue,
+        key=steps.key,
+    )
+
+
+def _pod_name(observed: Observed) -> str | None:
+    """Return the newest controller pod's name, known from the pods or from the status: numbers never fall."""
+    recorded = ((observed.raw.get("status") or {}).get("controller") or {}).get("pod")
+    candidates = [pod.name for pod in observed.pods] + ([recorded] if recorded else [])
+    return max(candidates, key=lambda name: pod_index(name) or 0, default=None)
+
+
+def _recorded_index(experiment: NASExperiment) -> int:
+    if experiment.status is None or experiment.status.controller is None:
+        return 0
+    return pod_index(experiment.status.controller.pod) or 0
+
+
+def _was_suspended(raw: Object) -> bool:
+    return _condition(raw, ConditionType.SUSPENDED).get("status") == "True" or _reason(raw) == Reason.RESUMED
+
+
+def _reason(raw: Object) -> str | None:
+    return _condition(raw, ConditionType.PROGRESSING).get("reason")
+
+
+def _condition(raw: Object, kind: ConditionType) -> Object:
+    found: Object
+    for found in (raw.get("status") or {}).get("conditions") or ():
+        if found["type"] == kind:
+            return found
+    return {}
+
+
+def _sooner(one: timedelta | None, other: timedelta) -> timedelta:
+    return other if one is None else min(one, other)
+
+
+def _fields(error: ValidationError) -> str:
+    problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:5]]
+    return "; ".join(problems)

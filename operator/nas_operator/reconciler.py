@@ -1,0 +1,263 @@
+"""One look at one experiment: observe, plan, act, and write the status once at the end."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from nas_api import names
+from nas_api.reasons import Reason
+from nas_kube import (
+    EVENTS,
+    EXPERIMENTS,
+    JOBS,
+    PODS,
+    ROLE_BINDINGS,
+    SERVICE_ACCOUNTS,
+    ApiError,
+    KubeClient,
+    KubeError,
+    Resource,
+)
+from nas_operator.cache import Cache, Key
+from nas_operator.conditions import Event, differs, event_object
+from nas_operator.observed import Object, Observed, Refusal
+from nas_operator.plan import Action, CreatePod, DeletePod, EnsureAccess, Plan, Try, plan
+from nas_operator.settings import Settings
+
+_log = structlog.get_logger()
+
+# A plan whose actions succeed leads to one without any in two or three rounds.
+_MOST_ROUNDS = 8
+_ACCESS_HOLDS = timedelta(minutes=10)
+_RETRY_SOON = timedelta(seconds=15)
+_RETRY_LATER = timedelta(seconds=60)
+_TRIAL_NAME = re.compile(r"nas-trial-[a-z0-9]+")
+
+
+@dataclass
+class _Memory:
+    """What was learnt about one experiment and costs calls to learn again; lost at a restart without harm."""
+
+    accepted: frozenset[str] = frozenset()
+    refusal: Refusal | None = None
+    access_until: datetime = field(default_factory=lambda: datetime.fromtimestamp(0, UTC))
+
+
+class _Unsettled(Exception):
+    """The rounds were used up: the plan's actions do not bring about what it wants."""
+
+
+class _Refused(Exception):
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.detail)
+        self.refusal = refusal
+
+
+class Reconciler:
+    """Carries out plans. ``reconcile`` may run in several threads at once, for different experiments."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        cache: Cache,
+        settings: Settings,
+        *,
+        reporter: str,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Use a client and what the watches said; ``reporter`` names this process in events."""
+        self._client = client
+        self._cache = cache
+        self._settings = settings
+        self._reporter = reporter
+        self._clock = clock
+        self._memories: dict[str, _Memory] = {}
+
+    def forget(self, uid: str) -> None:
+        """Drop what is remembered of an experiment that is gone."""
+        self._memories.pop(uid, None)
+
+    def reconcile(self, key: Key) -> timedelta | None:
+        """Bring one experiment where it should be; return when to look again, if nothing changes before.
+
+        Raises:
+            KubeError: the API is unavailable or refused something that no plan expects; try again later.
+        """
+        for _ in range(_MOST_ROUNDS):
+            raw = self._cache.experiment(key)
+            if raw is None or "deletionTimestamp" in raw["metadata"]:
+                # What belongs to it goes with it, by the garbage collector.
+                return None
+            now = self._clock()
+            memory = self._memories.setdefault(raw["metadata"]["uid"], _Memory())
+            decided = plan(self._observe(raw, memory, now), now, self._settings)
+            if not decided.actions:
+                self._write(raw, decided, now)
+                return decided.requeue_after
+            self._carry_out(raw, decided, memory, now)
+        raise _Unsettled(f"{key[0]}/{key[1]} does not settle")
+
+    def _observe(self, raw: Object, memory: _Memory, now: datetime) -> Observed:
+        children = None
+        suspended = any(
+            item["type"] == "Suspended" and item["status"] == "True"
+            for item in (raw.get("status") or {}).get("conditions") or ()
+        )
+        if (raw.get("spec") or {}).get("suspend") and not suspended:
+            children = self._unfinished_children(raw)
+        return Observed(
+            raw=raw,
+            pods=self._cache.pods(raw["metadata"]["uid"]),
+            access=now < memory.access_until,
+            accepted=memory.accepted,
+            refusal=memory.refusal,
+            children=children,
+        )
+
+    def _unfinished_children(self, raw: Object) -> int:
+        metadata = raw["metadata"]
+        if "status" not in raw or "epoch" not in raw["status"]:
+            return 0  # No controller has ever written its first record, and before that it makes no child.
+        selector = f"{names.LABEL_EXPERIMENT_UID}={metadata['uid']},{names.LABEL_ROLE}={names.ROLE_TRAINER}"
+        jobs = self._client.list(JOBS, metadata["namespace"], label_selector=selector).items
+        return sum(1 for job in jobs if not _finished(job) and "deletionTimestamp" not in job["metadata"])
+
+    def _carry_out(self, raw: Object, decided: Plan, memory: _Memory, now: datetime) -> None:
+        try:
+            for action in decided.actions:
+                self._act(raw["metadata"]["namespace"], action, decided.key, memory, now)
+        except _Refused as refused:
+            _log.info("refused", reason=refused.refusal.reason.value, detail=refused.refusal.detail)
+            memory.refusal = refused.refusal
+            return
+        if any(not isinstance(action, DeletePod) for action in decided.actions):
+            memory.refusal = None
+        self._tell(raw, decided.told_with_actions, now)
+
+    def _act(self, namespace: str, action: Action, key: str, memory: _Memory, now: datetime) -> None:
+        match action:
+            case EnsureAccess():
+                self._ensure_access(namespace, action, key, now)
+                memory.access_until = now + _ACCESS_HOLDS
+            case Try():
+                for trial in action.trials:
+                    try:
+                        self._client.create(trial.resource, namespace, trial.body, dry_run=True)
+                    except ApiError as error:
+                        if error.quota and not action.quota_counts:
+                            continue
+                        raise _Refused(_refusal(error, trial.field, key, now)) from error
+                memory.accepted = frozenset({key})
+            case CreatePod():
+                self._create_pod(namespace, action, key, now)
+            case DeletePod():
+                self._client.delete(PODS, namespace, action.name, uid=action.uid)
+                self._cache.condemn_pod(action.uid)
+                _log.info("controller pod deleted", pod=action.name)
+
+    def _create_pod(self, namespace: str, action: CreatePod, key: str, now: datetime) -> None:
+        name = action.body["metadata"]["name"]
+        try:
+            pod = self._client.create(PODS, namespace, action.body, field_manager=names.FIELD_MANAGER_OPERATOR)
+            _log.info("controller pod created", pod=name)
+        except ApiError as error:
+            if error.status != 409:
+                raise _Refused(_refusal(error, "spec.controller.template", key, now)) from error
+            # Another operator, or ourselves before a lost answer: the name says that it is the one we want.
+            pod = self._client.get(PODS, namespace, name)
+        self._cache.take_pod(pod)
+
+    def _ensure_access(self, namespace: str, action: EnsureAccess, key: str, now: datetime) -> None:
+        try:
+            if action.service_account is not None:
+                self._ensure(SERVICE_ACCOUNTS, namespace, action.service_account)
+            binding = self._ensure(ROLE_BINDINGS, namespace, action.role_binding)
+            if binding.get("subjects") != action.role_binding["subjects"]:
+                body = {"subjects": action.role_binding["subjects"]}
+                self._client.patch(ROLE_BINDINGS, namespace, action.role_binding["metadata"]["name"], body)
+        except ApiError as error:
+            raise _Refused(_refusal(error, "the controller's access", key, now)) from error
+
+    def _ensure(self, resource: Resource, namespace: str, body: Object) -> Object:
+        """Return the object as it is, made if it was not there: looking first keeps a restart free of writes."""
+        name = body["metadata"]["name"]
+        try:
+            return self._client.get(resource, namespace, name)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+        try:
+            return self._client.create(resource, namespace, body, field_manager=names.FIELD_MANAGER_OPERATOR)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            return self._client.get(resource, namespace, name)  # Another operator was faster.
+
+    def _write(self, raw: Object, decided: Plan, now: datetime) -> None:
+        if not differs(raw, decided.status):
+            return
+        metadata = raw["metadata"]
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            # With the uid, the status of a deleted experiment cannot land on a namesake.
+            "metadata": {key: metadata[key] for key in ("name", "namespace", "uid")},
+            "status": decided.status,
+        }
+        try:
+            written = self._client.apply(
+                EXPERIMENTS,
+                metadata["namespace"],
+                metadata["name"],
+                body,
+                field_manager=names.FIELD_MANAGER_OPERATOR,
+                subresource="status",
+            )
+        except ApiError as error:
+            if error.status in (404, 409):
+                _log.info("gone before its status was written", error=error.message)
+                return
+            raise
+        self._cache.take_experiment(written)
+        _log.info("status written", state=decided.status["state"], reason=decided.status["conditions"][0]["reason"])
+        self._tell(raw, decided.events, now)
+
+    def _tell(self, raw: Object, events: tuple[Event, ...], now: datetime) -> None:
+        for event in events:
+            try:
+                self._client.create(EVENTS, raw["metadata"]["namespace"], event_object(raw, event, self._reporter, now))
+            except KubeError as error:
+                # 409: it was told before. Otherwise an event is lost, and the conditions say the same.
+                if not isinstance(error, ApiError) or error.status != 409:
+                    _log.warning("event not told", event_reason=event.reason, error=str(error))
+
+
+def _refusal(error: ApiError, field_path: str, key: str, now: datetime) -> Refusal:
+    """Return what a refusal means.
+
+    Raises:
+        ApiError: it says nothing about what was asked for; the same call is to be repeated later.
+    """
+    if error.retryable or error.status in (404, 409, 410) or "is being terminated" in error.message:
+        raise error
+    said = _TRIAL_NAME.sub("nas-trial", error.message)
+    if error.quota:
+        return Refusal(key, Reason.QUOTA_EXCEEDED, said, now + _RETRY_SOON)
+    if "error looking up service account" in error.message:
+        return Refusal(key, Reason.CONFIG_MISSING, f"{field_path}: {said}", now + _RETRY_SOON)
+    if error.status == 401 or (error.status == 403 and _lacks_permission(error.message)):
+        return Refusal(key, Reason.NOT_PERMITTED, f"The operator may not do this: {said}", now + _RETRY_SOON)
+    causes = "; ".join(f"{cause.field}: {cause.message}" for cause in error.causes if cause.field)
+    return Refusal(key, Reason.INVALID_TEMPLATE, f"{field_path}: {causes or said}", now + _RETRY_LATER)
+
+
+def _lacks_permission(message: str) -> bool:
+    return 'User "' in message or "attempting to grant RBAC permissions" in message
+
+
+def _finished(job: Object) -> bool:
+    conditions = (job.get("status") or {}).get("conditions") or ()
+    return any(item["type"] in ("Complete", "Failed") and item["status"] == "True" for item in conditions)

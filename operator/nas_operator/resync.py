@@ -1,0 +1,84 @@
+"""Lists everything once a minute: what mends a lost watch, and what readiness is judged by."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from nas_api import names
+from nas_kube import EXPERIMENTS, PODS, KubeClient, KubeError
+from nas_operator.cache import Cache, Key, version
+
+_log = structlog.get_logger()
+
+LIST_SECONDS = 60.0
+# Every experiment is looked at this often, whether anything seems to have changed or not.
+FULL_SECONDS = 600.0
+# Two lists may be missed.
+_READY_SECONDS = 2.5 * LIST_SECONDS
+CONTROLLERS = f"{names.LABEL_ROLE}={names.ROLE_CONTROLLER}"
+
+
+class Resync:
+    """Compares what the API server has with what the watches brought."""
+
+    def __init__(
+        self, client: KubeClient, cache: Cache, namespaces: tuple[str, ...], add: Callable[[Key], None]
+    ) -> None:
+        """Look at some namespaces (none: all of them); ``add`` is told of each experiment to look at."""
+        self._client = client
+        self._cache = cache
+        self._namespaces: tuple[str | None, ...] = namespaces or (None,)
+        self._add = add
+        self._listed_at = float("-inf")
+        self._expected: dict[str, int] = {}
+        self._watch_lags = False
+
+    async def first(self) -> None:
+        """Fill the cache, however long the API takes: without it, what exists would be made again."""
+        while not await self._pass(everything=True):
+            await asyncio.sleep(2.0)
+
+    async def run(self) -> None:
+        """List once a minute, forever."""
+        full_at = time.monotonic()
+        while True:
+            await asyncio.sleep(LIST_SECONDS)
+            everything = time.monotonic() - full_at >= FULL_SECONDS
+            if await self._pass(everything=everything) and everything:
+                full_at = time.monotonic()
+
+    def trouble(self) -> str | None:
+        """Return why the operator is not ready, or None if it is."""
+        if time.monotonic() - self._listed_at > _READY_SECONDS:
+            return "the API server has not answered lately"
+        return "the watch brings no changes; they are found by listing, within a minute" if self._watch_lags else None
+
+    async def _pass(self, *, everything: bool) -> bool:
+        # What was there a minute ago, the watch must have brought by now.
+        lagging = self._cache.unwatched(self._expected)
+        if bool(lagging) != self._watch_lags:
+            self._watch_lags = bool(lagging)
+            _log.warning("watch lags" if lagging else "watch has caught up", experiments=len(lagging))
+        try:
+            changed, expected = await asyncio.to_thread(self._list)
+        except KubeError as error:
+            _log.warning("cannot list", error=str(error))
+            return False
+        self._listed_at = time.monotonic()
+        self._expected = expected
+        for key in self._cache.keys() if everything else changed:
+            self._add(key)
+        return True
+
+    def _list(self) -> tuple[set[Key], dict[str, int]]:
+        changed: set[Key] = set()
+        expected: dict[str, int] = {}
+        for namespace in self._namespaces:
+            pods = self._client.list(PODS, namespace, label_selector=CONTROLLERS)
+            self._cache.replace_pods(pods.items, int(pods.resource_version), namespace)
+            experiments = self._client.list(EXPERIMENTS, namespace)
+            changed |= self._cache.replace_experiments(experiments.items, int(experiments.resource_version), namespace)
+            expected.update({raw["metadata"]["uid"]: version(raw) for raw in experiments.items})
+        return changed, expected
