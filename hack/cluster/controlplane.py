@@ -202,7 +202,7 @@ def _fake_node(number: int, taints: list[dict[str, str]], gpus: int) -> dict[str
 
 
 def bring_up_fake_nodes(instance: Instance) -> None:
-    """kwok plays kubelet for nodes that do not exist; beside a real node they are tainted, lest real pods land there."""
+    """kwok plays kubelet for nodes that do not exist; beside a real one they are tainted, lest its pods land there."""
     say(f"start kwok with {instance.kwok_nodes} fake nodes")
     api = Api(instance)
     taint = {"key": "kwok.x-k8s.io/node", "value": "fake", "effect": "NoSchedule"}

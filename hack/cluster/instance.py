@@ -19,8 +19,8 @@ from hack.cluster.paths import clusters_folder
 from hack.cluster.processes import Process
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?")
-# A unix socket's address has 108 bytes; the longest below a cluster's folder is kubelet's and containerd's.
-_LONGEST_FOLDER = 108 - len("/containerd.sock.ttrpc") - 1
+# A unix socket's address has 108 bytes, the last one zero.
+_LONGEST_FOLDER = 107 - len("/kubelet/pod-resources/kubelet.sock")
 NODE_NAME = "node0"
 
 
@@ -104,13 +104,16 @@ def new_token() -> str:
 
 
 def folder_of(name: str) -> Path:
-    """Raises: ClusterError if the name, or the folder's length, would not do."""
+    """Raises: ClusterError if the name would not do."""
     if _NAME.fullmatch(name) is None:
         raise ClusterError(f"a cluster's name has at most 20 of a-z, 0-9 and inner dashes: {name!r} does not fit")
-    folder = clusters_folder().resolve() / name
+    return clusters_folder().resolve() / name
+
+
+def check_length(folder: Path) -> None:
+    """Raises: ClusterError if a real node's sockets would not fit below the folder."""
     if len(str(folder)) > _LONGEST_FOLDER:
         raise ClusterError(f"{folder} is too long for the unix sockets below it: set a shorter XDG_STATE_HOME")
-    return folder
 
 
 def load(name: str) -> Instance | None:

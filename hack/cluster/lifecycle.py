@@ -90,9 +90,11 @@ def up(wanted: Wanted) -> None:
 
     Raises: ClusterError when it does not come up; what was begun is recorded and removed by `down` or the next `up`.
     """
-    instances.folder_of(wanted.name)
+    folder = instances.folder_of(wanted.name)
     if wanted.node and os.geteuid() != 0:
         raise ClusterError("a real node needs root; --control-plane-only does not")
+    if wanted.node:
+        instances.check_length(folder)
     _ensure_programs(wanted)
     with instances.exclusive():
         instance = instances.load(wanted.name)
@@ -104,7 +106,7 @@ def up(wanted: Wanted) -> None:
                 return
             say(f"cluster {wanted.name} is not healthy ({'; '.join(found)}): removing what is left of it")
             leftovers.remove(instance)
-        leftovers.remove_folder(instances.folder_of(wanted.name))
+        leftovers.remove_folder(folder)
         if wanted.node:
             node.refuse_second()
         _bring_up(_allocate(wanted))
