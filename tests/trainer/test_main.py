@@ -1,0 +1,257 @@
+"""The trainer's process from outside: results, exit codes, messages, signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nas_api import names
+from nas_api.architecture import Architecture
+from nas_api.child import ExitCode, Result, S3Location, StoreLocation, TrainerInput
+from nas_api.experiment import Cifar10Dataset, DatasetSpec, DigitsDataset, OptimizerSpec
+from nas_store import open_store
+from nas_store.folder import FolderStore
+from nas_trainer import checkpoint, training
+from nas_trainer.main import main
+
+Draw = Callable[..., Architecture]
+
+
+@pytest.fixture
+def job(draw: Draw, tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """Return a function that makes a trainer's environment; what is given replaces what is valid."""
+
+    def environment(**changes: Any) -> dict[str, str]:
+        values: dict[str, Any] = {
+            "experiment": "digits",
+            "sample": 3,
+            "attempt": 1,
+            "seed": 1,
+            "metric": "accuracy",
+            "architecture": draw(1, layers=2),
+            "dataset": DatasetSpec(digits=DigitsDataset(training_images=200)),
+            "epochs": 2,
+            "reward_epochs": 2,
+            "batch_size": 64,
+            "optimizer": OptimizerSpec(),
+            "store": StoreLocation(folder=str(tmp_path / "store")),
+            **changes,
+        }
+        text = TrainerInput.model_validate(values).model_dump_json(by_alias=True)
+        return {names.ENV_TRAINER_INPUT: text, "NAS_TERMINATION_LOG": str(tmp_path / "message")}
+
+    return environment
+
+
+Job = Callable[..., dict[str, str]]
+
+
+def message(tmp_path: Path) -> str:
+    text = (tmp_path / "message").read_text()
+    assert "\n" not in text
+    return text
+
+
+def test_a_result_is_written_once_and_repeated_as_the_message(job: Job, draw: Draw, tmp_path: Path) -> None:
+    assert main(job()) == ExitCode.OK
+    data = FolderStore(tmp_path / "store").get(names.result_key(3))
+    assert data is not None
+    result = Result.parse(data, sample=3, digest=draw(1, layers=2).digest, metric="accuracy")
+    assert result.status == "Trained"
+    assert result.metrics["accuracy"] == max(result.history) > 0.1
+    assert len(result.history) == 2
+    assert result.parameters > 100
+    assert json.loads(message(tmp_path)) == json.loads(data)
+    assert FolderStore(tmp_path / "store").list("samples/") == [names.result_key(3)]  # no checkpoint of a short run
+
+    assert main(job(attempt=2, seed=9)) == ExitCode.OK
+    assert FolderStore(tmp_path / "store").get(names.result_key(3)) == data
+    assert "exists already" in message(tmp_path)
+
+
+def test_nothing_is_trained_when_the_result_exists(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FolderStore(tmp_path / "store").put_if_absent(names.result_key(3), b"even one that is malformed")
+    monkeypatch.setattr("nas_trainer.main.Training", None)
+    monkeypatch.setattr("nas_trainer.main.load", None)
+    assert main(job()) == ExitCode.OK
+
+
+def test_a_diverged_training_is_a_result(job: Job, draw: Draw, tmp_path: Path) -> None:
+    assert main(job(optimizer=OptimizerSpec(learning_rate="999999999999"), epochs=20)) == ExitCode.OK
+    data = FolderStore(tmp_path / "store").get(names.result_key(3))
+    assert data is not None
+    result = Result.parse(data, sample=3, digest=draw(1, layers=2).digest, metric="accuracy")
+    assert result.diverged("accuracy")
+    assert result.metrics == {}
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({}, "no NAS_INPUT"),
+        ({"NAS_INPUT": "{"}, "Invalid JSON"),
+        ({"NAS_INPUT": "{}"}, "experiment: Field required"),
+    ],
+)
+def test_an_unusable_document_is_invalid_input(environment: dict[str, str], words: str, tmp_path: Path) -> None:
+    assert main({**environment, "NAS_TERMINATION_LOG": str(tmp_path / "message")}) == ExitCode.INVALID_INPUT
+    assert words in message(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"metric": "perplexity"}, "spec.objective.metric"), ({"batch_size": 1}, "trainer.batchSize of 2 or more")],
+)
+def test_what_this_trainer_cannot_do_is_invalid_input(
+    job: Job, change: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    assert main(job(**change)) == ExitCode.INVALID_INPUT
+    assert words in message(tmp_path)
+
+
+def test_a_missing_dataset_has_its_own_code(job: Job, tmp_path: Path) -> None:
+    dataset = DatasetSpec(cifar10=Cifar10Dataset(uri=str(tmp_path / "cifar")))
+    assert main(job(dataset=dataset)) == ExitCode.DATASET_UNAVAILABLE
+    assert "data_batch_1.bin is missing" in message(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
+    ids=["python", "gpu", "cpu"],
+)
+def test_out_of_memory_has_its_own_code(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(training.Training, "_train_epoch", fail)
+    assert main(job()) == ExitCode.OUT_OF_MEMORY
+    assert "lower trainer.batchSize" in message(tmp_path)
+
+
+def test_real_memory_exhaustion_is_recognised(job: Job, tmp_path: Path) -> None:
+    # A limit on the address space makes the allocator itself say no.
+    program = (
+        "import resource, sys; from nas_trainer.main import main;"
+        "resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30)); sys.exit(main())"
+    )
+    big = Architecture.parse_short(" ".join(["31x31:4096", "31x31:4096<0"]))
+    end = subprocess.run([sys.executable, "-c", program], env={**os.environ, **job(architecture=big)}, check=False)
+    assert end.returncode == ExitCode.OUT_OF_MEMORY
+    assert "does not fit into memory" in message(tmp_path)
+
+
+def test_an_unexpected_error_is_raised_with_its_traceback(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(training.Training, "_train_epoch", fail)
+    with pytest.raises(RuntimeError, match="mat1"):
+        main(job())
+
+
+@pytest.mark.s3
+def test_results_go_to_s3(job: Job, s3_location: S3Location) -> None:
+    location = StoreLocation(s3=s3_location)
+    assert main(job(store=location)) == ExitCode.OK
+    assert open_store(location).get(names.result_key(3)) is not None
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ({"bucket": "no-such-bucket"}, ExitCode.STORAGE_REFUSED, "no-such-bucket"),
+        ({"endpoint": "http://127.0.0.1:9"}, 1, "does not answer"),
+    ],
+)
+def test_a_refusing_store_and_a_silent_one_differ(
+    job: Job, s3_location: S3Location, change: dict[str, str], code: int, words: str, tmp_path: Path
+) -> None:
+    assert main(job(store=StoreLocation(s3=s3_location.model_copy(update=change)))) == code
+    assert words in message(tmp_path)
+
+
+@pytest.mark.s3
+def test_wrong_keys_are_refused(
+    job: Job, s3_location: S3Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    assert main(job(store=StoreLocation(s3=s3_location))) == ExitCode.STORAGE_REFUSED
+    assert "credentialsSecret" in message(tmp_path)
+
+
+@pytest.mark.s3
+def test_cifar10_is_looked_for_on_the_stores_own_server(job: Job, s3_location: S3Location, tmp_path: Path) -> None:
+    location = StoreLocation(s3=s3_location)
+    dataset = DatasetSpec(cifar10=Cifar10Dataset(uri=f"s3://{s3_location.bucket}/cifar10/"))
+    assert main(job(store=location, dataset=dataset)) == ExitCode.DATASET_UNAVAILABLE
+    assert f"s3://{s3_location.bucket}/cifar10/data_batch_1.bin is missing" in message(tmp_path)
+    open_store(StoreLocation(s3=s3_location.model_copy(update={"prefix": "cifar10/"}))).put("data_batch_1.bin", b"x")
+    assert main(job(store=location, dataset=dataset)) == ExitCode.DATASET_UNAVAILABLE
+    assert "has 1 bytes" in message(tmp_path)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_next_attempt_ends_with_the_same_bits(job: Job, draw: Draw, tmp_path: Path) -> None:
+    epochs = 15
+    dataset = DatasetSpec(digits=DigitsDataset(training_images=1000))
+    environment = job(epochs=epochs, dataset=dataset)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nas_trainer"],
+        env={**os.environ, **environment, "NAS_LOG_LEVEL": "debug"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    # The third epoch's line: it is certainly training.
+    while '"number": 3' not in (line := process.stderr.readline()):
+        assert line, "the trainer ended before its third epoch"
+    process.send_signal(signal.SIGTERM)
+    sent = time.monotonic()
+    process.communicate(timeout=30)
+    assert process.returncode == ExitCode.TERMINATED
+    assert time.monotonic() - sent < 5
+    assert "SIGTERM" in message(tmp_path)
+    store = FolderStore(tmp_path / "store")
+    assert store.get(names.result_key(3)) is None
+    data = store.get(names.checkpoint_key(3))
+    assert data is not None
+    _, progress = checkpoint.decode(TrainerInput.model_validate_json(environment[names.ENV_TRAINER_INPUT]), data)
+    assert 3 <= progress.epochs < epochs
+
+    def history(folder: Path) -> tuple[float, ...]:
+        result = FolderStore(folder).get(names.result_key(3))
+        assert result is not None
+        return Result.parse(result, sample=3, digest=draw(1, layers=2).digest, metric="accuracy").history
+
+    assert main(job(epochs=epochs, dataset=dataset, attempt=2)) == ExitCode.OK
+    whole = StoreLocation(folder=str(tmp_path / "whole"))
+    assert main(job(epochs=epochs, dataset=dataset, store=whole)) == ExitCode.OK
+    assert history(tmp_path / "store") == history(tmp_path / "whole")
+    assert history(tmp_path / "store")[: progress.epochs] == progress.accuracies
+
+
+def test_a_checkpoint_that_cannot_be_used_costs_only_time(job: Job, tmp_path: Path) -> None:
+    FolderStore(tmp_path / "store").put(names.checkpoint_key(3), b"nonsense")
+    assert main(job(attempt=2)) == ExitCode.OK
+
+
+def test_main_leaves_the_signal_as_it_was(job: Job) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    main(job())
+    assert signal.getsignal(signal.SIGTERM) is before

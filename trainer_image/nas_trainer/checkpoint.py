@@ -1,0 +1,62 @@
+"""Checkpoints as safetensors: tensors and JSON, never pickle, so that reading one can run no code."""
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+import safetensors
+import safetensors.torch
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from nas_api.base import Model
+from nas_api.child import TrainerInput
+from nas_trainer.training import Progress
+
+# safetensors keeps metadata as text by name; ours is one JSON document.
+_KEY = "nas"
+
+
+class _Metadata(Model):
+    version: Literal[1] = 1
+    fingerprint: str
+    accuracies: Annotated[tuple[float, ...], Field(max_length=10_000)]
+    losses: Annotated[tuple[float, ...], Field(max_length=10_000)]
+
+
+def fingerprint(document: TrainerInput) -> str:
+    """Return a digest of everything that a training's state depends on; the number of epochs is not among it."""
+    parts = document.model_dump(
+        mode="json", by_alias=True, include={"architecture", "seed", "dataset", "batch_size", "optimizer"}
+    )
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def encode(document: TrainerInput, tensors: dict[str, Tensor], progress: Progress) -> bytes:
+    """Return a checkpoint of a training's state after some epoch."""
+    metadata = _Metadata(
+        fingerprint=fingerprint(document), accuracies=progress.accuracies, losses=progress.losses
+    ).model_dump_json(by_alias=True)
+    plain = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(plain, {_KEY: metadata})
+
+
+def decode(document: TrainerInput, data: bytes) -> tuple[dict[str, Tensor], Progress]:
+    """Return the state in a checkpoint.
+
+    Raises:
+        ValueError: it is damaged, or of another training, or has gone further than is asked for.
+    """
+    try:
+        # safetensors.torch.load gives no metadata; the header is its length in 8 bytes and then JSON.
+        length = int.from_bytes(data[:8], "little")
+        metadata = _Metadata.model_validate_json(json.loads(data[8 : 8 + length])["__metadata__"][_KEY])
+        tensors = safetensors.torch.load(data)
+    except (safetensors.SafetensorError, KeyError, TypeError, ValidationError, ValueError) as error:
+        raise ValueError(f"it is damaged ({error})") from error
+    if metadata.fingerprint != fingerprint(document):
+        raise ValueError("it belongs to a training with another architecture, dataset, optimiser or seed")
+    progress = Progress(metadata.accuracies, metadata.losses)
+    if not 0 < progress.epochs <= document.epochs or len(progress.accuracies) != progress.epochs:
+        raise ValueError(f"it has {progress.epochs} epochs of {document.epochs}")
+    return tensors, progress

@@ -1,0 +1,272 @@
+"""The trainer's process: reads one document, trains, writes one result, and ends with a documented code.
+
+Whatever is expected to go wrong ends in one sentence with its cure, on the log and as the container's
+termination message. The exit codes are ``nas_api.child.ExitCode``.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import structlog
+import torch
+from pydantic import ValidationError
+
+from nas_api import names
+from nas_api.child import ExitCode, Result, TrainerInput
+from nas_store import Store, open_store
+from nas_store.errors import StoreError
+from nas_trainer import checkpoint
+from nas_trainer.data import DatasetUnavailable, load
+from nas_trainer.training import Progress, Training, best_of_last, choose_device
+
+METRIC = "accuracy"
+ENV_TERMINATION_LOG = "NAS_TERMINATION_LOG"
+ENV_LOG_LEVEL = "NAS_LOG_LEVEL"
+_KUBELET_TERMINATION_LOG = Path("/dev/termination-log")
+_MESSAGE_BYTES = 4096
+# A child that ends sooner is cheaper to repeat than to save.
+_CHECKPOINT_SECONDS = 60.0
+# What CPU allocators say; a GPU's has an exception of its own.
+_OUT_OF_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "out of memory")
+
+_log = structlog.get_logger()
+
+
+@dataclass
+class Failure(Exception):
+    """An expected end without a result."""
+
+    code: int
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Terminated(BaseException):
+    """SIGTERM came: pre-empted, cancelled or suspended. No Exception, so that nothing takes it for an error."""
+
+
+def main(environment: Mapping[str, str] = os.environ) -> int:
+    """Train what ``NAS_INPUT`` says and return the exit code. Must be called from the main thread.
+
+    Unexpected errors are raised: their traceback is what their finder needs.
+    """
+    try:
+        with _terminated_by_sigterm() as defer:
+            result = _run(environment, defer)
+    except Failure as failure:
+        _log.error("failed", reason=failure.message, code=failure.code)
+        _leave_message(environment, failure.message)
+        return failure.code
+    except Terminated:
+        _log.warning("terminated")
+        _leave_message(environment, "terminated by SIGTERM; the next attempt goes on from the last checkpoint")
+        return ExitCode.TERMINATED
+    _leave_message(environment, result)
+    return ExitCode.OK
+
+
+def _run(environment: Mapping[str, str], defer: Callable[[], None]) -> str:
+    """Train, and return the termination message; ``defer`` makes SIGTERM wait until the result is written."""
+    document = _read_input(environment)
+    log = _log.bind(experiment=document.experiment, sample=document.sample, attempt=document.attempt)
+    with _storage_failures():
+        store = open_store(document.store)
+        # Asked for before anything is built: an earlier attempt may have ended right after its result.
+        if store.get(names.result_key(document.sample)) is not None:
+            log.info("the result exists already")
+            return "the result of this sample exists already"
+    started = time.monotonic()
+    torch.set_num_threads(document.threads)
+    try:
+        training = _prepare(document)
+        _restore(document, store, training, log)
+        _train(document, store, training, log)
+    except (MemoryError, RuntimeError) as error:
+        # torch.OutOfMemoryError is a RuntimeError; a CPU's allocator raises a plain one.
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _OUT_OF_MEMORY_WORDS):
+            raise
+        raise Failure(
+            ExitCode.OUT_OF_MEMORY,
+            f"the network does not fit into memory ({_first_line(error)}): lower trainer.batchSize, or give"
+            " trainers more memory in trainer.template",
+        ) from error
+    defer()
+    result = _result(document, training, time.monotonic() - started)
+    with _storage_failures():
+        # Somebody else's result of this sample is as good as ours: the first one counts.
+        store.put_if_absent(names.result_key(document.sample), result.model_dump_json(by_alias=True).encode())
+    log.info("result", status=result.status, **result.metrics, seconds=round(result.seconds, 2))
+    return result.termination_message()
+
+
+def _read_input(environment: Mapping[str, str]) -> TrainerInput:
+    text = environment.get(names.ENV_TRAINER_INPUT)
+    if text is None:
+        raise Failure(
+            ExitCode.INVALID_INPUT,
+            f"the environment has no {names.ENV_TRAINER_INPUT}: this program is started by the controller's Jobs",
+        )
+    try:
+        document = TrainerInput.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the document"
+        raise Failure(
+            ExitCode.INVALID_INPUT,
+            f"{names.ENV_TRAINER_INPUT} cannot be used ({place}: {first['msg']}): use images of one version for"
+            " controller and trainer",
+        ) from error
+    if document.metric != METRIC:
+        raise Failure(
+            ExitCode.INVALID_INPUT,
+            f"this trainer measures {METRIC!r}, not {document.metric!r}: correct spec.objective.metric",
+        )
+    if document.batch_size < 2:
+        raise Failure(ExitCode.INVALID_INPUT, "batch normalisation needs a trainer.batchSize of 2 or more")
+    return document
+
+
+def _prepare(document: TrainerInput) -> Training:
+    try:
+        images = load(document.dataset, document.store)
+    except DatasetUnavailable as error:
+        raise Failure(ExitCode.DATASET_UNAVAILABLE, str(error)) from error
+    except StoreError as error:
+        raise _storage_failure(error) from error
+    return Training(
+        document.architecture, images, document.optimizer, document.batch_size, document.seed, choose_device()
+    )
+
+
+def _restore(
+    document: TrainerInput, store: Store, training: Training, log: structlog.typing.FilteringBoundLogger
+) -> None:
+    with _storage_failures():
+        data = store.get(names.checkpoint_key(document.sample))
+    if data is None:
+        return
+    try:
+        tensors, progress = checkpoint.decode(document, data)
+        training.restore(tensors, progress)
+    except ValueError as error:
+        # Training from the start costs time and nothing else.
+        log.warning("the checkpoint is not used", reason=str(error))
+    else:
+        log.info("goes on from its checkpoint", epochs=progress.epochs)
+
+
+def _train(
+    document: TrainerInput, store: Store, training: Training, log: structlog.typing.FilteringBoundLogger
+) -> None:
+    saved_at = time.monotonic()
+    # SIGTERM may come in the middle of an epoch, whose half is of no use.
+    newest = (training.state(), training.progress)
+
+    def after_epoch() -> None:
+        nonlocal saved_at, newest
+        newest = (training.state(), training.progress)
+        log.debug("epoch", number=training.progress.epochs, accuracy=training.progress.accuracies[-1])
+        if time.monotonic() - saved_at >= _CHECKPOINT_SECONDS:
+            _save(document, store, *newest)
+            saved_at = time.monotonic()
+
+    try:
+        training.run(document.epochs, after_epoch)
+    except Terminated:
+        if newest[1].epochs:
+            _save(document, store, *newest)
+            log.info("checkpoint", epochs=newest[1].epochs)
+        raise
+
+
+def _save(document: TrainerInput, store: Store, state: dict[str, torch.Tensor], progress: Progress) -> None:
+    try:
+        store.put(names.checkpoint_key(document.sample), checkpoint.encode(document, state, progress))
+    except StoreError as error:
+        # A training without a checkpoint is slower to repeat, and right all the same.
+        _log.warning("the checkpoint could not be written", reason=str(error))
+
+
+def _result(document: TrainerInput, training: Training, seconds: float) -> Result:
+    progress = training.progress
+    return Result(
+        sample=document.sample,
+        attempt=document.attempt,
+        architecture=document.architecture.digest,
+        status="Diverged" if progress.diverged else "Trained",
+        metrics={}
+        if progress.diverged
+        else {METRIC: best_of_last(progress.accuracies, document.reward_epochs), "loss": progress.losses[-1]},
+        history=progress.accuracies,
+        seconds=seconds,
+        parameters=training.parameters,
+    )
+
+
+@contextmanager
+def _storage_failures() -> Iterator[None]:
+    try:
+        yield
+    except StoreError as error:
+        raise _storage_failure(error) from error
+
+
+def _storage_failure(error: StoreError) -> Failure:
+    # One that may pass by itself is an ordinary failure, which is tried again.
+    return Failure(1 if error.retryable else ExitCode.STORAGE_REFUSED, str(error))
+
+
+@contextmanager
+def _terminated_by_sigterm() -> Iterator[Callable[[], None]]:
+    """Turn SIGTERM into ``Terminated`` within the block; yields a function that ignores it from then on."""
+
+    def terminate(_signal: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    def defer() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield defer
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave_message(environment: Mapping[str, str], message: str) -> None:
+    """Write the container's termination message, where the kubelet or our caller looks for one."""
+    named = environment.get(ENV_TERMINATION_LOG)
+    path = Path(named) if named else _KUBELET_TERMINATION_LOG
+    if not named and not path.exists():
+        return
+    try:
+        path.write_bytes(message.encode()[:_MESSAGE_BYTES])
+    except OSError as error:
+        _log.warning("no termination message", reason=str(error))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def configure_logging(environment: Mapping[str, str] = os.environ) -> None:
+    """Log JSON, or lines for people when standard error is a terminal; ``NAS_LOG_LEVEL=debug`` tells more."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(environment.get(ENV_LOG_LEVEL, "info")),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
