@@ -2,7 +2,10 @@
 
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from queue import SimpleQueue
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -13,6 +16,13 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Return seconds that never go back: for pauses within this process."""
+
+    def get(self, queue: SimpleQueue[T], seconds: float | None) -> T:
+        """Return the queue's next item, waiting at most so long; None waits for ever.
+
+        Raises:
+            queue.Empty: the time is over.
+        """
 
 
 class SystemClock:
@@ -25,3 +35,7 @@ class SystemClock:
     def monotonic(self) -> float:
         """See :class:`Clock`."""
         return time.monotonic()
+
+    def get(self, queue: SimpleQueue[T], seconds: float | None) -> T:
+        """See :class:`Clock`."""
+        return queue.get(timeout=seconds)

@@ -1,9 +1,17 @@
 """The search's part of the resource's status, and the port it leaves through."""
 
+from decimal import ROUND_HALF_EVEN, Context
+from decimal import Decimal as Number
+from statistics import fmean
 from typing import Protocol
 
 from nas_api.base import Model
 from nas_api.experiment import Best, Outcome, PolicyVitals, Problem, SampleCounts
+from nas_controller.state import SearchState
+
+_LARGEST = 10**12 - 1
+_LONGEST_ARCHITECTURE = 8192
+_SIX_DIGITS = Context(prec=6, rounding=ROUND_HALF_EVEN)
 
 
 class SearchStatus(Model):
@@ -16,6 +24,61 @@ class SearchStatus(Model):
     policy: PolicyVitals | None = None
     problem: Problem | None = None
     outcome: Outcome | None = None
+
+
+def decimal(value: float) -> str:
+    """Return a finite number as the API's ``Decimal``: six significant digits, at most twelve decimals."""
+    if abs(value) > _LARGEST:
+        return str(_LARGEST if value > 0 else -_LARGEST)
+    number = _SIX_DIGITS.create_decimal_from_float(value).quantize(Number("1e-12"), context=Context(prec=30))
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def search_status(state: SearchState, *, running: int, best_uri: str, problem: Problem | None) -> SearchStatus:
+    """Return the status of a state.
+
+    Args:
+        state: the fold of what is in the log.
+        running: children that the executor has now.
+        best_uri: where the best architecture is kept.
+        problem: what keeps the search from going on, if anything.
+    """
+    core = state.core
+    budget = core.budget.samples if core.budget is not None else 0
+    vitals = state.policy.vitals()
+    best = core.best
+    return SearchStatus(
+        epoch=core.epoch,
+        samples=SampleCounts(
+            budget=budget,
+            proposed=core.proposed,
+            running=running,
+            observed=core.observed,
+            lost=core.lost,
+            diverged=core.diverged,
+            retried=core.retried,
+        ),
+        progress=f"{core.observed + core.lost}/{budget}",
+        best=None
+        if best is None
+        else Best(
+            sample=best.sample,
+            reward=decimal(best.reward),
+            metric=decimal(best.metric),
+            architecture=best.architecture.short()[:_LONGEST_ARCHITECTURE],
+            digest=best.architecture.digest,
+            uri=best_uri,
+        ),
+        policy=PolicyVitals(
+            updates=vitals.updates,
+            entropy=None if vitals.entropy is None else decimal(vitals.entropy),
+            mean_reward=decimal(fmean(core.last_rewards)) if core.last_rewards else None,
+            first_mean_reward=decimal(fmean(core.first_rewards)) if core.first_rewards else None,
+        ),
+        problem=problem,
+        outcome=core.outcome,
+    )
 
 
 class StatusSink(Protocol):

@@ -1,0 +1,173 @@
+"""What to do next, as pure functions of the state and of what has just been observed."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from nas_api.base import duration
+from nas_api.child import Result
+from nas_api.reasons import LostReason, Reason
+from nas_api.reward import reward
+from nas_controller.executor import End
+from nas_controller.records import Finished, Lost, Observed
+from nas_controller.state import Core
+
+_LONGEST_MESSAGE = 1000
+_FIRST_PAUSE_SECONDS = 5.0
+_LONGEST_PAUSE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Retry:
+    """The sample gets another attempt; ``failures`` of its attempts count against ``trainer.attempts``."""
+
+    failures: int
+
+
+@dataclass(frozen=True)
+class AwaitCure:
+    """The environment is at fault: the sample gets another attempt, later, and nothing is counted."""
+
+    reason: Reason
+    message: str
+
+
+Verdict = Observed | Lost | Retry | AwaitCure
+
+_LOST = {
+    End.INVALID_INPUT: LostReason.INVALID_ARCHITECTURE,
+    End.OUT_OF_MEMORY: LostReason.OUT_OF_MEMORY,
+    End.DEADLINE_EXCEEDED: LostReason.DEADLINE_EXCEEDED,
+}
+_CURABLE = {
+    End.DATASET_UNAVAILABLE: Reason.DATASET_UNAVAILABLE,
+    # What the trainer may not do with the bucket, the controller just did: its own credentials are at fault.
+    End.STORAGE_REFUSED: Reason.CREDENTIALS_REFUSED,
+}
+
+
+def judge(core: Core, sample: int, end: End, message: str, data: bytes | None, attempts: int) -> Verdict:
+    """Return what the end of a child means for its open sample.
+
+    A result object decides whatever the end says: it may come from an earlier attempt, or the child may have
+    been killed just after it wrote.
+
+    Args:
+        core: the state.
+        sample: an open sample.
+        end: how its newest launch ended.
+        message: the child's last words.
+        data: the sample's result object, or None when there is none.
+        attempts: ``trainer.attempts``.
+    """
+    if data is not None:
+        return _judge_result(core, sample, data)
+    failures = core.open[sample].failures
+    message = message[:_LONGEST_MESSAGE]
+    if end in (End.DISRUPTED, End.VANISHED):
+        return Retry(failures)
+    if end in _LOST:
+        return Lost(sample=sample, reason=_LOST[end], message=message)
+    if end in _CURABLE:
+        return AwaitCure(_CURABLE[end], f"the trainer of sample {sample} says: {message or end}")
+    if end is End.SUCCEEDED:
+        message = "the trainer ended with success but wrote no result"
+    if failures + 1 < attempts:
+        return Retry(failures + 1)
+    return Lost(sample=sample, reason=LostReason.TRAINER_FAILED, message=message)
+
+
+def _judge_result(core: Core, sample: int, data: bytes) -> Observed | Lost:
+    metric = core.objective.metric
+    try:
+        result = Result.parse(data, sample=sample, digest=core.open[sample].architecture.digest, metric=metric)
+        diverged = result.diverged(metric)
+        # The lowest reward, so that the policy learns to avoid what diverges.
+        value = min(0.0, core.lowest_reward or 0.0) if diverged else reward(core.objective, result.metrics[metric])
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        # ArithmeticError: a finite metric whose reward is not; RecursionError: JSON nested beyond reason.
+        return Lost(sample=sample, reason=LostReason.INVALID_RESULT, message=str(error)[:_LONGEST_MESSAGE])
+    return Observed(
+        sample=sample,
+        metrics=result.metrics,
+        diverged=diverged,
+        reward=value,
+        seconds=result.seconds,
+        parameters=result.parameters,
+    )
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """The environment keeps children from working; samples wait, and are tried again after a growing pause."""
+
+    reason: Reason
+    message: str
+    pause: float
+    """Seconds between the newest failure of a new try and the next try."""
+    retry_at: float
+    """When the waiting samples are launched again, on the monotonic clock."""
+    first_launch: int
+    """Launches from this number on are new tries: how they end says whether the trouble is over."""
+
+    @property
+    def over_at(self) -> float:
+        """When the trouble counts as over if no new try has failed by then."""
+        return self.retry_at + _LONGEST_PAUSE_SECONDS
+
+
+def troubled(trouble: Trouble | None, verdict: AwaitCure, launch: int, launched: int, now: float) -> Trouble:
+    """Return the trouble after one more child met it.
+
+    Args:
+        trouble: what was known before.
+        verdict: what the child said.
+        launch: the child's launch.
+        launched: launches so far.
+        now: the monotonic clock, in seconds.
+    """
+    if trouble is None:
+        pause = _FIRST_PAUSE_SECONDS
+    elif launch < trouble.first_launch:
+        # A sibling of those that failed before the pause tells nothing new.
+        return replace(trouble, reason=verdict.reason, message=verdict.message)
+    else:
+        pause = min(2 * trouble.pause, _LONGEST_PAUSE_SECONDS)
+    return Trouble(verdict.reason, verdict.message, pause, now + pause, launched)
+
+
+def deadline(core: Core) -> datetime | None:
+    """Return the moment after which nothing more is proposed, where the budget has a duration."""
+    if core.budget is None or core.budget.duration is None:
+        return None
+    limit: timedelta = duration(core.budget.duration)
+    return core.started + limit
+
+
+def may_propose(core: Core, now: datetime) -> int:
+    """Return how many samples may be proposed at this moment."""
+    limit = deadline(core)
+    if core.budget is None or core.outcome is not None or (limit is not None and now >= limit):
+        return 0
+    return max(0, min(core.parallelism - len(core.open), core.budget.samples - core.proposed))
+
+
+def conclusion(core: Core, now: datetime) -> Finished | None:
+    """Return the record that ends the search, if it has come to its end."""
+    budget, done = core.budget, core.observed + core.lost
+    if budget is None or core.outcome is not None:
+        return None
+    if core.consecutive_lost >= budget.consecutive_failures:
+        return Finished(
+            outcome="Failed",
+            reason=Reason.CONSECUTIVE_FAILURES,
+            message=f"{core.consecutive_lost} samples in a row were lost; the last one was {core.last_loss}",
+        )
+    if core.open:
+        return None
+    counts = f"{core.observed} samples observed, {core.lost} lost"
+    if done >= budget.samples:
+        return Finished(outcome="Complete", reason=Reason.SAMPLES_SPENT, message=counts)
+    limit = deadline(core)
+    if limit is not None and now >= limit:
+        return Finished(outcome="Complete", reason=Reason.DURATION_SPENT, message=f"{counts} within {budget.duration}")
+    return None

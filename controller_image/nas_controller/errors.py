@@ -1,0 +1,23 @@
+"""Why a search cannot go on, apart from the store's own errors.
+
+SearchError
+├── Fenced           another process writes the log now
+├── LogDamaged       the log cannot be read: condition LogDamaged
+└── SearchChanged    the log belongs to another search: condition SearchChanged
+"""
+
+
+class SearchError(Exception):
+    """The search cannot go on; the message says why and what to do."""
+
+
+class Fenced(SearchError):
+    """Another process has written the log's next object: this one must write nothing any more."""
+
+
+class LogDamaged(SearchError):
+    """An object of the log is missing, was changed, or is from a newer version; the message names it."""
+
+
+class SearchChanged(SearchError):
+    """Space, searcher or objective in the log differ from the manifest's."""

@@ -1,0 +1,173 @@
+"""The log: objects ``log/0000000000.json`` and on, each written once, chained by hashes.
+
+Writing an object only where none is makes one writer by construction: a newer controller's first append
+takes the next number, and the older one's next append then finds somebody else's object there. There is no
+lease and no clock. An object is canonical JSON (sorted keys, no spaces)::
+
+    {"version": 1, "writer": nonce of the process, "sequence": n, "previous": SHA-256 of object n-1 or "",
+     "records": [...], "checksum": SHA-256 of this document without the checksum}
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from pydantic import ValidationError
+
+from nas_api import names
+from nas_controller.errors import Fenced, LogDamaged
+from nas_controller.records import RECORDS, Record
+from nas_store import Store
+
+_VERSION = 1
+_KEY = re.compile(re.escape(names.LOG_PREFIX) + r"(\d{10})\.json")
+# Objects fetched at once, and how many may wait to be folded: a long log must not fill the memory.
+_THREADS = 8
+_AHEAD = 64
+
+
+@dataclass(frozen=True)
+class LogObject:
+    """One object that was read and checked."""
+
+    sequence: int
+    previous: str
+    """Digest of the object before it."""
+    digest: str
+    """SHA-256 of its bytes in hex: what the next object calls ``previous``."""
+    records: list[Record]
+
+
+def encode(writer: str, sequence: int, previous: str, records: Sequence[Record]) -> bytes:
+    """Return the bytes of a log object; equal arguments give equal bytes."""
+    document: dict[str, Any] = {
+        "version": _VERSION,
+        "writer": writer,
+        "sequence": sequence,
+        "previous": previous,
+        # Through JSON text: pydantic writes NaN and infinity as strings only there.
+        "records": [json.loads(record.model_dump_json(by_alias=True, exclude_none=True)) for record in records],
+    }
+    return _canonical({**document, "checksum": _digest(_canonical(document))})
+
+
+def decode(sequence: int, data: bytes) -> LogObject:
+    """Return the object that these bytes are.
+
+    Raises:
+        LogDamaged: they are not what was written, or of a version that is not known here.
+    """
+    key = names.log_key(sequence)
+    try:
+        document = json.loads(data)
+        if document["version"] != _VERSION:
+            raise LogDamaged(
+                f"{key} has format version {document['version']}, this controller knows {_VERSION}: run the version"
+                " that wrote it"
+            )
+        checksum = document.pop("checksum")
+        if _digest(_canonical(document)) != checksum:
+            raise LogDamaged(f"{key} was changed: its checksum does not fit; restore it from the bucket's versions")
+        if document["sequence"] != sequence:
+            raise LogDamaged(f"{key} is a copy of object {document['sequence']}; restore it from the bucket's versions")
+        records = RECORDS.validate_python(document["records"], extra="ignore")
+        return LogObject(sequence, document["previous"], _digest(data), records)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise LogDamaged(
+            f"{key} has a record that this controller does not know ({first['msg']}): run the version that wrote it"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LogDamaged(f"{key} is no log object ({error}); restore it from the bucket's versions") from error
+
+
+def read_objects(store: Store, after: int = -1, previous: str = "") -> Iterator[LogObject]:
+    """Yield the objects after a sequence number, in order, checked against each other.
+
+    Args:
+        store: where the log is.
+        after: the last object that need not be read; the objects up to it must still exist.
+        previous: the digest of that object.
+
+    Raises:
+        LogDamaged: an object is missing, was changed or is not the next one's predecessor.
+        StoreError: the store cannot be read.
+    """
+    found = {int(match[1]) for key in store.list(names.LOG_PREFIX) if (match := _KEY.fullmatch(key))}
+    last = max(found, default=-1)
+    for sequence in range(max(last, after) + 1):
+        if sequence not in found:
+            raise LogDamaged(f"{names.log_key(sequence)} is missing; restore it from the bucket's versions")
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="log") as pool:
+        for start in range(after + 1, last + 1, _AHEAD):
+            chunk = range(start, min(start + _AHEAD, last + 1))
+            for sequence, data in zip(chunk, pool.map(store.get, map(names.log_key, chunk)), strict=True):
+                if data is None:
+                    raise LogDamaged(f"{names.log_key(sequence)} vanished while the log was read")
+                current = decode(sequence, data)
+                if current.previous != previous:
+                    raise LogDamaged(
+                        f"{names.log_key(sequence)} does not follow {names.log_key(sequence - 1)}: one of them was"
+                        " replaced; restore it from the bucket's versions"
+                    )
+                previous = current.digest
+                yield current
+
+
+def read_log(store: Store) -> list[Record]:
+    """Return all records of a log, in order; an empty list when there is none. For tools that only look.
+
+    Raises:
+        LogDamaged: an object is missing or was changed.
+        StoreError: the store cannot be read.
+    """
+    return [record for current in read_objects(store) for record in current.records]
+
+
+class Log:
+    """The writing end: appends after the last object that its process has read or written."""
+
+    def __init__(self, store: Store, sequence: int = -1, digest: str = "", writer: str | None = None) -> None:
+        """Begin after an object.
+
+        Args:
+            store: where the log is.
+            sequence: the last object's number, -1 for none.
+            digest: the last object's digest.
+            writer: the nonce of this process; a new one when None.
+        """
+        self._store = store
+        self._writer = writer or uuid4().hex
+        self.sequence = sequence
+        self.digest = digest
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Write one object with these records. After a StoreError call it again with the same records.
+
+        Raises:
+            Fenced: another process has written the next object.
+            StoreError: it is not known whether the object was written.
+        """
+        sequence = self.sequence + 1
+        key = names.log_key(sequence)
+        data = encode(self._writer, sequence, self.digest, records)
+        if not self._store.put_if_absent(key, data):
+            # Our own write, whose answer was lost, looks the same from here: what is there decides.
+            found = self._store.get(key)
+            if found != data:
+                raise Fenced(f"{key} was written by another process")
+        self.sequence = sequence
+        self.digest = _digest(data)
+
+
+def _canonical(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

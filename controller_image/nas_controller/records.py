@@ -1,0 +1,104 @@
+"""What the log says: one model for each kind of record. Old kinds and fields stay readable for ever.
+
+A record is written once and never changed. ``format`` counts the meaning of a kind: when the meaning
+changes, the number grows, and the fold keeps a branch for the old one.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field, TypeAdapter
+
+from nas_api.architecture import Architecture
+from nas_api.base import Model
+from nas_api.child import MetricName
+from nas_api.experiment import BudgetSpec, ObjectiveSpec, SearcherSpec, SearchSpaceSpec
+from nas_api.reasons import LostReason, Reason
+
+
+class Started(Model):
+    """A controller begins to write this log, or goes on with it; the controllers before it are fenced."""
+
+    type: Literal["Started"] = "Started"
+    format: Literal[1] = 1
+    epoch: Annotated[int, Field(ge=1)]
+    """Counts the controllers of this log from 1."""
+    moment: AwareDatetime
+    """Wall-clock time; the first one's is the search's beginning, from which its duration counts."""
+    search_space: SearchSpaceSpec
+    searcher: SearcherSpec
+    objective: ObjectiveSpec
+
+
+class Reconfigured(Model):
+    """Parallelism and budget from here on."""
+
+    type: Literal["Reconfigured"] = "Reconfigured"
+    format: Literal[1] = 1
+    parallelism: int
+    budget: BudgetSpec
+
+
+class Proposed(Model):
+    """The policy has drawn a sample."""
+
+    type: Literal["Proposed"] = "Proposed"
+    format: Literal[1] = 1
+    sample: int
+    architecture: Architecture
+    log_probability: float
+    version: int
+    """Updates that the policy had made when it drew."""
+
+
+class Launched(Model):
+    """A child is about to be created: the record comes before its Job, always."""
+
+    type: Literal["Launched"] = "Launched"
+    format: Literal[1] = 1
+    launch: int
+    """Counts all launches from 0."""
+    samples: tuple[int, ...]
+    attempt: int
+    """Counts the launches of these samples from 1."""
+    failures: int = 0
+    """How many of the earlier attempts count against ``trainer.attempts``."""
+
+
+class Observed(Model):
+    """A sample has its result; the policy learns it when this record is folded, once."""
+
+    type: Literal["Observed"] = "Observed"
+    format: Literal[1] = 1
+    sample: int
+    metrics: dict[MetricName, float]
+    diverged: bool = False
+    reward: float
+    seconds: float = 0.0
+    parameters: int = 0
+
+
+class Lost(Model):
+    """A sample is given up; a result that comes later is ignored."""
+
+    type: Literal["Lost"] = "Lost"
+    format: Literal[1] = 1
+    sample: int
+    reason: LostReason
+    message: str = ""
+
+
+class Finished(Model):
+    """The search has ended: nothing follows."""
+
+    type: Literal["Finished"] = "Finished"
+    format: Literal[1] = 1
+    outcome: Literal["Complete", "Failed"]
+    reason: Reason
+    message: str
+
+
+Record = Annotated[
+    Started | Reconfigured | Proposed | Launched | Observed | Lost | Finished, Field(discriminator="type")
+]
+
+RECORDS: TypeAdapter[list[Record]] = TypeAdapter(list[Record])

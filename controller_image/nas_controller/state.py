@@ -1,0 +1,184 @@
+"""The state of a search: the fold of its log. No clock, no input or output, no randomness of its own.
+
+What is running in the cluster at this moment is not here: that is observed, not remembered (``search``).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from pydantic import AwareDatetime
+
+from nas_api.architecture import Architecture
+from nas_api.experiment import BudgetSpec, Outcome, SearcherSpec, SearchSpaceSpec
+from nas_api.experiment import ObjectiveSpec as Objective
+from nas_api.search_space import SearchSpace, search_space
+from nas_controller.errors import LogDamaged
+from nas_controller.policies import Policy, Proposal
+from nas_controller.records import Finished, Launched, Lost, Observed, Proposed, Reconfigured, Record, Started
+
+MakePolicy = Callable[[SearcherSpec, SearchSpace], Policy]
+
+MEAN_OF = 20
+"""Over how many samples the first and the last mean reward are taken."""
+
+
+@dataclass
+class OpenSample:
+    """A sample that is proposed and neither observed nor lost."""
+
+    architecture: Architecture
+    launch: int | None = None
+    """Its newest launch."""
+    attempt: int = 0
+    failures: int = 0
+    """Attempts that count against ``trainer.attempts``."""
+
+
+@dataclass
+class BestSample:
+    """The sample with the highest reward so far; the first of equals."""
+
+    sample: int
+    reward: float
+    metric: float
+    architecture: Architecture
+
+
+@dataclass
+class Core:
+    """Everything but the policy: small, whatever the number of samples, and as JSON in each snapshot."""
+
+    started: AwareDatetime
+    search_space: SearchSpaceSpec
+    searcher: SearcherSpec
+    objective: Objective
+    epoch: int
+    parallelism: int = 0
+    budget: BudgetSpec | None = None
+    records: int = 0
+    proposed: int = 0
+    launched: int = 0
+    retried: int = 0
+    observed: int = 0
+    lost: int = 0
+    diverged: int = 0
+    consecutive_lost: int = 0
+    last_loss: str = ""
+    lowest_reward: float | None = None
+    best: BestSample | None = None
+    first_rewards: list[float] = field(default_factory=list)
+    """Rewards of the first ``MEAN_OF`` observed samples."""
+    last_rewards: list[float] = field(default_factory=list)
+    """Rewards of the last ``MEAN_OF`` observed samples."""
+    open: dict[int, OpenSample] = field(default_factory=dict)
+    outcome: Outcome | None = None
+
+
+class SearchState:
+    """The fold: ``apply`` takes records in the log's order, live and in replay alike."""
+
+    def __init__(self, core: Core, policy: Policy) -> None:
+        self.core = core
+        self.policy = policy
+        self.space = search_space(core.search_space)
+
+    @classmethod
+    def begin(cls, started: Started, make_policy: MakePolicy) -> "SearchState":
+        """Return the state after a log's first record."""
+        core = Core(
+            started=started.moment,
+            search_space=started.search_space,
+            searcher=started.searcher,
+            objective=started.objective,
+            epoch=started.epoch,
+            records=1,
+        )
+        return cls(core, make_policy(started.searcher, search_space(started.search_space)))
+
+    def apply(self, record: Record) -> None:
+        """Take one record.
+
+        Raises:
+            LogDamaged: the record cannot follow those before it.
+        """
+        core = self.core
+        if core.outcome is not None and not isinstance(record, Started):
+            raise LogDamaged(f"a {record.type} record follows Finished")
+        match record:
+            case Started():
+                core.epoch = record.epoch
+            case Reconfigured():
+                core.parallelism, core.budget = record.parallelism, record.budget
+            case Proposed():
+                self._expect(record.sample == core.proposed, record)
+                choices = self.space.encode(record.architecture)
+                self.policy.proposed(record.sample, Proposal(choices, record.log_probability, record.version))
+                core.open[record.sample] = OpenSample(record.architecture)
+                core.proposed += 1
+            case Launched():
+                self._expect(record.launch == core.launched, record)
+                for sample in record.samples:
+                    self._expect(sample in core.open, record)
+                    current = core.open[sample]
+                    core.retried += current.launch is not None
+                    current.launch, current.attempt, current.failures = (
+                        record.launch,
+                        record.attempt,
+                        record.failures,
+                    )
+                core.launched += 1
+            case Observed():
+                self._expect(record.sample in core.open, record)
+                self._observe(record, core.open.pop(record.sample).architecture)
+            case Lost():
+                self._expect(record.sample in core.open, record)
+                del core.open[record.sample]
+                core.lost += 1
+                core.consecutive_lost += 1
+                core.last_loss = f"sample {record.sample}: {record.reason}: {record.message}".rstrip(": ")
+                self.policy.lost(record.sample)
+            case Finished():
+                core.outcome = Outcome(type=record.outcome, reason=record.reason, message=record.message)
+        core.records += 1
+
+    def _observe(self, record: Observed, architecture: Architecture) -> None:
+        core = self.core
+        core.observed += 1
+        core.diverged += record.diverged
+        core.consecutive_lost = 0
+        if not record.diverged:
+            lowest = core.lowest_reward
+            core.lowest_reward = record.reward if lowest is None else min(lowest, record.reward)
+            if core.best is None or record.reward > core.best.reward:
+                metric = record.metrics[core.objective.metric]
+                core.best = BestSample(record.sample, record.reward, metric, architecture)
+        if len(core.first_rewards) < MEAN_OF:
+            core.first_rewards.append(record.reward)
+        core.last_rewards = [*core.last_rewards[-MEAN_OF + 1 :], record.reward]
+        self.policy.observed(record.sample, record.reward)
+
+    @staticmethod
+    def _expect(condition: bool, record: Record) -> None:
+        if not condition:
+            raise LogDamaged(f"a record cannot follow those before it: {record.model_dump_json()[:300]}")
+
+
+def fold(records: Iterable[Record], make_policy: MakePolicy, state: SearchState | None = None) -> SearchState | None:
+    """Return the state after these records, or None when there are none.
+
+    Args:
+        records: in the log's order.
+        make_policy: builds the policy in its state before the first sample.
+        state: the state before these records (it is changed); None for the log's beginning.
+
+    Raises:
+        LogDamaged: the records do not fit each other.
+    """
+    for record in records:
+        if state is not None:
+            state.apply(record)
+        elif isinstance(record, Started):
+            state = SearchState.begin(record, make_policy)
+        else:
+            raise LogDamaged(f"the log begins with {record.type}, not with Started")
+    return state

@@ -1,0 +1,415 @@
+"""The search against an executor in memory and a real folder: the whole loop, and each rule of it."""
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+from controller.world import (
+    CountingPolicy,
+    InlinePool,
+    MemoryStore,
+    Recorder,
+    World,
+    WorldClock,
+    WorldExecutor,
+    accuracy,
+    make_experiment,
+)
+
+from nas_api import names
+from nas_api.architecture import Architecture
+from nas_api.child import StoreLocation
+from nas_api.experiment import NASExperiment
+from nas_api.reasons import LostReason, Reason
+from nas_controller import search as search_module
+from nas_controller.errors import SearchChanged
+from nas_controller.executor import Blocked
+from nas_controller.log import Log, read_log
+from nas_controller.records import Finished, Launched, Lost, Observed, Proposed, Reconfigured, Started
+from nas_controller.search import Ending, Search
+from nas_store import Store
+from nas_store.folder import FolderStore
+
+Say = Callable[[], None]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_module, "ThreadPoolExecutor", InlinePool)
+
+
+class Bench:
+    """One world and the searches that are run in it."""
+
+    def __init__(
+        self, fates: Iterable[str] = (), *, store: Store | None = None, picks: Iterable[int] = (), starts: bool = True
+    ) -> None:
+        self.world = World(
+            store or MemoryStore(),
+            itertools.chain(fates, itertools.repeat("result")),
+            itertools.chain(picks, itertools.repeat(0)),
+        )
+        self.sink = Recorder()
+        self.starts = starts
+        self.search: Search
+
+    def run(self, experiment: NASExperiment, on_idle: Say = lambda: None, snapshot_every: int = 200) -> Ending:
+        self.search = Search(
+            experiment,
+            store=self.world.store,
+            location=StoreLocation(folder="/store"),
+            executor=WorldExecutor(self.world, starts=self.starts),
+            sink=self.sink,
+            make_policy=CountingPolicy,
+            clock=WorldClock(self.world, on_idle),
+            snapshot_every=snapshot_every,
+        )
+        return self.search.run()
+
+    def of_kind(self, kind: type) -> list:  # type: ignore[type-arg]
+        return [record for record in self.world.records() if isinstance(record, kind)]
+
+
+def test_a_search_runs_to_its_end_in_a_real_folder(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    bench = Bench(store=store)
+    assert bench.run(make_experiment()) is Ending.FINISHED
+
+    records = read_log(store)
+    assert Counter(record.type for record in records) == {
+        "Started": 1, "Reconfigured": 1, "Proposed": 10, "Launched": 10, "Observed": 10, "Finished": 1,
+    }  # fmt: skip
+    status = bench.sink.last
+    assert status.outcome is not None and (status.outcome.type, status.outcome.reason) == ("Complete", "SamplesSpent")
+    assert status.progress == "10/10" and status.epoch == 1 and status.problem is None
+    assert status.samples is not None and (status.samples.observed, status.samples.running) == (10, 0)
+    proposed = {record.sample: record.architecture for record in records if isinstance(record, Proposed)}
+    best = max(proposed.values(), key=accuracy)
+    assert Architecture.model_validate_json(store.get(names.BEST_ARCHITECTURE) or b"") == best
+    assert b"class Network" in (store.get(names.BEST_MODULE) or b"")
+    assert status.best is not None and status.best.digest == best.digest
+
+
+def test_never_more_in_flight_than_asked_for() -> None:
+    bench = Bench()
+    bench.run(make_experiment(parallelism=3))
+    assert max(status.samples.running for status in bench.sink.statuses if status.samples) == 3
+    assert bench.of_kind(Observed)[0].reward == bench.of_kind(Observed)[0].metrics["accuracy"] ** 3
+
+
+def test_observations_and_what_follows_share_one_object() -> None:
+    bench = Bench()
+    bench.run(make_experiment(parallelism=3))
+    # One object begins the search, one proposes the first three, and each end brings one.
+    assert len(bench.world.store.list(names.LOG_PREFIX)) <= 2 + 10
+
+
+@pytest.mark.parametrize("fate", ["Disrupted", "Vanished"])
+def test_a_disruption_costs_nothing(fate: str) -> None:
+    bench = Bench([fate] * 5)
+    bench.run(make_experiment(parallelism=1, budget={"samples": 2}))
+    first = [record for record in bench.of_kind(Launched) if record.samples == (0,)]
+    assert [record.attempt for record in first] == [1, 2, 3, 4, 5, 6]
+    assert {record.failures for record in first} == {0}
+    assert len(bench.of_kind(Observed)) == 2
+    assert bench.sink.last.samples is not None and bench.sink.last.samples.retried == 5
+
+
+def test_a_failure_is_tried_again_as_often_as_the_spec_allows() -> None:
+    bench = Bench(["Failed", "Disrupted", "Failed", "Failed"])
+    bench.run(make_experiment(parallelism=1, budget={"samples": 2}))
+    (lost,) = bench.of_kind(Lost)
+    assert (lost.sample, lost.reason, lost.message) == (
+        0,
+        LostReason.TRAINER_FAILED,
+        "the trainer's words about Failed",
+    )
+    assert [record.failures for record in bench.of_kind(Launched) if record.samples == (0,)] == [0, 1, 1, 2]
+    assert bench.sink.last.progress == "2/2"
+
+
+@pytest.mark.parametrize(
+    ("fate", "reason"),
+    [
+        ("InvalidInput", LostReason.INVALID_ARCHITECTURE),
+        ("OutOfMemory", LostReason.OUT_OF_MEMORY),
+        ("DeadlineExceeded", LostReason.DEADLINE_EXCEEDED),
+        ("malformed", LostReason.INVALID_RESULT),
+    ],
+)
+def test_what_another_attempt_cannot_cure_is_lost_at_once(fate: str, reason: LostReason) -> None:
+    bench = Bench([fate])
+    bench.run(make_experiment(parallelism=1, budget={"samples": 2}))
+    (lost,) = bench.of_kind(Lost)
+    assert lost.reason is reason and lost.message
+    assert len(bench.of_kind(Launched)) == 2
+
+
+def test_success_without_a_result_is_a_failure() -> None:
+    bench = Bench(["Succeeded"] * 3)
+    bench.run(make_experiment(parallelism=1, budget={"samples": 1}))
+    (lost,) = bench.of_kind(Lost)
+    assert "wrote no result" in lost.message
+
+
+def test_a_result_counts_whatever_the_end_says() -> None:
+    bench = Bench(["result-then-killed"])
+    bench.run(make_experiment(parallelism=1, budget={"samples": 1}))
+    assert len(bench.of_kind(Observed)) == 1 and len(bench.of_kind(Launched)) == 1
+
+
+def test_divergence_has_the_lowest_reward() -> None:
+    experiment = make_experiment(
+        parallelism=1,
+        budget={"samples": 3},
+        objective={"metric": "accuracy", "goal": "Minimize", "reward": {"identity": {}}},
+    )
+    bench = Bench(["result", "diverged", "result"])
+    bench.run(experiment)
+    rewards = [record.reward for record in bench.of_kind(Observed)]
+    assert rewards[0] < 0 and rewards[1] == rewards[0]
+    assert bench.sink.last.samples is not None and bench.sink.last.samples.diverged == 1
+    assert bench.sink.last.best is not None and bench.sink.last.best.sample != 1
+
+
+def test_too_many_losses_in_a_row_fail_the_experiment() -> None:
+    bench = Bench(["OutOfMemory", "result", "OutOfMemory", "OutOfMemory", "OutOfMemory"])
+    bench.run(make_experiment(parallelism=2, budget={"samples": 100, "consecutiveFailures": 3}))
+    outcome = bench.sink.last.outcome
+    assert outcome is not None and (outcome.type, outcome.reason) == ("Failed", "ConsecutiveFailures")
+    assert "the trainer's words about OutOfMemory" in outcome.message
+    assert not any(job.running for job in bench.world.jobs.values()), "children in flight are ended"
+
+
+def test_duration_ends_the_search_once_nothing_is_in_flight() -> None:
+    bench = Bench()
+    world = bench.world
+    progress = world.progress
+
+    def slowly() -> bool:
+        world.seconds += 40
+        return progress()
+
+    world.progress = slowly  # type: ignore[method-assign]
+    bench.run(make_experiment(parallelism=1, budget={"samples": 100, "duration": "1m"}))
+    assert len(bench.of_kind(Observed)) == 2
+    assert bench.sink.last.outcome is not None and bench.sink.last.outcome.reason == "DurationSpent"
+
+
+@pytest.mark.parametrize(
+    ("fate", "reason"), [("DatasetUnavailable", "DatasetUnavailable"), ("StorageRefused", "CredentialsRefused")]
+)
+def test_the_environments_fault_waits_for_its_cure(fate: str, reason: str) -> None:
+    bench = Bench([fate] * 8)
+    bench.run(make_experiment(parallelism=2, budget={"samples": 4}))
+    assert len(bench.of_kind(Observed)) == 4 and not bench.of_kind(Lost)
+    assert {record.failures for record in bench.of_kind(Launched)} == {0}
+    problems = [status.problem for status in bench.sink.statuses if status.problem is not None]
+    assert problems and problems[0].reason == reason and "the trainer's words" in problems[0].message
+    assert bench.sink.last.problem is None
+    # Both samples are tried together after 5, 10, 20 and 40 seconds.
+    assert bench.world.seconds == pytest.approx(5 + 10 + 20 + 40, abs=0.1)
+
+
+def test_nothing_is_proposed_while_the_environment_is_at_fault() -> None:
+    bench = Bench(["DatasetUnavailable"] * 6)
+    bench.run(make_experiment(parallelism=2, budget={"samples": 4}))
+    kinds = [record.type for record in bench.world.records()]
+    first_observed = kinds.index("Observed")
+    assert kinds[:first_observed].count("Proposed") == 2
+
+
+def test_a_blocked_child_is_a_problem_until_it_starts() -> None:
+    bench = Bench(starts=False)
+    stages = iter(["block", "wait", "start"])
+
+    def on_idle() -> None:
+        if next(stages, "") == "block":
+            assert bench.world.post is not None
+            bench.world.post(Blocked(0, Reason.IMAGE_PULL_FAILED, "no such image"))
+
+    progress = bench.world.progress
+    bench.world.progress = lambda: False if bench.world.seconds < 30 else progress()  # type: ignore[method-assign]
+    experiment = make_experiment(parallelism=1, budget={"samples": 1, "duration": "60s"})
+    bench.run(experiment, on_idle)
+    problems = [status.problem for status in bench.sink.statuses if status.problem is not None]
+    assert {(problem.reason, problem.message) for problem in problems} == {("ImagePullFailed", "no such image")}
+    assert bench.sink.last.problem is None
+
+
+def test_suspend_ends_the_children_and_resume_goes_on() -> None:
+    bench = Bench()
+    running = make_experiment(parallelism=2, budget={"samples": 6})
+    suspended = make_experiment(parallelism=2, budget={"samples": 6}, suspend=True)
+    progress, done = bench.world.progress, itertools.count()
+
+    def suspend_after_two() -> bool:
+        if next(done) == 2:
+            bench.search.change(suspended)
+            return True
+        return progress()
+
+    def resume() -> None:
+        assert bench.sink.last.samples is not None and bench.sink.last.samples.running == 0
+        assert not bench.world.jobs or not any(job.running for job in bench.world.jobs.values())
+        bench.search.change(running)
+
+    bench.world.progress = suspend_after_two  # type: ignore[method-assign]
+    assert bench.run(running, resume) is Ending.FINISHED
+    assert len(bench.world.cancelled) == 2
+    assert len(bench.of_kind(Observed)) == 6
+    assert sum(record.attempt == 2 for record in bench.of_kind(Launched)) == 2
+
+
+def test_a_search_that_starts_suspended_ends_what_is_running() -> None:
+    bench = Bench()
+    running = make_experiment(parallelism=2, budget={"samples": 4})
+    progress = bench.world.progress
+    bench.world.progress = lambda: bool(bench.search.stop()) or True  # type: ignore[func-returns-value, method-assign]
+    assert bench.run(running) is Ending.STOPPED
+    assert len([job for job in bench.world.jobs.values() if job.running]) == 2, "children outlive their controller"
+    bench.world.progress = progress  # type: ignore[method-assign]
+    suspended = make_experiment(parallelism=2, budget={"samples": 4}, suspend=True)
+    assert bench.run(suspended, lambda: bench.search.change(running)) is Ending.FINISHED
+    assert sorted(bench.world.cancelled) == [0, 1]
+    assert len(bench.of_kind(Observed)) == 4
+
+
+def test_budget_and_parallelism_change_a_live_search() -> None:
+    bench = Bench()
+    progress, done = bench.world.progress, itertools.count()
+
+    def change_after_two() -> bool:
+        match next(done):
+            case 2:
+                bench.search.change(make_experiment(parallelism=4, budget={"samples": 12}))
+            case 6:
+                bench.search.change(make_experiment(parallelism=1, budget={"samples": 8}))
+            case _:
+                return progress()
+        return True
+
+    bench.world.progress = change_after_two  # type: ignore[method-assign]
+    bench.run(make_experiment(parallelism=1, budget={"samples": 3}))
+    assert [(record.parallelism, record.budget.samples) for record in bench.of_kind(Reconfigured)] == [
+        (1, 3),
+        (4, 12),
+        (1, 8),
+    ]
+    done_in_all = len(bench.of_kind(Observed))
+    assert 8 <= done_in_all <= 9 and bench.sink.last.progress == f"{done_in_all}/8"
+
+
+def test_a_new_template_gives_children_that_never_started_another_attempt() -> None:
+    bench = Bench(starts=False)
+    changed = make_experiment(
+        parallelism=2, budget={"samples": 2}, trainer={"dataset": {"digits": {}}, "epochs": 1, "image": "right"}
+    )
+    progress, done = bench.world.progress, itertools.count()
+
+    def change_first() -> bool:
+        if next(done) == 0:
+            bench.search.change(changed)
+            return True
+        return progress()
+
+    bench.world.progress = change_first  # type: ignore[method-assign]
+    bench.run(make_experiment(parallelism=2, budget={"samples": 2}))
+    assert sorted(bench.world.cancelled) == [0, 1]
+    assert [(record.samples, record.attempt) for record in bench.of_kind(Launched)] == [
+        ((0,), 1),
+        ((1,), 1),
+        ((0,), 2),
+        ((1,), 2),
+    ]
+    assert len(bench.of_kind(Observed)) == 2
+
+
+def test_a_finished_search_stays_finished() -> None:
+    bench = Bench()
+    bench.run(make_experiment())
+    before, outcome = bench.world.records(), bench.sink.last.outcome
+    again = Recorder()
+    bench.sink = again
+    assert bench.run(make_experiment(budget={"samples": 1000})) is Ending.FINISHED
+    assert bench.world.records() == before
+    assert again.last.outcome == outcome and again.last.epoch == 1
+
+
+def test_the_older_of_two_controllers_stops() -> None:
+    bench = Bench()
+    progress, done = bench.world.progress, itertools.count()
+
+    def be_overtaken() -> bool:
+        if next(done) == 3:
+            # Another process recovers and begins its own epoch.
+            other = Bench(store=bench.world.store)
+            other.world.progress = lambda: bool(other.search.stop()) or True  # type: ignore[func-returns-value, method-assign]
+            assert other.run(make_experiment()) is Ending.STOPPED
+        return progress()
+
+    bench.world.progress = be_overtaken  # type: ignore[method-assign]
+    assert bench.run(make_experiment()) is Ending.FENCED
+    started = bench.of_kind(Started)
+    assert [record.epoch for record in started] == [1, 2]
+    records = bench.world.records()
+    # What the newer one wrote is the last: the older one added nothing.
+    assert not any(isinstance(record, Observed | Lost) for record in records[records.index(started[1]) :])
+
+
+def test_a_newer_controller_wins_even_if_the_older_one_appends_while_it_reads() -> None:
+    bench = Bench()
+    bench.world.progress = lambda: bool(bench.search.stop()) or True  # type: ignore[func-returns-value, method-assign]
+    bench.run(make_experiment())
+    store = bench.world.store
+    old = search_module.recover(store, CountingPolicy).log
+    interfering = iter([True])
+    original = store.put_if_absent
+
+    def append_first(key: str, data: bytes) -> bool:
+        if next(interfering, False):
+            old.append([Reconfigured(parallelism=5, budget=make_experiment().spec.budget)])
+        return original(key, data)
+
+    store.put_if_absent = append_first  # type: ignore[method-assign]
+    bench.run(make_experiment())
+    assert [record.epoch for record in bench.of_kind(Started)] == [1, 2]
+    assert [record.parallelism for record in bench.of_kind(Reconfigured)] == [3, 5, 3]
+
+
+def test_superseded_by_the_status() -> None:
+    bench = Bench()
+    bench.world.progress = lambda: bool(bench.search.superseded()) or True  # type: ignore[func-returns-value, method-assign]
+    assert bench.run(make_experiment()) is Ending.FENCED
+
+
+def test_another_search_in_the_same_place_is_refused_and_left_alone() -> None:
+    bench = Bench()
+    bench.run(make_experiment())
+    before = bench.world.records()
+    with pytest.raises(SearchChanged, match=r"spec\.searcher.*new experiment"):
+        bench.run(make_experiment(searcher={"seed": 8, "random": {}}))
+    assert bench.world.records() == before
+
+
+def test_the_log_starts_the_clock_of_the_duration() -> None:
+    bench = Bench()
+    bench.world.progress = lambda: bool(bench.search.stop()) or True  # type: ignore[func-returns-value, method-assign]
+    experiment = make_experiment(parallelism=1, budget={"samples": 5, "duration": "1h"})
+    bench.run(experiment)
+    bench.world.seconds += 7200
+    del bench.world.progress
+    bench.run(experiment)
+    assert len(bench.of_kind(Observed)) == 1, "what was in flight is awaited, and nothing more proposed"
+    assert bench.of_kind(Finished)[0].reason is Reason.DURATION_SPENT
+
+
+def test_log_objects_are_documents_for_people_too() -> None:
+    bench = Bench()
+    bench.run(make_experiment())
+    document = json.loads(bench.world.store.get(names.log_key(0)) or b"")
+    assert document["version"] == 1 and document["previous"] == "" and document["records"][0]["type"] == "Started"
+    assert isinstance(Log(bench.world.store), Log)

@@ -1,0 +1,348 @@
+"""A world for the search to live in: children, time and accidents, deterministic and in one thread.
+
+What outlives a controller (the jobs and the store) is in ``World``; each controller process gets its own
+``WorldExecutor``. Time passes only when the search waits and nothing else can happen.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from nas_api import names
+from nas_api.architecture import Architecture
+from nas_api.child import Result, TrainerInput
+from nas_api.experiment import NASExperiment, SearcherSpec
+from nas_api.search_space import Anchor, SearchSpace
+from nas_controller.executor import Blocked, End, Ended, Event, Launch, Started
+from nas_controller.policies import Proposal, Vitals
+from nas_controller.records import Launched, Record
+from nas_controller.status import SearchStatus
+from nas_store import Store
+from nas_store.errors import StoreUnreachable
+
+T = TypeVar("T")
+
+
+class Killed(BaseException):
+    """The controller's process dies here: no handler of it may run, so nothing but tests catches this."""
+
+
+def make_experiment(**spec: Any) -> NASExperiment:
+    """Return a valid experiment; keyword arguments are fields of the spec, in camelCase."""
+    return NASExperiment.model_validate(
+        {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "metadata": {"name": "demo", "namespace": "default", "uid": "0123456789ab", "generation": 1},
+            "spec": {
+                "searchSpace": {
+                    "convolutional": {
+                        "layers": {"initial": 2},
+                        "filterHeights": [1, 3],
+                        "filterWidths": [1, 3],
+                        "filters": [4, 8],
+                    }
+                },
+                "searcher": {"seed": 7, "random": {}},
+                "parallelism": 3,
+                "budget": {"samples": 10},
+                "trainer": {"dataset": {"digits": {}}, "epochs": 1},
+                "storage": {"s3": {"bucket": "bucket"}},
+                **spec,
+            },
+        }
+    )
+
+
+def accuracy(architecture: Architecture) -> float:
+    """Return what training an architecture gives in this world."""
+    return sum(layer.filters for layer in architecture.layers) / (8 * len(architecture.layers))
+
+
+class CountingPolicy:
+    """A policy whose state depends on the order of everything it is told: any slip of replay shows."""
+
+    def __init__(self, searcher: SearcherSpec, space: SearchSpace) -> None:
+        self._space = space
+        self._state = torch.tensor([float(searcher.seed), 0.1, 0.0], dtype=torch.float64)
+
+    def propose(self, sample: int) -> Proposal:
+        """Draw from the state, so that proposals depend on what was learnt."""
+        digit = int(self._state.abs().sum().item() * 1e6) + sample
+        choices = [
+            digit % (2**each.index if isinstance(each, Anchor) else len(each.options))
+            for each in self._space.decisions(sample)
+        ]
+        return Proposal(tuple(choices), -float(self._state[1]), int(self._state[2]))
+
+    def proposed(self, sample: int, proposal: Proposal) -> None:
+        self._fold(1.0 + sample + sum(proposal.choices) + proposal.log_probability)
+
+    def observed(self, sample: int, reward: float) -> None:
+        self._fold(2.0 + sample + reward)
+        self._state[2] += 1
+
+    def lost(self, sample: int) -> None:
+        self._fold(3.0 + sample)
+
+    def vitals(self) -> Vitals:
+        return Vitals(updates=int(self._state[2]), entropy=None)
+
+    def dump(self) -> dict[str, Tensor]:
+        return {"state": self._state.clone()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        if state["state"].shape != self._state.shape:
+            raise ValueError("another policy's state")
+        self._state = state["state"].clone()
+
+    def _fold(self, value: float) -> None:
+        self._state[0] = torch.sin(self._state[0] * 1.7 + value)
+        self._state[1] = torch.cos(self._state[1] * 0.3 + self._state[0])
+
+
+@dataclass
+class Job:
+    """A child in the world."""
+
+    input: TrainerInput
+    running: bool = True
+    end: End = End.SUCCEEDED
+    message: str = ""
+
+
+@dataclass
+class World:
+    """Jobs, the store and time. ``fates`` decides how each job ends, in the order in which they do."""
+
+    store: Store
+    fates: Iterator[str]
+    picks: Iterator[int]
+    jobs: dict[int, Job] = field(default_factory=dict)
+    created: list[int] = field(default_factory=list)
+    """Launches for which a job was created, in order; one that is here twice was gone in between."""
+    cancelled: list[int] = field(default_factory=list)
+    learnt: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+    post: Callable[[Event], None] | None = None
+    """The living controller's inbox."""
+    fault: Callable[[str], None] = lambda _: None
+    """Called before (``name``) and after (``name!``) each call of a port; may raise."""
+    waits: int = 0
+
+    def records(self) -> list[Record]:
+        """Return the log, read without faults."""
+        from nas_controller.log import read_log
+
+        return read_log(self.store)
+
+    def progress(self) -> bool:
+        """Let one running job end as its fate says; return whether there was one."""
+        running = [number for number, job in self.jobs.items() if job.running]
+        if not running:
+            return False
+        number = running[next(self.picks) % len(running)]
+        self.end(number, next(self.fates))
+        return True
+
+    def end(self, number: int, fate: str) -> None:
+        """End a job: ``result``, ``result-then-killed``, ``diverged``, ``malformed``, or the name of an End."""
+        job = self.jobs[number]
+        job.running = False
+        if fate in ("result", "result-then-killed", "diverged"):
+            diverged = fate == "diverged"
+            result = Result(
+                sample=job.input.sample,
+                attempt=job.input.attempt,
+                architecture=job.input.architecture.digest,
+                status="Diverged" if diverged else "Trained",
+                metrics={} if diverged else {"accuracy": accuracy(job.input.architecture)},
+            )
+            self.store.put_if_absent(names.result_key(job.input.sample), result.model_dump_json(by_alias=True).encode())
+            job.end = End.FAILED if fate == "result-then-killed" else End.SUCCEEDED
+        elif fate == "malformed":
+            self.store.put_if_absent(names.result_key(job.input.sample), b'{"metrics": "no"')
+        else:
+            job.end, job.message = End(fate), f"the trainer's words about {fate}"
+        if job.end is End.VANISHED:
+            del self.jobs[number]
+        self._say(Ended(number, job.end, job.message))
+
+    def say_blocked(self, number: int, blocked: Blocked) -> None:
+        """Post that a job cannot start."""
+        self._say(blocked)
+
+    def _say(self, event: Event) -> None:
+        if self.post is not None:
+            self.post(event)
+
+
+class WorldExecutor:
+    """See :class:`nas_controller.executor.Executor`."""
+
+    def __init__(self, world: World, *, starts: bool = True) -> None:
+        self._world = world
+        self._starts = starts
+
+    def start(self, post: Callable[[Event], None]) -> frozenset[int]:
+        self._world.fault("start")
+        self._world.post = post
+        for number, job in self._world.jobs.items():
+            if not job.running:
+                post(Ended(number, job.end, job.message))
+        self._world.fault("start!")
+        return frozenset(self._world.jobs)
+
+    def launch(self, launch: Launch) -> None:
+        world = self._world
+        world.fault("launch")
+        intended = {record.launch for record in world.records() if isinstance(record, Launched)}
+        assert launch.number in intended, f"launch {launch.number} was not in the log before it was created"
+        if launch.number not in world.jobs:
+            twins = [job for job in world.jobs.values() if job.running and job.input.sample == launch.input.sample]
+            assert not twins, f"sample {launch.input.sample} is being trained twice at once"
+            world.jobs[launch.number] = Job(launch.input)
+            world.created.append(launch.number)
+        if self._starts and world.post is not None:
+            world.post(Started(launch.number))
+        world.fault("launch!")
+
+    def cancel(self, launch: int) -> None:
+        self._world.fault("cancel")
+        self._world.cancelled.append(launch)
+        self._world.jobs.pop(launch, None)
+        self._world.fault("cancel!")
+
+    def close(self) -> None:
+        self._world.post = None
+
+
+class WorldClock:
+    """Virtual time; waiting lets the world go on."""
+
+    def __init__(self, world: World, on_idle: Callable[[], None] = lambda: None) -> None:
+        self._world = world
+        self._on_idle = on_idle
+
+    def now(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self._world.seconds)
+
+    def monotonic(self) -> float:
+        return self._world.seconds
+
+    def get(self, queue: SimpleQueue[T], seconds: float | None) -> T:
+        self._world.fault("wait")
+        self._world.waits += 1
+        assert self._world.waits < 20_000, "the search is spinning"
+        try:
+            return queue.get_nowait()
+        except Empty:
+            pass
+        if seconds == 0.0:
+            raise Empty
+        if not self._world.progress():
+            self._on_idle()
+            if seconds is None and queue.empty():
+                raise AssertionError("the search waits for ever")
+            self._world.seconds += seconds or 0.0
+        return queue.get_nowait()
+
+
+class FaultyStore:
+    """The store with the world's faults around every call; an answer can get lost after the effect."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.lose_answers: Iterator[bool] = iter(())
+
+    def _call(self, name: str, call: Callable[[], T]) -> T:
+        self._world.fault(name)
+        answer = call()
+        self._world.fault(f"{name}!")
+        if next(self.lose_answers, False):
+            raise StoreUnreachable(f"the answer to {name} got lost")
+        return answer
+
+    def get(self, key: str) -> bytes | None:
+        return self._call("get", lambda: self._world.store.get(key))
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        return self._call("put_if_absent", lambda: self._world.store.put_if_absent(key, data))
+
+    def put(self, key: str, data: bytes) -> None:
+        self._call("put", lambda: self._world.store.put(key, data))
+
+    def list(self, prefix: str) -> list[str]:
+        return self._call("list", lambda: self._world.store.list(prefix))
+
+    def uri(self, key: str) -> str:
+        return self._world.store.uri(key)
+
+    def probe(self) -> None:
+        self._world.store.probe()
+
+
+class MemoryStore:
+    """A dictionary as a store, for tests that make thousands of calls; the contract suite tests the real ones."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+
+    def get(self, key: str) -> bytes | None:
+        return self.objects.get(key)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        if key in self.objects:
+            return False
+        self.objects[key] = data
+        return True
+
+    def put(self, key: str, data: bytes) -> None:
+        self.objects[key] = data
+
+    def list(self, prefix: str) -> list[str]:
+        return sorted(key for key in self.objects if key.startswith(prefix))
+
+    def uri(self, key: str) -> str:
+        return f"memory:{key}"
+
+    def probe(self) -> None:
+        pass
+
+
+class Recorder:
+    """A sink that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.statuses: list[SearchStatus] = []
+
+    def publish(self, status: SearchStatus) -> None:
+        self.statuses.append(status)
+
+    @property
+    def last(self) -> SearchStatus:
+        return self.statuses[-1]
+
+
+class InlinePool:
+    """Stands for the pool of threads that fetches results: everything happens in the caller's thread."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def submit(self, call: Callable[[], None]) -> "Future[None]":
+        future: Future[None] = Future()
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001  As a pool does.
+            future.set_exception(error)
+        return future
+
+    def shutdown(self, **_: object) -> None:
+        pass
