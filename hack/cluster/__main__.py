@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from hack.cluster import binaries, deps, lifecycle, node, oci
+from hack.cluster import binaries, deps, images, lifecycle, node, oci
 from hack.cluster import instance as instances
 from hack.cluster.errors import ClusterError
 
@@ -65,7 +65,24 @@ def _parser() -> argparse.ArgumentParser:
     image.add_argument("out", type=Path, metavar="OUT.tar")
     image.add_argument("--user", default="65532", metavar="UID")
     image.add_argument("--extra", type=_extra, action="append", default=[], metavar="FILE:PATH")
+
+    commands.add_parser("base-image", help=f"make {images.BASE_IMAGE}, on which images are built here")
+
+    built = commands.add_parser("image", parents=[named], help="build a target of the Dockerfile and load it")
+    built.add_argument("target", metavar="TARGET", help="a stage of the Dockerfile")
+    built.add_argument("reference", metavar="TAG", help="such as localhost/nas-operator:dev")
+    built.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
+    built.add_argument("--no-load", action="store_true", help="only build it, and print the archive's path")
     return parser
+
+
+def _build_image(arguments: argparse.Namespace) -> None:
+    instance = None if arguments.no_load else instances.load_existing(arguments.name)
+    archive = images.build(arguments.target, arguments.reference, arguments.build_arg)
+    if instance is None:
+        print(archive)
+    else:
+        images.load_if_new(instance, arguments.reference, archive)
 
 
 def _image_from_binary(arguments: argparse.Namespace) -> None:
@@ -117,6 +134,10 @@ def _run(arguments: argparse.Namespace) -> int:
         node.advertise_gpus(instances.load_existing(arguments.name), arguments.count)
     elif command == "image-from-binary":
         _image_from_binary(arguments)
+    elif command == "base-image":
+        images.make_base_image()
+    elif command == "image":
+        _build_image(arguments)
     return 0
 
 

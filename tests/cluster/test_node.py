@@ -31,14 +31,15 @@ def kubectl(*arguments: str) -> str:
 
 
 def command_lines() -> set[str]:
-    """Processes that a cluster is made of, by identity."""
+    """Processes that this cluster is made of, and containers of any, by identity."""
+    ours = ("containerd-shim", "/coredns ", "/pause ", str(instance.folder_of(NAME)))
     found = set()
     for pid in processes.all_pids():
         try:
             line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if any(word in line for word in (NAME, "containerd", "kube", "coredns", "/pause")) and "pytest" not in line:
+        if any(word in line for word in ours):
             found.add(f"{pid} {processes.start_time(pid)} {line}")
     return found
 
@@ -46,9 +47,12 @@ def command_lines() -> set[str]:
 def snapshot() -> dict[str, object]:
     """What a cluster changes on its host, as it is now."""
     mounts = Path("/proc/self/mountinfo").read_text()
+    relevant = ("containerd", "kubelet", "netns", "/clusters/")
     cgroups = leftovers.parse_cgroup_hierarchies(mounts)
     return {
-        "mounts": sorted(line.split(" ", 2)[2] for line in mounts.splitlines()),
+        "mounts": sorted(
+            line.split(" ", 2)[2] for line in mounts.splitlines() if any(word in line for word in relevant)
+        ),
         "interfaces": sorted(entry.name for entry in Path("/sys/class/net").iterdir()),
         "nft": subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout,
         "cgroups": sorted(str(inner) for folder in cgroups for inner in folder.rglob("*/") if "nas-" in inner.name),

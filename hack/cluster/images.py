@@ -1,0 +1,214 @@
+"""Builds container images with buildah, without a container engine, and loads them into a cluster.
+
+buildah's storage is our own, in the cache: the host's is not touched. Registries of packages are reached inside a build
+as they are outside of it: the host's certificates, pip's index and uv are mounted while a RUN step runs. All that a
+mount leaves in a layer is an empty file in its place, and that in a build stage only.
+"""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hack.cluster import deps, leftovers, node
+from hack.cluster.errors import ClusterError
+from hack.cluster.instance import Instance
+from hack.cluster.paths import REPOSITORY, cache_folder, images_folder
+from hack.cluster.say import say
+
+BASE_IMAGE = "localhost/nas-base:bookworm-1"
+_BUNDLE_IN_IMAGE = "/etc/ssl/certs/ca-certificates.crt"
+
+
+@dataclass(frozen=True)
+class Mount:
+    source: Path
+    target: str
+
+
+def _buildah_folder() -> Path:
+    return cache_folder() / "buildah"
+
+
+def _buildah(*arguments: str, quiet: bool = False) -> str:
+    """Run buildah on our own storage; its progress goes to standard error unless quiet."""
+    folder = _buildah_folder()
+    command = ["buildah", "--root", str(folder / "root"), "--runroot", str(folder / "run"), *arguments]
+    shown = subprocess.PIPE if quiet else sys.stderr
+    result = subprocess.run(command, stdout=subprocess.PIPE if quiet else shown, stderr=shown, text=True, check=False)
+    if result.returncode != 0:
+        raise ClusterError(f"buildah {arguments[0]} failed" + (f": {result.stderr.strip()}" if quiet else ""))
+    return result.stdout or ""
+
+
+@contextmanager
+def _storage() -> Iterator[None]:
+    """One build at a time; afterwards nothing stays mounted below the storage."""
+    if os.geteuid() != 0:
+        raise ClusterError("building images needs root")
+    deps.ensure(deps.IMAGES)
+    folder = _buildah_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        leftovers.unmount(folder.resolve())
+        os.close(descriptor)
+
+
+def _image_id(reference: str) -> str:
+    """The identifier of an image in our storage, empty if there is none."""
+    return _buildah("images", "--quiet", "--no-trunc", "--filter", f"reference={reference}", quiet=True).strip()
+
+
+def _make_base_image() -> None:
+    """Debian with Python and certificates, from Debian's packages: 16 s, once."""
+    if _image_id(BASE_IMAGE):
+        return
+    say(f"build {BASE_IMAGE}: Debian bookworm with python3")
+    with tempfile.TemporaryDirectory(dir=_buildah_folder()) as temporary:
+        rootfs = Path(temporary) / "rootfs.tar"
+        command = [
+            "mmdebstrap",
+            "--quiet",
+            "--variant=minbase",
+            "--include=python3,ca-certificates",
+            "bookworm",
+            str(rootfs),
+        ]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            raise ClusterError(f"mmdebstrap failed:\n{result.stderr[-3000:]}")
+        (Path(temporary) / "Dockerfile").write_text("FROM scratch\nADD rootfs.tar /\n")
+        _buildah("bud", "--quiet", "--tag", BASE_IMAGE, temporary, quiet=True)
+    say(f"built {BASE_IMAGE}")
+
+
+def make_base_image() -> None:
+    with _storage():
+        _make_base_image()
+
+
+def _certificates() -> Path | None:
+    """The bundle that this host trusts, where OpenSSL's variable or Debian has it."""
+    for candidate in (os.environ.get("SSL_CERT_FILE", ""), _BUNDLE_IN_IMAGE):
+        if candidate and Path(candidate).is_file():
+            return Path(candidate)
+    return None
+
+
+def _package_index() -> str:
+    """The index that uv or pip is told to use on this host; empty for the public one."""
+    for variable in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"):
+        if value := os.environ.get(variable):
+            return value
+    command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _uv() -> Path | None:
+    """uv itself; what is first on PATH may be a version manager's script."""
+    for folder in [str(REPOSITORY / ".venv" / "bin"), *os.environ.get("PATH", "").split(":")]:
+        candidate = Path(folder) / "uv"
+        if candidate.is_file():
+            with candidate.open("rb") as file:
+                if file.read(4) == b"\x7fELF":
+                    return candidate.resolve()
+    return None
+
+
+def _mounts(temporary: Path) -> list[Mount]:
+    """What a RUN step sees of this host."""
+    mounts = []
+    pip = ["[global]"]
+    if certificates := _certificates():
+        mounts.append(Mount(certificates.resolve(), _BUNDLE_IN_IMAGE))
+        pip.append(f"cert = {_BUNDLE_IN_IMAGE}")
+    if index := _package_index():
+        pip.append(f"index-url = {index}")
+        (temporary / "uv.toml").write_text(f"[[index]]\nurl = {json.dumps(index)}\ndefault = true\n")
+        mounts.append(Mount(temporary / "uv.toml", "/etc/uv/uv.toml"))
+    (temporary / "pip.conf").write_text("\n".join(pip) + "\n")
+    mounts.append(Mount(temporary / "pip.conf", "/etc/pip.conf"))
+    if uv := _uv():
+        mounts.append(Mount(uv, "/usr/local/bin/uv"))
+    wheels = REPOSITORY.parent / "shared" / "wheels"
+    if wheels.is_dir():
+        mounts.append(Mount(wheels.resolve(), "/wheels"))
+    return mounts
+
+
+def build(target: str, reference: str, build_arguments: Sequence[str]) -> Path:
+    """Build one target of the repository's Dockerfile and return its OCI archive in the cache.
+
+    Args:
+        build_arguments: NAME=VALUE each; BASE_IMAGE is our own Debian unless it is among them.
+    """
+    given = {argument.partition("=")[0] for argument in build_arguments}
+    with _storage(), tempfile.TemporaryDirectory() as temporary:
+        arguments = list(build_arguments)
+        if "BASE_IMAGE" not in given:
+            _make_base_image()
+            arguments.append(f"BASE_IMAGE={BASE_IMAGE}")
+        mounts = _mounts(Path(temporary))
+        has_wheels = any(mount.target == "/wheels" for mount in mounts)
+        if has_wheels and "WHEELS" not in given and "ARG WHEELS" in (REPOSITORY / "Dockerfile").read_text():
+            arguments.append("WHEELS=/wheels")
+        say(f"build {reference} (target {target})")
+        _buildah(
+            "bud",
+            "--isolation=chroot",
+            "--network=host",
+            "--layers",
+            *(f"--volume={mount.source}:{mount.target}:ro" for mount in mounts),
+            *(f"--build-arg={argument}" for argument in arguments),
+            f"--target={target}",
+            f"--tag={reference}",
+            f"--file={REPOSITORY / 'Dockerfile'}",
+            str(REPOSITORY),
+        )
+        return _archive(reference)
+
+
+def _archive(reference: str) -> Path:
+    """Write the image as an archive, unless it is there already; older ones of the same name are removed."""
+    prefix = reference.replace("/", "_").replace(":", "_")
+    archive = images_folder() / f"{prefix}@{_image_id(reference).removeprefix('sha256:')[:16]}.tar"
+    if not archive.exists():
+        images_folder().mkdir(parents=True, exist_ok=True)
+        for old in images_folder().glob(f"{prefix}@*.tar"):
+            old.unlink()
+        temporary = archive.with_name(f".{archive.name}")
+        temporary.unlink(missing_ok=True)
+        _buildah("push", "--quiet", reference, f"oci-archive:{temporary}:{reference}", quiet=True)
+        temporary.rename(archive)
+        say(f"wrote {archive}: {archive.stat().st_size / 1e6:.0f} MB")
+    return archive
+
+
+def manifest_digest(archive: Path) -> str:
+    """The digest of the one image in an OCI archive."""
+    with tarfile.open(archive) as tar:
+        index = tar.extractfile("index.json")
+        if index is None:
+            raise ClusterError(f"{archive} is no OCI archive")
+        manifests = json.load(index)["manifests"]
+    return str(manifests[0]["digest"])
+
+
+def load_if_new(instance: Instance, reference: str, archive: Path) -> None:
+    """Import an image unless the node has this very one: an import of a large image takes longer than building it."""
+    listed = node.ctr(instance, "images", "list", f"name=={reference}")
+    if manifest_digest(archive) in listed:
+        say(f"cluster {instance.name} has {reference} already")
+        return
+    node.load_image(instance, archive)
