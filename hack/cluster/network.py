@@ -1,6 +1,7 @@
 """Picks what no one else uses: loopback ports and private subnets."""
 
 import ipaddress
+import random
 import socket
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -23,8 +24,11 @@ def _is_free(port: int) -> bool:
 
 
 def choose_ports(names: Iterable[str], taken: Collection[int]) -> dict[str, int]:
-    """A free port for each name, none of them in `taken` (the ports of other clusters, running or not)."""
-    candidates = iter(_PORTS)
+    """A free port for each name, none of them in `taken` (the ports of other clusters, running or not).
+
+    In random order: between the choice and the listening another user's cluster may choose too.
+    """
+    candidates = iter(random.sample(_PORTS, len(_PORTS)))
     chosen: dict[str, int] = {}
     for name in names:
         for port in candidates:
