@@ -1,3 +1,3 @@
 """Fixtures that tests of several parts share."""
 
-pytest_plugins = ["s3_server"]
+pytest_plugins = ["cluster_fixtures", "s3_server"]

@@ -73,47 +73,43 @@ class KubeClient:
         self._user_agent = user_agent
 
     @classmethod
-    def from_environment(
-        cls,
-        *,
-        context: str | None = None,
-        timeout_seconds: float = 30.0,
-        pool_size: int = 16,
-        user_agent: str = "nas-operator",
-    ) -> "KubeClient":
+    def from_environment(cls, *, context: str | None = None, **options: Any) -> "KubeClient":
         """Return a client for the cluster at hand: ``$KUBECONFIG``, else a pod's own, else ``~/.kube/config``.
+
+        Args:
+            context: a context of the kubeconfig; naming one rules the pod's own out.
+            options: as for the constructor.
 
         Raises:
             KubeConfigError: none of them is there, or it cannot be read.
         """
+        if not os.environ.get("KUBECONFIG") and context is None:
+            configuration = kubernetes.client.Configuration()
+            try:
+                _loaders.load_incluster_config(client_configuration=configuration)
+                namespace = _SERVICE_ACCOUNT_NAMESPACE.read_text().strip()
+            except (_loaders.ConfigException, OSError):
+                pass  # Not in a pod: the kubeconfig decides.
+            else:
+                return cls(configuration, namespace=namespace, **options)
+        return cls.from_kubeconfig(context=context, **options)
+
+    @classmethod
+    def from_kubeconfig(cls, file: Path | None = None, *, context: str | None = None, **options: Any) -> "KubeClient":
+        """Return a client for a context of a kubeconfig: the current one, of ``$KUBECONFIG``, when not named.
+
+        Raises:
+            KubeConfigError: there is no such file or context, or it cannot be read.
+        """
         configuration = kubernetes.client.Configuration()
+        where = {} if file is None else {"config_file": str(file)}
         try:
-            if not os.environ.get("KUBECONFIG") and context is None:
-                try:
-                    _loaders.load_incluster_config(client_configuration=configuration)
-                except _loaders.ConfigException:
-                    pass  # Not in a pod: the kubeconfig below decides.
-                else:
-                    namespace = _SERVICE_ACCOUNT_NAMESPACE.read_text().strip()
-                    return cls(
-                        configuration,
-                        namespace=namespace,
-                        timeout_seconds=timeout_seconds,
-                        pool_size=pool_size,
-                        user_agent=user_agent,
-                    )
-            contexts, active = _loaders.list_kube_config_contexts()
+            contexts, active = _loaders.list_kube_config_contexts(**where)
             chosen = next((item for item in contexts if item["name"] == context), active)
-            _loaders.load_kube_config(client_configuration=configuration, context=context)
+            _loaders.load_kube_config(client_configuration=configuration, context=context, **where)
         except (_loaders.ConfigException, OSError) as error:
             raise KubeConfigError(f"no cluster to talk to: {error}") from error
-        return cls(
-            configuration,
-            namespace=chosen.get("context", {}).get("namespace", "default"),
-            timeout_seconds=timeout_seconds,
-            pool_size=pool_size,
-            user_agent=user_agent,
-        )
+        return cls(configuration, namespace=chosen["context"].get("namespace", "default"), **options)
 
     @property
     def configuration(self) -> Any:
@@ -188,7 +184,9 @@ class KubeClient:
             resource: the collection.
             namespace: the object's namespace.
             name: the object's name.
-            body: apiVersion, kind, metadata.name and the fields to own; ``metadata.uid`` refuses a namesake.
+            body: apiVersion, kind, metadata.name and the fields to own. With ``metadata.resourceVersion`` the
+                apply is answered 409 unless that is the object's present version. A ``metadata.uid`` is checked
+                on whole objects only: the status of a custom resource takes any.
             field_manager: the name under which the fields are owned.
             force: take fields from other managers instead of answering 409.
             subresource: for example ``status``.

@@ -32,6 +32,7 @@ _log = structlog.get_logger()
 # A plan whose actions succeed leads to one without any in two or three rounds.
 _MOST_ROUNDS = 8
 _ACCESS_HOLDS = timedelta(minutes=10)
+_SOON = timedelta(seconds=1)
 _RETRY_SOON = timedelta(seconds=15)
 _RETRY_LATER = timedelta(seconds=60)
 _TRIAL_NAME = re.compile(r"nas-trial-[a-z0-9]+")
@@ -95,8 +96,7 @@ class Reconciler:
             memory = self._memories.setdefault(raw["metadata"]["uid"], _Memory())
             decided = plan(self._observe(raw, memory, now), now, self._settings)
             if not decided.actions:
-                self._write(raw, decided, now)
-                return decided.requeue_after
+                return self._write(raw, decided, now)
             self._carry_out(raw, decided, memory, now)
         raise _Unsettled(f"{key[0]}/{key[1]} does not settle")
 
@@ -196,15 +196,17 @@ class Reconciler:
                 raise
             return self._client.get(resource, namespace, name)  # Another operator was faster.
 
-    def _write(self, raw: Object, decided: Plan, now: datetime) -> None:
+    def _write(self, raw: Object, decided: Plan, now: datetime) -> timedelta | None:
+        """Write the status if it differs; return when to look again."""
         if not differs(raw, decided.status):
-            return
+            return decided.requeue_after
         metadata = raw["metadata"]
         body = {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
-            # With the uid, the status of a deleted experiment cannot land on a namesake.
-            "metadata": {key: metadata[key] for key in ("name", "namespace", "uid")},
+            # With the version, what was decided on an older state of things, or on a namesake, is refused; the
+            # uid alone would not do, because the API server does not look at it in an apply to a status.
+            "metadata": {key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion")},
             "status": decided.status,
         }
         try:
@@ -217,13 +219,15 @@ class Reconciler:
                 subresource="status",
             )
         except ApiError as error:
-            if error.status in (404, 409):
-                _log.info("gone before its status was written", error=error.message)
-                return
+            if error.status == 404:
+                return None
+            if error.status == 409:
+                return _SOON  # It has changed; the watch brings how.
             raise
         self._cache.take_experiment(written)
         _log.info("status written", state=decided.status["state"], reason=decided.status["conditions"][0]["reason"])
         self._tell(raw, decided.events, now)
+        return decided.requeue_after
 
     def _tell(self, raw: Object, events: tuple[Event, ...], now: datetime) -> None:
         for event in events:

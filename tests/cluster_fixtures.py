@@ -1,0 +1,103 @@
+"""A real control plane (etcd, API server, controller manager, scheduler), shared by tests marked ``cluster``.
+
+Fixtures: ``control_plane`` (one for the whole run, with our CustomResourceDefinition, removed at its end) and
+``namespace`` (a fresh one for one test). Loaded by ``conftest.py``.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from nas_api import names
+from nas_kube import CUSTOM_RESOURCE_DEFINITIONS, NAMESPACES, KubeClient
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+CRD_FILE = REPOSITORY / "crds" / f"{names.GROUP}_{names.PLURAL}.yaml"
+
+
+@dataclass(frozen=True)
+class ControlPlane:
+    """A running control plane without nodes: pods are admitted, and stay pending."""
+
+    kubeconfig: Path
+    environment: dict[str, str] = field(repr=False)
+    """For subprocesses: KUBECONFIG, and the matching kubectl first on PATH."""
+    client: KubeClient
+    """An administrator's."""
+
+    def kubectl(self, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run kubectl and return what it said, whether it succeeded or not."""
+        command = ["kubectl", *words]
+        return subprocess.run(
+            command, env=self.environment, input=stdin, capture_output=True, text=True, timeout=60, check=False
+        )
+
+
+def eventually(check: Callable[[], Any], *, seconds: float = 20.0, message: str = "") -> Any:
+    """Return the first true value of ``check``; fail the test when none comes in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = check()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds:.0f} s: {message or check}")
+        time.sleep(0.1)
+
+
+def _cluster(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hack.cluster", *words]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=280, check=False)
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[ControlPlane]:
+    """A control plane of its own name and ports."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nas-operator" / "bin"
+    if not list(cache.glob("kube-apiserver-*/kube-apiserver")):
+        pytest.skip("no control plane: `python3 -m hack.cluster build` makes its programs")
+    name = f"test-{uuid4().hex[:8]}"
+    up = _cluster("up", "--control-plane-only", "--name", name)
+    try:
+        if up.returncode != 0:
+            pytest.fail(f"the control plane did not come up:\n{up.stdout}{up.stderr}")
+        printed = _cluster("run-with", "--name", name, "--", sys.executable, "-c", _PRINT_ENVIRONMENT)
+        environment: dict[str, str] = json.loads(printed.stdout)
+        kubeconfig = Path(environment["KUBECONFIG"])
+        client = KubeClient.from_kubeconfig(kubeconfig)
+        plane = ControlPlane(kubeconfig, environment, client)
+        applied = plane.kubectl("apply", "--server-side", "-f", str(CRD_FILE))
+        assert applied.returncode == 0, applied.stderr
+        eventually(lambda: _established(client), message="the CustomResourceDefinition is served")
+        yield plane
+        client.close()
+    finally:
+        _cluster("down", "--name", name)
+
+
+@pytest.fixture
+def namespace(control_plane: ControlPlane) -> Iterator[str]:
+    """A namespace of its own, removed in the background after the test."""
+    name = f"test-{uuid4().hex[:10]}"
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    control_plane.client.create(NAMESPACES, None, body)
+    yield name
+    control_plane.client.delete(NAMESPACES, None, name)
+
+
+_PRINT_ENVIRONMENT = "import json, os; print(json.dumps(dict(os.environ)))"
+
+
+def _established(client: KubeClient) -> bool:
+    crd = client.get(CUSTOM_RESOURCE_DEFINITIONS, None, f"{names.PLURAL}.{names.GROUP}")
+    conditions = crd.get("status", {}).get("conditions") or ()
+    return any(item["type"] == "Established" and item["status"] == "True" for item in conditions)
