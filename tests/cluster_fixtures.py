@@ -1,7 +1,7 @@
 """A real control plane (etcd, API server, controller manager, scheduler), shared by tests marked ``cluster``.
 
-Fixtures: ``control_plane`` (one for the whole run, with our CustomResourceDefinition, removed at its end) and
-``namespace`` (a fresh one for one test). Loaded by ``conftest.py``.
+Fixtures: ``control_plane`` (one for the whole run, with our CustomResourceDefinition, removed at its end),
+``namespace`` (a fresh one for one test) and ``shared_namespace`` (for one module). Loaded by ``conftest.py``.
 """
 
 import json
@@ -87,6 +87,16 @@ def control_plane() -> Iterator[ControlPlane]:
 @pytest.fixture
 def namespace(control_plane: ControlPlane) -> Iterator[str]:
     """A namespace of its own, removed in the background after the test."""
+    yield from _namespace(control_plane)
+
+
+@pytest.fixture(scope="module")
+def shared_namespace(control_plane: ControlPlane) -> Iterator[str]:
+    """A namespace for tests of one module that leave nothing in it."""
+    yield from _namespace(control_plane)
+
+
+def _namespace(control_plane: ControlPlane) -> Iterator[str]:
     name = f"test-{uuid4().hex[:10]}"
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
     control_plane.client.create(NAMESPACES, None, body)
