@@ -6,6 +6,7 @@ network but its weights; its derivatives are central differences.
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -140,15 +141,32 @@ def test_entropy_is_that_of_whole_distributions(network: Network, tiny_space: Se
     assert float((log_p.exp() * evaluation.entropies.detach().sum(1)).sum()) == pytest.approx(float(joint), abs=1e-6)
 
 
-def test_sampling_reports_the_probability_of_what_it_sampled(network: Network, tiny_space: SearchSpace) -> None:
-    """Fails when the argmax, or anything but the sampled option, is fed to the next step."""
+@pytest.mark.parametrize("temperatures", [None, [4.0] * 64])
+def test_sampling_reports_the_probability_of_what_it_sampled(
+    network: Network, tiny_space: SearchSpace, temperatures: list[float] | None
+) -> None:
+    """Fails when the argmax, or anything but the sampled option, is fed to the next step.
+
+    At any temperature of the draw, the probability is the network's own.
+    """
     decisions = tiny_space.decisions(0)
-    drawn = network.sample(decisions, uniforms(0, 0, Purpose.PROPOSE, 0, 64 * 12).reshape(64, 12))
+    drawn = network.sample(decisions, uniforms(0, 0, Purpose.PROPOSE, 0, 64 * 12).reshape(64, 12), temperatures)
     assert layout(decisions).draws == 9 + 3
     assert len(set(drawn.choices)) > 10
     w = numpy_weights(network)
     expected = [reference(w, decisions, choices)[0] for choices in drawn.choices]
     np.testing.assert_allclose(drawn.log_probabilities, expected, atol=1e-6, rtol=0)
+
+
+def test_a_high_temperature_draws_from_everything_alike(network: Network, tiny_space: SearchSpace) -> None:
+    decisions = tiny_space.decisions(0)
+    count = 20_000
+    numbers = uniforms(0, 0, Purpose.PROPOSE, 0, count * 12).reshape(count, 12)
+    hot = Counter(network.sample(decisions, numbers, [1e6] * count).choices)
+    cold = Counter(network.sample(decisions, numbers).choices)
+    # 39 of each are expected, with a standard deviation of 6.
+    assert len(hot) == 512
+    assert max(hot.values()) < 39 + 5 * 6.3 < max(cold.values())
 
 
 def test_samples_come_as_often_as_their_probability_says(network: Network, tiny_space: SearchSpace) -> None:

@@ -50,12 +50,14 @@ def test_ppo_learns_a_known_answer(seed: int, flat_space: FlatSpace, search: Sea
     assert mean_of_policy(policy) > 0.9
 
 
-@pytest.mark.parametrize("spec", [SearcherSpec(ppo=PpoSpec()), SearcherSpec(reinforce=ReinforceSpec())])
+@pytest.mark.parametrize(
+    "spec", [SearcherSpec(ppo=PpoSpec()), SearcherSpec(reinforce=ReinforceSpec(learning_rate="0.003"))]
+)
 def test_a_reward_belongs_to_its_own_sample_whatever_the_order(spec: SearcherSpec, flat_space: FlatSpace) -> None:
     """Eight in flight, observed newest first: the good option's probability must rise, not fall."""
     policy = make_policy(spec, flat_space(1, 4))
     assert isinstance(policy, Learner)
-    for base in range(0, 400, 8):
+    for base in range(0, 800, 8):
         proposals = {sample: policy.propose(sample) for sample in range(base, base + 8)}
         for sample, proposal in proposals.items():
             policy.proposed(sample, proposal)
@@ -99,7 +101,7 @@ def test_ppo_survives_a_forced_sample_that_it_holds_impossible(flat_space: FlatS
 def test_ppo_draws_no_sample_twice_while_there_are_others(flat_space: FlatSpace, search: Search) -> None:
     policy = make_policy(SearcherSpec(ppo=PpoSpec()), flat_space(6, 3))
     seen = search(policy, 200, share_of_ones)
-    assert len(set(seen)) > 196
+    assert len(set(seen)) == 200
     plain = search(make_policy(SearcherSpec(random=Empty()), flat_space(6, 3)), 200, share_of_ones)
     assert len(set(plain)) < 190, "random search is the control and draws independently"
 

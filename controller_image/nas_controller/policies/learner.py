@@ -82,12 +82,17 @@ class Learner(ABC):
         """See :class:`~nas_controller.policies.Policy`. Each skip connection counts as a decision here."""
         return Vitals(self._updates, None if math.isnan(self._entropy) else self._entropy)
 
-    def _draw(self, sample: int, attempt: int, count: int) -> list[Proposal]:
-        """Return ``count`` draws for a sample under the present parameters, other ones for each attempt."""
+    def _draw(
+        self, sample: int, attempt: int, count: int, temperatures: Sequence[float] | None = None
+    ) -> list[Proposal]:
+        """Return ``count`` draws for a sample under the present parameters, other ones for each attempt.
+
+        ``temperatures``, one a draw, is explained at ``Network.sample``.
+        """
         decisions = self._space.decisions(sample)
         width = layout(decisions).draws
         numbers = uniforms(self._seed, sample, Purpose.PROPOSE, attempt, count * width).reshape(count, width)
-        drawn = self._network.sample(decisions, numbers)
+        drawn = self._network.sample(decisions, numbers, temperatures)
         return [
             Proposal(choices, log_probability, self._updates)
             for choices, log_probability in zip(drawn.choices, drawn.log_probabilities, strict=True)

@@ -133,17 +133,22 @@ class Network:
         return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
 
     @torch.inference_mode()
-    def sample(self, decisions: tuple[Decision, ...], draws: NDArray[np.float64]) -> Draw:
+    def sample(
+        self, decisions: tuple[Decision, ...], draws: NDArray[np.float64], temperatures: Sequence[float] | None = None
+    ) -> Draw:
         """Draw one sequence for each row of ``draws``.
 
         Args:
             draws: shape (samples, layout(decisions).draws): numbers uniform in [0, 1), used in the order of the
                 decisions.
+            temperatures: one for each row, 1 by default: what logits are divided by for the draw. Log-probabilities
+                are the network's own, at temperature 1.
         """
         w = self.weights()
         # (draws, samples): a step's numbers are then contiguous.
         numbers = torch.from_numpy(np.ascontiguousarray(draws.T)).to(self.parameters.dtype)
         count = numbers.shape[1]
+        heat = None if temperatures is None else self.parameters.new_tensor(temperatures).unsqueeze(1)
         zeros = self.parameters.new_zeros(count, HIDDEN)
         hidden = [zeros] * LAYERS
         cell = [zeros] * LAYERS
@@ -171,7 +176,9 @@ class Network:
                     continue
                 current = (state @ w["anchor.current"]).unsqueeze(1)
                 scores = torch.tanh(anchors[:, :index] + current) @ w["anchor.v"]
-                bits = (torch.sigmoid(scores) > numbers[used : used + index].T).to(scores.dtype)
+                bits = (torch.sigmoid(scores if heat is None else scores / heat) > numbers[used : used + index].T).to(
+                    scores.dtype
+                )
                 logs.append(torch.nn.functional.logsigmoid(scores * (2 * bits - 1)).sum(1))
                 taken.append(bits)
                 inputs = _after_anchor(w, bits, index)
@@ -179,7 +186,8 @@ class Network:
             else:
                 bias, weight, embedding = softmaxes[decision.kind]
                 log_p = torch.log_softmax(torch.addmm(bias, state, weight), 1)
-                below = log_p.exp().cumsum(1) <= numbers[used].unsqueeze(1)
+                p = log_p.exp() if heat is None else torch.softmax(log_p / heat, 1)
+                below = p.cumsum(1) <= numbers[used].unsqueeze(1)
                 # Rounding may leave the last bound under 1.
                 choice = below.sum(1).clamp_(max=len(decision.options) - 1)
                 logs.append(log_p.gather(1, choice.unsqueeze(1)).squeeze(1))

@@ -17,8 +17,9 @@ from nas_api.search_space import Choices, SearchSpace
 from nas_controller.policies import Proposal
 from nas_controller.policies.learner import Learner, Observation, by_decisions, pack, unpack
 
-REDRAWS = 32
-"""Further draws for a sample whose first draw was proposed before."""
+TEMPERATURES = tuple(2 ** (redraw / 4) for redraw in range(32))
+"""Of the redraws for a sample whose first draw was proposed before. The first are the policy's own; a policy that
+knows what it wants would repeat itself for ever, so each later one strays a little further from it, at last at random."""
 CLAMP = 20.0
 """Bound, in nats, of a draw's log-probability from below and of a log-ratio on both sides: a choice forced from
 outside the policy may be as good as impossible under it, and exp() of that must stay finite."""
@@ -44,11 +45,11 @@ class PpoPolicy(Learner):
         self._known: set[int] = set()
 
     def propose(self, sample: int) -> Proposal:
-        """Draw until the choices are new, at most ``REDRAWS`` times more; then a repeat is accepted."""
+        """Draw until the choices are new, at most once per ``TEMPERATURES`` more; then a repeat is accepted."""
         first = super().propose(sample)
         if _fingerprint(first.choices) not in self._known:
             return first
-        redrawn = self._draw(sample, attempt=1, count=REDRAWS)
+        redrawn = self._draw(sample, attempt=1, count=len(TEMPERATURES), temperatures=TEMPERATURES)
         return next((draw for draw in redrawn if _fingerprint(draw.choices) not in self._known), first)
 
     def proposed(self, sample: int, proposal: Proposal) -> None:
