@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Protocol
 
 from nas_api.base import Model
-from nas_api.experiment import Best, Outcome, PolicyVitals, Problem, SampleCounts
+from nas_api.experiment import Best, NASExperimentStatus, Outcome, PolicyVitals, Problem, SampleCounts
 from nas_controller.state import SearchState
 
 _LARGEST = 10**12 - 1
@@ -24,6 +24,11 @@ class SearchStatus(Model):
     policy: PolicyVitals | None = None
     problem: Problem | None = None
     outcome: Outcome | None = None
+
+    @classmethod
+    def of(cls, status: NASExperimentStatus) -> "SearchStatus":
+        """Return the search's part of a resource's status."""
+        return cls(**{name: getattr(status, name) for name in cls.model_fields})
 
 
 def decimal(value: float) -> str:

@@ -1,0 +1,1 @@
+"""What runs children in a cluster; ``nas run`` brings its own executor for local processes."""

@@ -1,0 +1,377 @@
+"""Children as Kubernetes Jobs: one POST each, one watch for all of them, and a closer look only in trouble."""
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from nas_api import names
+from nas_api.child_job import child_job
+from nas_api.experiment import NASExperiment
+from nas_api.reasons import Reason
+from nas_controller.executor import Blocked, End, Ended, Event, Launch, Started
+from nas_controller.executors.diagnosis import diagnose
+from nas_controller.executors.ending import ending, finished
+from nas_kube import EVENTS, JOBS, PODS, ApiError, ApiUnavailable, EventType, KubeClient, KubeError, Reflector
+
+_log = structlog.get_logger()
+
+Object = dict[str, Any]
+
+_LOOK_AFTER_SECONDS = 20.0
+_LOOK_EVERY_SECONDS = 10.0
+# Children that one look covers: what keeps hundreds from starting shows in a few of them.
+_LOOKED_AT = 10
+_FIRST_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 30.0
+
+
+@dataclass(eq=False)
+class _Child:
+    """A launch that has not ended, as far as we know. Guarded by the executor's lock."""
+
+    number: int
+    launch: Launch | None
+    """None for one that an earlier controller launched."""
+    uid: str | None = None
+    """Its Job's; None until the Job is known to exist."""
+    since: float = field(default_factory=time.monotonic)
+    """When its Job was first known to exist, on the monotonic clock."""
+    ready: bool = False
+    refusals: int = 0
+    """How often its POST was refused or not answered."""
+    cancelled: bool = False
+    ending: bool = False
+    """Its Job has finished; what its pod says is being read."""
+
+
+class KubernetesExecutor:
+    """See :class:`nas_controller.executor.Executor`. ``change`` takes over a newer manifest.
+
+    API calls for each child: one POST, and nothing else but its share of one watch. A failed one costs a list
+    of its pod, a cancelled one a DELETE. Children that do not run after 20 s are looked at, ten at a time,
+    with one list of pods and one of events.
+    """
+
+    def __init__(self, client: KubeClient, experiment: NASExperiment, trainer_image: str, *, threads: int = 8) -> None:
+        """Prepare; no call is made before ``start``.
+
+        Args:
+            client: the API.
+            experiment: whose children these are; its namespace and uid never change.
+            trainer_image: for manifests that name none.
+            threads: calls made at once.
+        """
+        self._client = client
+        self._experiment = experiment
+        self._image = trainer_image
+        self._namespace = experiment.metadata.namespace
+        self._uid = experiment.metadata.uid
+        self._lock = threading.Lock()
+        self._children: dict[int, _Child] = {}
+        self._synced = False
+        self._post: Callable[[Event], None]
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="jobs")
+        self._closed = threading.Event()
+        self._agenda = _Agenda(self._closed)
+        self._deletions = 0
+        self._deletions_done = threading.Condition(self._lock)
+        selector = f"{names.LABEL_EXPERIMENT_UID}={self._uid},{names.LABEL_ROLE}={names.ROLE_TRAINER}"
+        self._reflector = Reflector(client, JOBS, self._namespace, self._on_job, label_selector=selector)
+
+    def change(self, experiment: NASExperiment) -> None:
+        """Make Jobs from this manifest from now on; those that were refused are tried again at once."""
+        self._experiment = experiment
+        with self._lock:
+            refused = [child for child in self._children.values() if child.uid is None and child.refusals]
+        for child in refused:
+            self._submit(self._create, child)
+
+    def start(self, post: Callable[[Event], None]) -> frozenset[int]:
+        """See :class:`nas_controller.executor.Executor`.
+
+        Raises:
+            ApiError: we may not list Jobs in this namespace.
+        """
+        self._post = post
+        self._reflector.start()
+        while not self._reflector.wait_synced(5.0):
+            try:
+                self._client.list(JOBS, self._namespace, label_selector=f"{names.LABEL_EXPERIMENT_UID}={self._uid}")
+            except ApiUnavailable as error:
+                _log.warning("waiting for the API server", error=str(error))
+            except ApiError as error:
+                if not error.retryable:
+                    raise
+        with self._lock:
+            self._synced = True
+            existing = frozenset(self._children)
+        self._agenda.start()
+        self._look_later()
+        return existing
+
+    def launch(self, launch: Launch) -> None:
+        """See :class:`nas_controller.executor.Executor`."""
+        child = _Child(launch.number, launch)
+        with self._lock:
+            self._children[launch.number] = child
+        self._submit(self._create, child)
+
+    def cancel(self, launch: int) -> None:
+        """See :class:`nas_controller.executor.Executor`."""
+        with self._lock:
+            child = self._children.pop(launch, None)
+            if child is not None:
+                child.cancelled = True
+            self._deletions += 1
+        self._submit(self._delete, launch, None if child is None else child.uid)
+
+    def close(self) -> None:
+        """See :class:`nas_controller.executor.Executor`. Waits up to 20 s for cancelled children's deletion."""
+        with self._lock:
+            self._deletions_done.wait_for(lambda: self._deletions == 0, 20.0)
+        self._closed.set()
+        self._reflector.stop()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._agenda.stop()
+
+    # ------------------------------------------------------------ the watch
+
+    def _on_job(self, kind: EventType, job: Object) -> None:
+        metadata = job["metadata"]
+        number = metadata.get("labels", {}).get(names.LABEL_LAUNCH, "")
+        if number.isdigit() and self._is_ours(job):
+            self._take(int(number), kind, job)
+
+    def _take(self, number: int, kind: EventType, job: Object) -> None:
+        """Take what is known of a child's Job; called by the watch, and for a Job that is adopted."""
+        uid = job["metadata"]["uid"]
+        with self._lock:
+            child = self._children.get(number)
+            if child is None and not self._synced and kind is not EventType.DELETED:
+                child = self._children[number] = _Child(number, None)
+            if child is None or child.ending or (child.uid is not None and child.uid != uid):
+                # Ended or cancelled before, or another Job of this name that is on its way out.
+                return
+            child.uid = uid
+            if kind is EventType.DELETED:
+                del self._children[number]
+            elif finished(job):
+                child.ending = True
+            ready = bool((job.get("status") or {}).get("ready")) and not child.ready
+            child.ready = child.ready or ready
+        if kind is EventType.DELETED:
+            gone = Ended(number, End.VANISHED, "its Job was deleted")
+            self._post(Ended(number, *ending(job, None)) if finished(job) else gone)
+        elif finished(job):
+            self._submit(self._end, child, job)
+        elif ready:
+            self._post(Started(number))
+
+    def _is_ours(self, job: Object) -> bool:
+        return any(owner["uid"] == self._uid for owner in job["metadata"].get("ownerReferences") or ())
+
+    def _end(self, child: _Child, job: Object) -> None:
+        """Post how a finished Job's child ended, after a look at its pod if it failed."""
+        pod = None
+        if ending(job, None)[0] is not End.SUCCEEDED:
+            try:
+                pod = _newest(self._pods([child.number]))
+            except KubeError as error:
+                _log.info("no look at a failed child's pod", launch=child.number, error=str(error))
+        with self._lock:
+            if self._children.get(child.number) is not child:
+                return
+            del self._children[child.number]
+        self._post(Ended(child.number, *ending(job, pod)))
+
+    # ------------------------------------------------------------ creation and deletion
+
+    def _create(self, child: _Child) -> None:
+        """POST a child's Job; what is refused is tried again after a growing pause."""
+        launch = child.launch
+        if launch is None or child.cancelled or child.uid is not None:
+            return
+        try:
+            job = child_job(self._experiment, launch.number, launch.input, self._image)
+            created = self._client.create(JOBS, self._namespace, job)
+        except ValueError as error:
+            self._refused(child, Blocked(child.number, Reason.INVALID_TEMPLATE, str(error)))
+        except ApiUnavailable as error:
+            self._refused(child, None, str(error))
+        except ApiError as error:
+            if error.status == 409 and error.reason == "AlreadyExists":
+                self._adopt(child, job["metadata"]["name"])
+            elif error.retryable or error.status == 404 or error.status == 401:
+                self._refused(child, None, str(error))
+            elif error.quota:
+                self._refused(child, Blocked(child.number, Reason.QUOTA_EXCEEDED, error.message))
+            elif error.status == 403:
+                self._refused(child, Blocked(child.number, Reason.NOT_PERMITTED, error.message))
+            else:
+                message = f"spec.trainer.template: {error.message}"
+                self._refused(child, Blocked(child.number, Reason.INVALID_TEMPLATE, message))
+        else:
+            self._created(child, created)
+
+    def _created(self, child: _Child, job: Object) -> None:
+        with self._lock:
+            if child.uid is None:
+                child.uid = job["metadata"]["uid"]
+                child.since = time.monotonic()
+            late = child.cancelled
+            if late:
+                self._deletions += 1
+        if late:
+            # The cancellation's DELETE may have come before our POST.
+            self._delete(child.number, job["metadata"]["uid"])
+
+    def _adopt(self, child: _Child, name: str) -> None:
+        try:
+            job = self._client.get(JOBS, self._namespace, name)
+        except KubeError as error:
+            # Gone again, or no answer: the next POST tells.
+            self._refused(child, None, str(error))
+            return
+        if self._is_ours(job):
+            self._created(child, job)
+            self._take(child.number, EventType.MODIFIED, job)
+            return
+        with self._lock:
+            self._children.pop(child.number, None)
+        self._post(
+            Ended(child.number, End.FAILED, f"Job {name} exists and does not belong to this experiment: delete it")
+        )
+
+    def _refused(self, child: _Child, blocked: Blocked | None, error: str = "") -> None:
+        with self._lock:
+            child.refusals += 1
+            pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(child.refusals - 1, 10), _LONGEST_PAUSE_SECONDS)
+            if child.cancelled:
+                return
+        _log.info("child not created", launch=child.number, error=blocked.message if blocked else error, pause=pause)
+        if blocked is not None:
+            self._post(blocked)
+        self._agenda.add(pause, lambda: self._submit(self._create, child))
+
+    def _delete(self, number: int, uid: str | None, tries: int = 0) -> None:
+        name = names.child_job(self._experiment.metadata.name, self._uid, number)
+        try:
+            self._client.delete(JOBS, self._namespace, name, uid=uid)
+        except KubeError as error:
+            if error.retryable and not self._closed.is_set():
+                _log.info("child not deleted yet", launch=number, error=str(error))
+                pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(tries, 10), _LONGEST_PAUSE_SECONDS)
+                self._agenda.add(pause, lambda: self._submit(self._delete, number, uid, tries + 1))
+                return
+            _log.error("child not deleted", launch=number, error=str(error))
+        with self._lock:
+            self._deletions -= 1
+            self._deletions_done.notify_all()
+
+    # ------------------------------------------------------------ a closer look
+
+    def _look_later(self) -> None:
+        self._agenda.add(_LOOK_EVERY_SECONDS, lambda: self._submit(self._look))
+
+    def _look(self) -> None:
+        """Find out why children that should run do not, and look again in a while."""
+        self._look_later()
+        long_ago = time.monotonic() - _LOOK_AFTER_SECONDS
+        with self._lock:
+            idle = [
+                child
+                for child in self._children.values()
+                if child.uid is not None and not child.ready and not child.ending and child.since <= long_ago
+            ]
+        idle = sorted(idle, key=lambda child: child.number)[:_LOOKED_AT]
+        if not idle:
+            return
+        try:
+            pods = self._pods([child.number for child in idle])
+            events = self._client.list(
+                EVENTS, self._namespace, field_selector="regarding.kind=Job,reason=FailedCreate"
+            ).items
+        except KubeError as error:
+            _log.info("no look at idle children", error=str(error))
+            return
+        for child in idle:
+            own = [pod for pod in pods if pod["metadata"]["labels"].get(names.LABEL_LAUNCH) == str(child.number)]
+            about = [event for event in events if (event.get("regarding") or {}).get("uid") == child.uid]
+            found = diagnose(_newest(own), about)
+            if found is not None:
+                self._post(Blocked(child.number, *found))
+
+    def _pods(self, numbers: list[int]) -> list[Object]:
+        chosen = ",".join(map(str, numbers))
+        return self._client.list(
+            PODS,
+            self._namespace,
+            label_selector=f"{names.LABEL_EXPERIMENT_UID}={self._uid},{names.LABEL_LAUNCH} in ({chosen})",
+        ).items
+
+    def _submit(self, call: Callable[..., None], *arguments: Any) -> None:
+        try:
+            future = self._pool.submit(call, *arguments)
+        except RuntimeError:
+            # The pool is shut down: this process is about to end, and its successor does the call.
+            _log.debug("not done any more", call=call.__name__)
+            return
+        child = next((item for item in arguments if isinstance(item, _Child)), None)
+        future.add_done_callback(lambda done: self._report_unforeseen(done, child))
+
+    def _report_unforeseen(self, future: "Future[None]", child: _Child | None) -> None:
+        """An error that nobody foresaw must not leave the search waiting for a child without end."""
+        if future.cancelled() or (error := future.exception()) is None:
+            return
+        _log.error("a call about children failed", exc_info=error)
+        if child is not None:
+            with self._lock:
+                self._children.pop(child.number, None)
+            self._post(Ended(child.number, End.FAILED, f"the controller failed: {error!r}"))
+
+
+class _Agenda:
+    """Calls to be made later, by one thread; they must return soon."""
+
+    def __init__(self, closed: threading.Event) -> None:
+        self._closed = closed
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="agenda", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def add(self, seconds: float, call: Callable[[], None]) -> None:
+        """Have a call made after some seconds."""
+        with self._changed:
+            heapq.heappush(self._due, (time.monotonic() + seconds, next(self._numbers), call))
+            self._changed.notify()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join(5.0)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._closed.is_set() and (not self._due or self._due[0][0] > time.monotonic()):
+                    self._changed.wait(self._due[0][0] - time.monotonic() if self._due else None)
+                if self._closed.is_set():
+                    return
+                call = heapq.heappop(self._due)[2]
+            call()
+
+
+def _newest(pods: list[Object]) -> Object | None:
+    return max(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")), default=None)

@@ -1,0 +1,145 @@
+"""The search's part of the status, written to the API server: by server-side apply, and seldom."""
+
+import threading
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+import structlog
+
+from nas_api import names
+from nas_api.experiment import NASExperiment, Problem
+from nas_controller.status import SearchStatus
+from nas_kube import EXPERIMENTS, ApiError, KubeClient, KubeError
+
+_log = structlog.get_logger()
+
+_EVERY_SECONDS = 5.0
+_LONGEST_PAUSE_SECONDS = 30.0
+
+
+class Loss(StrEnum):
+    """Why this process may not write the status any more."""
+
+    GONE = "Gone"
+    """The experiment is deleted, or another one has its name."""
+    SUPERSEDED = "Superseded"
+    """A controller with a higher epoch has written."""
+
+
+class KubernetesSink:
+    """A :class:`~nas_controller.status.StatusSink` with a thread of its own.
+
+    Writes only what has changed, at most once in 5 s; an outcome at once. Every write carries the
+    experiment's uid and the epoch, so that the API server itself refuses a controller that has been replaced.
+    """
+
+    def __init__(self, client: KubeClient, experiment: NASExperiment, on_loss: Callable[[Loss], None]) -> None:
+        """Prepare; nothing is written before ``publish``.
+
+        Args:
+            client: the API.
+            experiment: whose status; what it says already is not written again.
+            on_loss: called once, from the sink's thread.
+        """
+        self._client = client
+        self._meta = experiment.metadata
+        self._on_loss = on_loss
+        self._changed = threading.Condition()
+        status = experiment.status
+        self._written = SearchStatus() if status is None else SearchStatus.of(status)
+        self._wanted = self._written
+        self._lost: Loss | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="status", daemon=True)
+        self._thread.start()
+
+    def publish(self, status: SearchStatus) -> None:
+        """See :class:`~nas_controller.status.StatusSink`."""
+        with self._changed:
+            self._wanted = status
+            self._changed.notify_all()
+
+    def publish_problem(self, problem: Problem) -> None:
+        """Say what keeps the search from starting; everything else stays as the last controller wrote it."""
+        with self._changed:
+            self._wanted = self._wanted.model_copy(update={"problem": problem})
+            self._changed.notify_all()
+
+    def flush(self, seconds: float | None = None) -> bool:
+        """Wait until the newest status is written or cannot be any more; None waits as long as it takes.
+
+        Returns whether it is written.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._wanted == self._written or self._lost is not None, seconds)
+            return self._wanted == self._written
+
+    def close(self) -> None:
+        """End the thread; what is not written stays unwritten."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(5.0)
+
+    def _run(self) -> None:
+        written_at, pause = float("-inf"), 0.0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._wanted != self._written)
+                not_before = written_at + (pause or _EVERY_SECONDS)
+                while not self._closed and (left := not_before - time.monotonic()) > 0:
+                    if self._wanted.outcome is not None and not pause:
+                        break
+                    self._changed.wait(left)
+                if self._closed:
+                    return
+                status = self._wanted
+            written_at = time.monotonic()
+            try:
+                self._write(status)
+            except KubeError as error:
+                loss = _loss(error)
+                if loss is not None:
+                    _log.info("the status is not ours to write any more", loss=loss, error=str(error))
+                    with self._changed:
+                        self._lost = loss
+                        self._changed.notify_all()
+                    self._on_loss(loss)
+                    return
+                # Refused for another reason or not answered: the next try has the newest status.
+                pause = min(2 * pause or 1.0, _LONGEST_PAUSE_SECONDS)
+                _log.warning("status not written", error=str(error), pause=pause)
+            else:
+                pause = 0.0
+                with self._changed:
+                    self._written = status
+                    self._changed.notify_all()
+
+    def _write(self, status: SearchStatus) -> None:
+        body: dict[str, Any] = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "metadata": {"name": self._meta.name, "namespace": self._meta.namespace, "uid": self._meta.uid},
+            "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
+        }
+        self._client.apply(
+            EXPERIMENTS,
+            self._meta.namespace,
+            self._meta.name,
+            body,
+            field_manager=names.FIELD_MANAGER_CONTROLLER,
+            subresource="status",
+        )
+
+
+def _loss(error: KubeError) -> Loss | None:
+    if not isinstance(error, ApiError):
+        return None
+    if error.status == 404 or error.status == 409:
+        # 409: the uid in the body is not that of the object that has the name now.
+        return Loss.GONE
+    if error.status == 422 and "lower epoch" in error.message:
+        return Loss.SUPERSEDED
+    return None
