@@ -26,8 +26,9 @@ helm.sh/chart: {{ $root.Chart.Name }}-{{ $root.Chart.Version }}
 {{- define "nas.image" -}}
 {{- $root := index . 0 -}}
 {{- $images := $root.Values.images -}}
-{{- $repository := (index $images (index . 1)).repository -}}
-{{- with $images.registry }}{{ . }}/{{ end }}{{ $repository }}:{{ $images.tag | default $root.Chart.AppVersion }}
+{{- $image := index $images (index . 1) -}}
+{{- $tag := $image.tag | default $images.tag | default $root.Chart.AppVersion -}}
+{{- with $images.registry }}{{ . }}/{{ end }}{{ $image.repository }}:{{ $tag }}
 {{- end -}}
 
 {{- define "nas.pullSecrets" -}}

@@ -1,0 +1,1 @@
+"""The demonstration: a whole search on a real cluster, from sources to the best architecture."""

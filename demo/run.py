@@ -1,0 +1,383 @@
+"""`make demo` and `make down`: a whole search on a real cluster, from sources to the best architecture.
+
+Standard library only, so that it runs before anything is installed. Three places to run (CLUSTER=...):
+
+- ``built``: a cluster that hack/cluster builds from sources on this machine; Linux and root.
+- ``kind``: kind on a Docker engine. The same steps; not tried by this project's own checks, which have no Docker.
+- ``current``: the cluster of the current kubeconfig context. Its nodes must be able to pull the images:
+  NAS_REGISTRY and NAS_TAG say where they are.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+CHART = ROOT / "helm" / "nas-operator"
+MANIFEST = ROOT / "examples" / "digits.yaml"
+NAMESPACE = "nas-demo"
+EXPERIMENT = "digits"
+NAME = "demo"
+COMPONENTS = ("operator", "controller", "trainer")
+# What goes into each image beside the Dockerfile; its tag follows from it, so that no node ever runs a stale one.
+SOURCES = {
+    "operator": ("operator.txt", "api/nas_api", "kube/nas_kube", "operator/nas_operator"),
+    "controller": (
+        "controller.txt",
+        "api/nas_api",
+        "store/nas_store",
+        "kube/nas_kube",
+        "controller_image/nas_controller",
+    ),
+    "trainer": ("trainer.txt", "api/nas_api", "store/nas_store", "trainer_image/nas_trainer"),
+}
+VERSITYGW = "1.8.0"
+
+
+class DemoError(Exception):
+    """A step failed; the message says which and shows its last words."""
+
+
+@cache
+def image_tag(component: str) -> str:
+    """Return twelve hex digits of everything that goes into an image."""
+    digest = hashlib.sha256()
+    places = ["Dockerfile", "requirements/torch.txt"]
+    places += [f"requirements/{place}" if place.endswith(".txt") else place for place in SOURCES[component]]
+    for place in places:
+        path = ROOT / place
+        for file in [path] if path.is_file() else sorted(path.rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+@dataclass
+class Steps:
+    """Runs named steps and prints how long each took."""
+
+    began: float = field(default_factory=time.monotonic)
+
+    def say(self, text: str) -> None:
+        """Print a line with the time since the beginning."""
+        print(f"[{time.monotonic() - self.began:6.1f} s] {text}", flush=True)
+
+    def step(self, title: str, action: Callable[[], object]) -> None:
+        """Run a step.
+
+        Raises:
+            DemoError: it failed.
+        """
+        self.say(f"==> {title}")
+        start = time.monotonic()
+        action()
+        self.say(f"    {title}: {time.monotonic() - start:.1f} s")
+
+
+def run(*words: str, environment: Mapping[str, str] | None = None, quiet: bool = False) -> str:
+    """Run a command from the repository's root and return its standard output, which is shown too unless quiet.
+
+    Raises:
+        DemoError: it ended with another status than 0, or does not exist.
+    """
+    try:
+        process = subprocess.Popen(
+            words,
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if not quiet else subprocess.PIPE,
+            text=True,
+        )
+    except FileNotFoundError as error:
+        raise DemoError(f"{words[0]} is not installed or not on PATH") from error
+    if quiet:
+        out, errors = process.communicate()
+    else:
+        lines = []
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            print("    " + line, end="", flush=True)
+        process.wait()
+        out, errors = "".join(lines), ""
+    if process.returncode != 0:
+        shown = errors or ("" if not quiet else out)
+        raise DemoError(f"`{' '.join(words)}` ended with {process.returncode}\n{shown}".strip())
+    return out
+
+
+class Built:
+    """The cluster that hack/cluster builds on this machine, named ``name``."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._environment: dict[str, str] = {}
+
+    def _cluster(self, *words: str, quiet: bool = False) -> str:
+        return run(sys.executable, "-m", "hack.cluster", *words, quiet=quiet)
+
+    def prepare(self, steps: Steps) -> None:
+        """Build the programs, start the cluster, build the images and load them."""
+        steps.step("programs, from Go modules (cached)", lambda: self._cluster("build"))
+        steps.step("cluster with a real node", lambda: self._cluster("up", "--name", self.name))
+        steps.step("images, built and loaded", self.load_images)
+
+    def load_images(self) -> None:
+        """Build each image and load it into the node; what is there already is kept."""
+        for component in COMPONENTS:
+            reference = f"localhost/nas-{component}:{image_tag(component)}"
+            self._cluster("image", "--name", self.name, component, reference)
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nas-operator" / "images"
+        archive = cache / f"s3-{VERSITYGW}.tar"
+        if not archive.exists():
+            self._cluster("image-from-binary", f"localhost/nas-s3:{VERSITYGW}", "versitygw", str(archive))
+        self._cluster("load-image", "--name", self.name, str(archive))
+
+    def values(self) -> list[str]:
+        """Return the chart's values that name the images."""
+        tags = [f"images.{component}.tag={image_tag(component)}" for component in COMPONENTS]
+        s3 = f"embeddedS3.image.repository=localhost/nas-s3,embeddedS3.image.tag={VERSITYGW}"
+        return [*tags, s3, "embeddedS3.image.command=/versitygw"]
+
+    def environment(self) -> dict[str, str]:
+        """Return what kubectl and helm need in their environment."""
+        if not self._environment:
+            code = "import json, os; print(json.dumps(dict(os.environ)))"
+            text = self._cluster("run-with", "--name", self.name, "--", sys.executable, "-c", code, quiet=True)
+            self._environment = {
+                key: value for key, value in json.loads(text).items() if key in ("KUBECONFIG", "KUBECACHEDIR", "PATH")
+            }
+        return self._environment
+
+    def down(self) -> None:
+        """Remove the cluster."""
+        self._cluster("down", "--name", self.name)
+
+
+class Kind:
+    """kind on a Docker engine."""
+
+    def __init__(self, name: str) -> None:
+        self.name = f"nas-{name}"
+
+    def prepare(self, steps: Steps) -> None:
+        """Start the cluster, build the images and load them."""
+        if self.name not in run("kind", "get", "clusters", quiet=True).split():
+            steps.step("kind cluster", lambda: run("kind", "create", "cluster", "--name", self.name))
+        steps.step("images, built and loaded", self.load_images)
+
+    def load_images(self) -> None:
+        """Build each image with Docker and load it."""
+        for component in COMPONENTS:
+            reference = f"localhost/nas-{component}:{image_tag(component)}"
+            run("docker", "build", "--target", component, "--tag", reference, ".")
+            run("kind", "load", "docker-image", "--name", self.name, reference)
+
+    def values(self) -> list[str]:
+        """Return the chart's values that name the images; the embedded S3's is pulled."""
+        return [f"images.{component}.tag={image_tag(component)}" for component in COMPONENTS]
+
+    def environment(self) -> dict[str, str]:
+        """Return what kubectl and helm need in their environment."""
+        kubeconfig = ROOT / "build" / f"{self.name}.kubeconfig"
+        if not kubeconfig.exists():
+            kubeconfig.parent.mkdir(exist_ok=True)
+            run("kind", "export", "kubeconfig", "--name", self.name, "--kubeconfig", str(kubeconfig), quiet=True)
+        return {"KUBECONFIG": str(kubeconfig)}
+
+    def down(self) -> None:
+        """Remove the cluster."""
+        run("kind", "delete", "cluster", "--name", self.name)
+
+
+class Current:
+    """The cluster of the current kubeconfig context."""
+
+    def prepare(self, steps: Steps) -> None:
+        """Say which cluster it is; nothing is built."""
+        steps.say(f"using the current context, {run('kubectl', 'config', 'current-context', quiet=True).strip()}")
+
+    def values(self) -> list[str]:
+        """Return the chart's values that name the images.
+
+        Raises:
+            DemoError: NAS_REGISTRY is not set.
+        """
+        registry = os.environ.get("NAS_REGISTRY")
+        if not registry:
+            raise DemoError("CLUSTER=current needs NAS_REGISTRY (and NAS_TAG), where the cluster can pull the images")
+        values = [f"images.registry={registry}"]
+        return values + ([f"images.tag={os.environ['NAS_TAG']}"] if os.environ.get("NAS_TAG") else [])
+
+    def environment(self) -> dict[str, str]:
+        """Return nothing: the user's own environment stands."""
+        return {}
+
+    def down(self) -> None:
+        """Remove the release and its namespace; the cluster and the CRD stay."""
+        run("helm", "uninstall", "nas-operator", "--namespace", NAMESPACE, "--ignore-not-found")
+        run("kubectl", "delete", "namespace", NAMESPACE, "--ignore-not-found")
+
+
+Place = Built | Kind | Current
+
+
+def choose(wanted: str, name: str) -> Place:
+    """Return where to run.
+
+    Raises:
+        DemoError: nothing fits this machine; the message names the choices.
+    """
+    docker = (
+        shutil.which("docker") is not None and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+    )
+    if wanted == "kind" or (not wanted and docker and shutil.which("kind")):
+        return Kind(name)
+    if wanted == "built" or (not wanted and sys.platform == "linux" and os.geteuid() == 0):
+        return Built(name)
+    if wanted == "current":
+        return Current()
+    raise DemoError(
+        "choose where to run: CLUSTER=kind (a Docker engine and kind), CLUSTER=built (root on Linux, builds Kubernetes "
+        "from sources), or CLUSTER=current (your kubeconfig's cluster, with NAS_REGISTRY)"
+    )
+
+
+class Demo:
+    """The demonstration on one cluster."""
+
+    def __init__(self, place: Place, steps: Steps) -> None:
+        self.place = place
+        self.steps = steps
+
+    def kubectl(self, *words: str, quiet: bool = True) -> str:
+        """Run kubectl in the demonstration's namespace."""
+        return run("kubectl", "-n", NAMESPACE, *words, environment=self.place.environment(), quiet=quiet)
+
+    def install(self) -> None:
+        """Install or upgrade the chart into a namespace that enforces the restricted Pod Security Standard."""
+        environment = self.place.environment()
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}
+        subprocess.run(
+            ["kubectl", "apply", "-f", "-"],
+            input=json.dumps(namespace),
+            text=True,
+            env={**os.environ, **environment},
+            check=True,
+        )
+        values = [word for value in [*self.place.values(), "embeddedS3.enabled=true"] for word in ("--set", value)]
+        run(
+            *("helm", "upgrade", "--install", "nas-operator", str(CHART), "--namespace", NAMESPACE),
+            *("--wait", "--timeout", "3m", *values),
+            environment=environment,
+            quiet=True,
+        )
+        self.kubectl("get", "pods", quiet=False)
+
+    def search(self) -> None:
+        """Apply the example and follow it to its end.
+
+        Raises:
+            DemoError: it failed, or did not end in 30 minutes.
+        """
+        self.kubectl("apply", "-f", str(MANIFEST), quiet=False)
+        self.steps.say("    kubectl get nas:")
+        shown, deadline = "", time.monotonic() + 1800
+        while time.monotonic() < deadline:
+            rows = self.kubectl("get", "nas", EXPERIMENT).splitlines()
+            # The age would make every line new.
+            line = "    " + rows[1].rsplit(None, 1)[0] if len(rows) > 1 else ""
+            if not shown:
+                print("                " + rows[0], flush=True)
+            if line != shown:
+                self.steps.say(line)
+                shown = line
+            status = self.experiment().get("status", {})
+            conditions = {item["type"]: item for item in status.get("conditions", [])}
+            for kind in ("Complete", "Failed"):
+                if conditions.get(kind, {}).get("status") == "True":
+                    self.steps.say(f"    {kind}: {conditions[kind]['message']}")
+                    if kind == "Failed":
+                        raise DemoError("the experiment failed")
+                    return
+            time.sleep(3)
+        raise DemoError(f"the experiment did not end: {json.dumps(self.experiment().get('status', {}), indent=1)}")
+
+    def experiment(self) -> dict[str, Any]:
+        """Return the experiment as the API server has it."""
+        document: dict[str, Any] = json.loads(self.kubectl("get", "nas", EXPERIMENT, "-o", "json"))
+        return document
+
+    def show(self) -> None:
+        """Print the best architecture, its accuracy, the policy's progress and the pods."""
+        status = self.experiment()["status"]
+        program = ROOT / ".venv" / "bin" / "nas"
+        if program.exists():
+            run(
+                str(program),
+                *("best", EXPERIMENT, "--namespace", NAMESPACE),
+                environment=self.place.environment(),
+            )
+        best, policy, samples = status["best"], status.get("policy", {}), status["samples"]
+        print(f"\n  best architecture   sample {best['sample']}: {best['architecture']}")
+        print(f"  accuracy            {best['metric']} (reward {best['reward']})")
+        if "firstMeanReward" in policy and "meanReward" in policy:
+            print(
+                f"  policy's progress   mean reward {policy['meanReward']} over the last 20 samples, "
+                f"{policy['firstMeanReward']} over the first 20, drawn almost at random"
+            )
+        print(
+            f"  samples             {samples['observed']} observed, {samples.get('lost', 0)} lost, "
+            f"{samples.get('retried', 0)} launched again\n"
+        )
+        print(f"  pods, all admitted by the `restricted` Pod Security Standard that {NAMESPACE} enforces:")
+        self.kubectl("get", "pods", "-L", "nas-operator.io/sample", quiet=False)
+
+
+def main() -> int:
+    """Run the demonstration, or remove it; return the exit status."""
+    parser = argparse.ArgumentParser(description="A whole search on a real cluster.")
+    parser.add_argument("command", choices=["demo", "down", "images"])
+    parser.add_argument("--cluster", default=os.environ.get("CLUSTER", ""), choices=["", "built", "kind", "current"])
+    parser.add_argument("--name", default=NAME, help="name of the cluster (default: %(default)s)")
+    arguments = parser.parse_args()
+    steps = Steps()
+    try:
+        place = choose(arguments.cluster, arguments.name)
+        if arguments.command == "down":
+            place.down()
+            return 0
+        if arguments.command == "images":
+            if isinstance(place, Current):
+                raise DemoError("images are built for CLUSTER=built or CLUSTER=kind")
+            steps.step("images, built and loaded", place.load_images)
+            return 0
+        demo = Demo(place, steps)
+        place.prepare(steps)
+        steps.step("chart with an embedded S3", demo.install)
+        steps.step("search", demo.search)
+        demo.show()
+        steps.say("done; `make down` removes the cluster")
+    except DemoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on, `make down` removes the cluster", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
