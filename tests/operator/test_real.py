@@ -1,0 +1,555 @@
+"""The operator as a process against a real API server, with only the permissions that it is to have.
+
+There is no node, so pods stay pending and a test plays the kubelet and the controller where it needs one.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import yaml
+from cluster_fixtures import ControlPlane, eventually
+from experiments import manifest
+
+from nas_api import names
+from nas_kube import (
+    EVENTS,
+    EXPERIMENTS,
+    JOBS,
+    NAMESPACES,
+    PODS,
+    ROLE_BINDINGS,
+    SERVICE_ACCOUNTS,
+    ApiError,
+    KubeClient,
+    Resource,
+)
+
+pytestmark = pytest.mark.cluster
+
+RULES = [
+    {"apiGroups": [names.GROUP], "resources": ["nasexperiments"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": [names.GROUP], "resources": ["nasexperiments/status"], "verbs": ["patch"]},
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "create", "delete"]},
+    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "list"]},
+    {"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["get", "create"]},
+    {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["rolebindings"], "verbs": ["get", "create", "patch"]},
+    {
+        "apiGroups": ["rbac.authorization.k8s.io"],
+        "resources": ["clusterroles"],
+        "resourceNames": [names.CONTROLLER_CLUSTER_ROLE],
+        "verbs": ["bind"],
+    },
+    {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
+]
+RBAC = "rbac.authorization.k8s.io/v1"
+CLUSTER_ROLES = Resource(RBAC, "clusterroles", namespaced=False)
+CLUSTER_ROLE_BINDINGS = Resource(RBAC, "clusterrolebindings", namespaced=False)
+RESOURCE_QUOTAS = Resource("v1", "resourcequotas")
+
+
+@pytest.fixture(scope="module")
+def limited_kubeconfig(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kubeconfig for a ServiceAccount that may do what RULES say and nothing else."""
+    client = control_plane.client
+    name = f"operator-{uuid4().hex[:8]}"
+    controller = {"apiVersion": RBAC, "kind": "ClusterRole", "metadata": {"name": names.CONTROLLER_CLUSTER_ROLE}}
+    client.apply(
+        CLUSTER_ROLES,
+        None,
+        names.CONTROLLER_CLUSTER_ROLE,
+        # More than the operator has itself, so that only `bind` can be why it may give it.
+        {**controller, "rules": [{"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["delete"]}]},
+        field_manager="test",
+    )
+    client.create(
+        CLUSTER_ROLES, None, {"apiVersion": RBAC, "kind": "ClusterRole", "metadata": {"name": name}, "rules": RULES}
+    )
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
+    client.create(SERVICE_ACCOUNTS, "default", account)
+    client.create(
+        CLUSTER_ROLE_BINDINGS,
+        None,
+        {
+            "apiVersion": RBAC,
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": "default"}],
+        },
+    )
+    token = control_plane.kubectl("create", "token", name, "-n", "default").stdout.strip()
+    document = yaml.safe_load(control_plane.kubeconfig.read_text())
+    document["users"] = [{"name": item["name"], "user": {"token": token}} for item in document["users"]]
+    file = tmp_path_factory.mktemp("operator") / "kubeconfig"
+    file.write_text(yaml.safe_dump(document))
+    return file
+
+
+class Operator:
+    """One operator process for one namespace."""
+
+    def __init__(self, kubeconfig: Path, namespace: str, folder: Path, **environment: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.log = folder / f"operator-{self.port}.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "nas_operator"],
+                env={
+                    "PATH": os.environ["PATH"],
+                    "HOME": str(folder),
+                    "KUBECONFIG": str(kubeconfig),
+                    "NAS_CONTROLLER_IMAGE": "localhost/controller:1",
+                    "NAS_TRAINER_IMAGE": "localhost/trainer:1",
+                    "NAS_WATCH_NAMESPACES": namespace,
+                    "NAS_HEALTH_PORT": str(self.port),
+                    **environment,
+                },
+                stderr=log,
+            )
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def started(self) -> "Operator":
+        """Wait until the watches are open."""
+        done = "Initial authentication has finished."
+        eventually(lambda: any(line["event"] == done for line in self.lines()), message=self.log.read_text())
+        return self
+
+    def probe(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=20)
+
+
+@pytest.fixture
+def start(limited_kubeconfig: Path, namespace: str, tmp_path: Path) -> Iterator[Any]:
+    """A function that starts an operator; all of them are ended after the test and must not have complained."""
+    running: list[Operator] = []
+
+    def start_one(**environment: str) -> Operator:
+        running.append(Operator(limited_kubeconfig, namespace, tmp_path, **environment))
+        return running[-1].started()
+
+    yield start_one
+    for operator in running:
+        if operator.process.poll() is None:
+            operator.stop()
+    complaints = [line for operator in running for line in operator.lines() if line["level"] in ("error", "critical")]
+    assert complaints == []
+
+
+@pytest.fixture
+def operator(start: Any) -> Operator:
+    one: Operator = start()
+    return one
+
+
+class Lab:
+    """What a test asks of, and does to, one namespace."""
+
+    def __init__(self, client: KubeClient, namespace: str) -> None:
+        self.client = client
+        self.namespace = namespace
+
+    def make(self, **spec: Any) -> dict[str, Any]:
+        return self.client.create(EXPERIMENTS, self.namespace, manifest(self.namespace, **spec))
+
+    def experiment(self) -> dict[str, Any]:
+        return self.client.get(EXPERIMENTS, self.namespace, "digits")
+
+    def spec(self, **spec: Any) -> None:
+        self.client.patch(EXPERIMENTS, self.namespace, "digits", {"spec": spec})
+
+    def condition(self, kind: str) -> dict[str, Any]:
+        conditions = self.experiment().get("status", {}).get("conditions", ())
+        return next((item for item in conditions if item["type"] == kind), {})
+
+    def pods(self) -> list[str]:
+        """Names of controller pods that are not being deleted, without what they share."""
+        found = self.client.list(PODS, self.namespace, label_selector=f"{names.LABEL_ROLE}=controller").items
+        return sorted(
+            item["metadata"]["name"].rpartition("-")[2] for item in found if "deletionTimestamp" not in item["metadata"]
+        )
+
+    def pod(self, index: int) -> dict[str, Any]:
+        uid = self.experiment()["metadata"]["uid"]
+        return self.client.get(PODS, self.namespace, names.controller_pod("digits", uid, index))
+
+    def play_kubelet(self, index: int, status: dict[str, Any]) -> None:
+        self.client.patch(
+            PODS, self.namespace, self.pod(index)["metadata"]["name"], {"status": status}, subresource="status"
+        )
+
+    def play_controller(self, **status: Any) -> None:
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "metadata": {"name": "digits"},
+            "status": {"epoch": 1, **status},
+        }
+        self.client.apply(
+            EXPERIMENTS,
+            self.namespace,
+            "digits",
+            body,
+            field_manager=names.FIELD_MANAGER_CONTROLLER,
+            subresource="status",
+        )
+
+    def events(self) -> dict[str, str]:
+        found = self.client.list(EVENTS, self.namespace).items
+        return {item["reason"]: item["note"] for item in found if item["regarding"]["kind"] == names.KIND}
+
+    def until_pods(self, *indices: str) -> None:
+        eventually(lambda: self.pods() == list(indices), message=f"pods {indices}")
+
+    def until(self, kind: str, status: str, reason: str) -> dict[str, Any]:
+        def reached() -> dict[str, Any] | None:
+            item = self.condition(kind)
+            return item if (item.get("status"), item.get("reason")) == (status, reason) else None
+
+        found: dict[str, Any] = eventually(reached, message=f"{kind}={status}/{reason}")
+        return found
+
+
+RUNNING = {
+    "phase": "Running",
+    "containerStatuses": [
+        {
+            "name": "controller",
+            "ready": True,
+            "restartCount": 0,
+            "image": "i",
+            "imageID": "i",
+            "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
+        }
+    ],
+}
+
+
+@pytest.fixture
+def lab(control_plane: ControlPlane, namespace: str) -> Lab:
+    return Lab(control_plane.client, namespace)
+
+
+def test_an_experiment_gets_its_controller_and_nothing_is_left_on_it(operator: Operator, lab: Lab) -> None:
+    made = lab.make()
+    lab.until_pods("1")
+    lab.until("Progressing", "True", "ControllerStarting")
+    now = lab.experiment()
+    assert "finalizers" not in now["metadata"]
+    assert "annotations" not in now["metadata"]
+    assert now["metadata"]["generation"] == made["metadata"]["generation"]
+    assert now["status"]["state"] == "Pending"
+    uid = made["metadata"]["uid"]
+    pod = lab.pod(1)
+    (owner,) = pod["metadata"]["ownerReferences"]
+    assert (owner["uid"], owner["kind"], owner["blockOwnerDeletion"]) == (uid, "NASExperiment", False)
+    assert pod["spec"]["restartPolicy"] == "Never"
+    assert pod["spec"]["serviceAccountName"] == names.controller_service_account("digits", uid)
+    (container,) = pod["spec"]["containers"]
+    assert container["command"] == ["python3", "-m", "nas_controller"]
+    environment = {item["name"]: item.get("value") for item in container["env"]}
+    assert environment["NAS_UID"] == uid
+    assert environment["NAS_TRAINER_IMAGE"] == "localhost/trainer:1"
+    assert "limits" not in container["resources"]
+    binding = lab.client.get(ROLE_BINDINGS, lab.namespace, names.controller_service_account("digits", uid))
+    assert binding["roleRef"]["name"] == names.CONTROLLER_CLUSTER_ROLE
+
+
+def test_a_restart_makes_no_write(start: Any, lab: Lab) -> None:
+    first = start()
+    lab.make()
+    lab.until_pods("1")
+    lab.play_kubelet(1, RUNNING)
+    lab.play_controller(samples={"running": 2})
+    lab.until("Progressing", "True", "Searching")
+    assert first.stop() == 0
+    before = (lab.experiment(), lab.pod(1), lab.events())
+    second = start()
+    time.sleep(3)
+    assert second.process.poll() is None
+    assert (lab.experiment(), lab.pod(1), lab.events()) == before
+
+
+def test_two_operators_do_no_harm(start: Any, lab: Lab) -> None:
+    start()
+    start()
+    lab.make()
+    lab.until_pods("1")
+    for index in range(1, 4):
+        lab.client.delete(PODS, lab.namespace, lab.pod(index)["metadata"]["name"])
+        lab.until_pods(str(index + 1))
+    time.sleep(2)
+    assert lab.pods() == ["4"]
+    assert lab.experiment()["status"]["controller"]["pod"].endswith("-controller-4")
+
+
+def test_a_deleted_pod_is_replaced_at_once(operator: Operator, lab: Lab) -> None:
+    lab.make()
+    lab.until_pods("1")
+    began = time.monotonic()
+    lab.client.delete(PODS, lab.namespace, lab.pod(1)["metadata"]["name"])
+    lab.until_pods("2")
+    assert time.monotonic() - began < 3
+    eventually(lambda: "ControllerReplaced" in lab.events())
+
+
+def test_a_controller_that_keeps_failing_is_slowed_down_and_told(operator: Operator, lab: Lab) -> None:
+    lab.make()
+    for index in (1, 2):
+        eventually(lambda index=index: str(index) in lab.pods(), message=f"pod {index}")
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        ended = {"exitCode": 1, "startedAt": now, "finishedAt": now, "message": "ModuleNotFoundError: torch"}
+        status = {"name": "controller", "ready": False, "restartCount": 0, "image": "i", "imageID": "i"}
+        lab.play_kubelet(index, {"phase": "Failed", "containerStatuses": [{**status, "state": {"terminated": ended}}]})
+    told = lab.until("Progressing", "False", "ControllerFailed")
+    assert "2 times in a row. exit code 1: ModuleNotFoundError: torch" in told["message"]
+    assert "3" not in lab.pods()
+    eventually(lambda: lab.pods() == ["2", "3"], message="the third after a pause, the first tidied away")
+    assert lab.pod(3)["metadata"]["annotations"][names.ANNOTATION_QUICK_FAILURES] == "2"
+
+
+def test_suspend_and_resume(operator: Operator, lab: Lab) -> None:
+    lab.make(suspend=True)
+    lab.until("Suspended", "True", "SuspendedByUser")
+    assert lab.pods() == []
+    lab.spec(suspend=False)
+    lab.until_pods("1")
+    lab.play_kubelet(1, RUNNING)
+    lab.play_controller(samples={"running": 1})
+    lab.until("Progressing", "True", "Searching")
+    uid = lab.experiment()["metadata"]["uid"]
+    labels = names.labels("digits", uid, names.ROLE_TRAINER)
+    pod = {"restartPolicy": "Never", "containers": [{"name": "trainer", "image": "i"}]}
+    job = {"metadata": {"name": "child", "labels": labels}, "spec": {"template": {"spec": pod}}}
+    lab.client.create(JOBS, lab.namespace, {"apiVersion": "batch/v1", "kind": "Job", **job})
+    lab.spec(suspend=True)
+    waiting = lab.until("Progressing", "True", "SuspendedByUser")
+    assert "ending 1 children" in waiting["message"]
+    assert lab.condition("Suspended")["status"] == "False"
+    # The controller's counter alone does not convince: the child is still there.
+    lab.play_controller(samples={"running": 0})
+    time.sleep(1.5)
+    assert lab.pods() == ["1"]
+    lab.client.delete(JOBS, lab.namespace, "child")
+    lab.until("Suspended", "True", "SuspendedByUser")
+    lab.until_pods()
+    lab.spec(suspend=False)
+    lab.until_pods("2")
+    lab.until("Suspended", "False", "NotSuspended")
+    eventually(lambda: {"Suspended", "Resumed", "Searching"} <= set(lab.events()))
+
+
+def test_an_invalid_template_is_told_in_the_servers_words_and_goes_on_once_corrected(
+    operator: Operator, lab: Lab
+) -> None:
+    template = {"spec": {"containers": [{"name": "trainer", "resources": {"limits": {"nvidia.com/gpu": "half"}}}]}}
+    lab.make(trainer={"dataset": {"digits": {}}, "template": template})
+    told = lab.until("Progressing", "False", "InvalidTemplate")
+    assert told["message"].startswith("spec.trainer.template: ")
+    assert "quantities must match the regular expression" in told["message"]
+    assert lab.pods() == []
+    assert lab.experiment()["status"]["state"] == "Waiting"
+    assert lab.condition("Failed")["status"] == "False"
+    lab.spec(trainer={"template": None})
+    lab.until_pods("1")
+    lab.until("Progressing", "True", "ControllerStarting")
+    assert "quantities must match" in lab.events()["InvalidTemplate"]
+
+
+@pytest.mark.parametrize(
+    ("part", "template", "words"),
+    [
+        ("trainer", {"spec": {"containers": [{"name": "trainer", "imagePolicy": "x"}]}}, "imagePolicy"),
+        ("trainer", {"spec": {"containers": [{"name": "trainer", "ports": [{"containerPort": 0}]}]}}, "ports[0]"),
+        ("trainer", {"spec": {"restartPolicy": "Always"}}, "restartPolicy"),
+        ("trainer", {"spec": {"serviceAccountName": "nobody"}}, "serviceaccount"),
+        ("controller", {"spec": {"priorityClassName": "royal"}}, "royal"),
+        ("controller", {"spec": {"containers": [{"name": "controller", "image": ""}]}}, "containers[0].image"),
+    ],
+)
+def test_templates_that_the_server_refuses(
+    operator: Operator, lab: Lab, part: str, template: dict[str, Any], words: str
+) -> None:
+    trainer = {"dataset": {"digits": {}}}
+    spec = (
+        {"trainer": {**trainer, "template": template}} if part == "trainer" else {"controller": {"template": template}}
+    )
+    lab.make(**spec)
+    eventually(lambda: lab.condition("Progressing").get("status") == "False")
+    told = lab.condition("Progressing")
+    assert told["reason"] in ("InvalidTemplate", "ConfigMissing")
+    assert f"spec.{part}.template" in told["message"]
+    assert words in told["message"]
+    assert lab.pods() == []
+
+
+def test_a_template_that_becomes_invalid_during_a_run_leaves_the_controller_alone(operator: Operator, lab: Lab) -> None:
+    lab.make()
+    lab.until_pods("1")
+    lab.play_kubelet(1, RUNNING)
+    lab.play_controller(samples={"running": 1})
+    lab.until("Progressing", "True", "Searching")
+    lab.spec(trainer={"template": {"spec": {"nodeSelectors": {}}}})
+    assert "nodeSelectors" in lab.until("Progressing", "False", "InvalidTemplate")["message"]
+    assert lab.pods() == ["1"]
+    lab.spec(trainer={"template": {"spec": {"nodeSelector": {"a": "b"}}}})
+    lab.until("Progressing", "True", "Searching")
+    assert lab.pods() == ["1"]
+
+
+def test_a_pod_security_violation_is_told(operator: Operator, lab: Lab) -> None:
+    label = {"pod-security.kubernetes.io/enforce": "restricted"}
+    lab.client.patch(NAMESPACES, None, lab.namespace, {"metadata": {"labels": label}})
+    lab.make(trainer={"dataset": {"digits": {}}, "template": {"spec": {"hostNetwork": True}}})
+    assert "violates PodSecurity" in lab.until("Progressing", "False", "InvalidTemplate")["message"]
+    lab.spec(trainer={"template": None})
+    lab.until_pods("1")
+
+
+def test_a_full_quota_means_waiting(operator: Operator, lab: Lab) -> None:
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"pods": "0"}}}
+    lab.client.create(RESOURCE_QUOTAS, lab.namespace, quota)
+    eventually(lambda: "hard" in lab.client.get(RESOURCE_QUOTAS, lab.namespace, "q").get("status", {}))
+    lab.make()
+    told = lab.until("Progressing", "False", "QuotaExceeded")
+    assert "exceeded quota: q" in told["message"]
+    lab.client.patch(RESOURCE_QUOTAS, lab.namespace, "q", {"spec": {"hard": {"pods": "5"}}})
+    eventually(lambda: lab.pods() == ["1"], seconds=30)
+
+
+def test_a_change_of_the_controllers_template_replaces_the_pod(operator: Operator, lab: Lab) -> None:
+    lab.make()
+    lab.until_pods("1")
+    lab.spec(parallelism=5)
+    time.sleep(1.5)
+    assert lab.pods() == ["1"]
+    lab.spec(controller={"template": {"metadata": {"labels": {"team": "a"}}}})
+    lab.until_pods("2")
+    assert lab.pod(2)["metadata"]["labels"]["team"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("waiting", "reason"),
+    [
+        (
+            {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "localhost/controller:1"'},
+            "ImagePullFailed",
+        ),
+        ({"reason": "CreateContainerConfigError", "message": 'secret "s3" not found'}, "ConfigMissing"),
+    ],
+)
+def test_what_the_kubelet_waits_for_is_told(operator: Operator, lab: Lab, waiting: dict[str, str], reason: str) -> None:
+    lab.make()
+    lab.until_pods("1")
+    status = {"name": "controller", "ready": False, "restartCount": 0, "image": "i", "imageID": ""}
+    lab.play_kubelet(1, {"phase": "Pending", "containerStatuses": [{**status, "state": {"waiting": waiting}}]})
+    assert waiting["message"] in lab.until("Progressing", "False", reason)["message"]
+    lab.play_kubelet(1, RUNNING)
+    lab.until("Progressing", "True", "ControllerStarting")
+
+
+def test_the_outcome_is_final(operator: Operator, lab: Lab) -> None:
+    lab.make()
+    lab.until_pods("1")
+    lab.play_controller(outcome={"type": "Complete", "reason": "SamplesSpent", "message": "All were tried."})
+    assert lab.until("Complete", "True", "SamplesSpent")["message"] == "All were tried."
+    assert lab.experiment()["status"]["state"] == "Complete"
+    assert lab.pods() == ["1"]
+    lab.client.delete(PODS, lab.namespace, lab.pod(1)["metadata"]["name"])
+    time.sleep(1.5)
+    assert lab.pods() == []
+    eventually(lambda: "Complete" in lab.events())
+
+
+def test_deleting_an_experiment_leaves_nothing(operator: Operator, lab: Lab) -> None:
+    made = lab.make()
+    lab.until_pods("1")
+    name = names.controller_service_account("digits", made["metadata"]["uid"])
+    lab.client.get(SERVICE_ACCOUNTS, lab.namespace, name)
+    lab.client.delete(EXPERIMENTS, lab.namespace, "digits")
+
+    def gone() -> bool:
+        for resource in (SERVICE_ACCOUNTS, ROLE_BINDINGS):
+            try:
+                lab.client.get(resource, lab.namespace, name)
+            except ApiError as error:
+                assert error.status == 404
+            else:
+                return False
+        return lab.pods() == []
+
+    eventually(gone, seconds=30)
+    time.sleep(1.5)
+    assert lab.pods() == []
+
+
+def test_a_namesake_starts_anew(operator: Operator, lab: Lab) -> None:
+    old = lab.make()
+    lab.until_pods("1")
+    lab.client.delete(EXPERIMENTS, lab.namespace, "digits")
+    new = lab.make()
+    assert new["metadata"]["uid"] != old["metadata"]["uid"]
+    wanted = names.controller_pod("digits", new["metadata"]["uid"], 1)
+
+    def only_the_new() -> bool:
+        found = lab.client.list(PODS, lab.namespace, label_selector=f"{names.LABEL_ROLE}=controller").items
+        return [item["metadata"]["name"] for item in found] == [wanted]
+
+    eventually(only_the_new, seconds=30)
+
+
+def test_probes(operator: Operator) -> None:
+    assert operator.probe("/healthz") == (200, "ok\n")
+    assert operator.probe("/readyz") == (200, "ok\n")
+
+
+def test_a_lost_permission_is_told(control_plane: ControlPlane, lab: Lab, tmp_path: Path) -> None:
+    """An operator whose ServiceAccount may read everything and make nothing."""
+    client = control_plane.client
+    name = f"reader-{uuid4().hex[:8]}"
+    rules = [rule for rule in RULES if "pods" not in rule["resources"] or rule["apiGroups"] != [""]]
+    rules.append({"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]})
+    client.create(
+        CLUSTER_ROLES, None, {"apiVersion": RBAC, "kind": "ClusterRole", "metadata": {"name": name}, "rules": rules}
+    )
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
+    client.create(SERVICE_ACCOUNTS, lab.namespace, account)
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+    subject = {"kind": "ServiceAccount", "name": name, "namespace": lab.namespace}
+    binding = {"kind": "RoleBinding", "metadata": {"name": name}, "roleRef": reference, "subjects": [subject]}
+    client.create(ROLE_BINDINGS, lab.namespace, {"apiVersion": RBAC, **binding})
+    token = control_plane.kubectl("create", "token", name, "-n", lab.namespace).stdout.strip()
+    document = yaml.safe_load(control_plane.kubeconfig.read_text())
+    document["users"] = [{"name": item["name"], "user": {"token": token}} for item in document["users"]]
+    file = tmp_path / "kubeconfig"
+    file.write_text(yaml.safe_dump(document))
+    operator = Operator(file, lab.namespace, tmp_path).started()
+    try:
+        lab.make()
+        told = lab.until("Progressing", "False", "NotPermitted")
+        assert 'cannot create resource "pods"' in told["message"]
+    finally:
+        operator.stop()
