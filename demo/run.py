@@ -277,7 +277,9 @@ class Demo:
             env={**os.environ, **environment},
             check=True,
         )
-        values = [word for value in [*self.place.values(), "embeddedS3.enabled=true"] for word in ("--set", value)]
+        # As strings: a tag of digits only would become a number.
+        values = [word for value in self.place.values() for word in ("--set-string", value)]
+        values += ["--set", "embeddedS3.enabled=true"]
         run(
             *("helm", "upgrade", "--install", "nas-operator", str(CHART), "--namespace", NAMESPACE),
             *("--wait", "--timeout", "3m", *values),

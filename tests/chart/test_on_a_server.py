@@ -1,0 +1,87 @@
+"""A real API server takes every object of the chart, and admits its pods where the restricted standard is enforced."""
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+from chart.conftest import CHART
+from chart.test_chart import EVERYTHING, Render, pod_specs
+from cluster_fixtures import ControlPlane, eventually
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+
+def dry_run(control_plane: ControlPlane, document: dict[str, Any]) -> None:
+    """Apply on the server without effect; unknown and misspelt fields are errors."""
+    done = control_plane.kubectl(
+        "apply", "--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts", "-f", "-",
+        stdin=json.dumps(document),
+    )  # fmt: skip
+    assert done.returncode == 0, f"{document['kind']}/{document['metadata']['name']}: {done.stderr}"
+
+
+@pytest.fixture
+def restricted(control_plane: ControlPlane, namespace: str) -> str:
+    done = control_plane.kubectl("label", "ns", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    assert done.returncode == 0, done.stderr
+    return namespace
+
+
+def test_every_object_is_taken(control_plane: ControlPlane, namespace: str, render: Render) -> None:
+    values = [value for value in EVERYTHING if not value.startswith("watchNamespaces")]
+    for document in render(*values, f"watchNamespaces={{{namespace}}}", namespace=namespace):
+        dry_run(control_plane, document)
+
+
+def test_pods_are_admitted_as_restricted(control_plane: ControlPlane, restricted: str, render: Render) -> None:
+    specs = pod_specs(render("embeddedS3.enabled=true", namespace=restricted))
+    assert len(specs) == 3
+    accounts = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nas-operator"}}
+    control_plane.kubectl("create", "-n", restricted, "-f", "-", stdin=json.dumps(accounts))
+    for index, spec in enumerate(specs.values()):
+        metadata = {"name": f"pod-{index}", "namespace": restricted}
+        dry_run(control_plane, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+
+
+def test_a_pod_that_is_not_restricted_is_refused(control_plane: ControlPlane, restricted: str) -> None:
+    """The namespace really enforces: otherwise the test above would prove nothing."""
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "loose", "namespace": restricted},
+        "spec": {"containers": [{"name": "c", "image": "x"}]},
+    }
+    done = control_plane.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
+    assert "violates PodSecurity" in done.stderr
+
+
+def test_people_with_the_edit_role_may_write_specs_only(
+    control_plane: ControlPlane, namespace: str, render: Render
+) -> None:
+    for document in render(namespace=namespace):
+        if document["kind"] == "ClusterRole":
+            control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(document))
+    control_plane.kubectl("create", "rolebinding", "ann", "-n", namespace, "--clusterrole=edit", "--user=ann")
+
+    def allowed(*words: str) -> bool:
+        answer = control_plane.kubectl("auth", "can-i", *words, "-n", namespace, "--as=ann")
+        return answer.stdout.strip() == "yes"
+
+    eventually(lambda: allowed("create", "nasexperiments"), message="the edit role is aggregated")
+    assert allowed("delete", "nasexperiments")
+    assert not allowed("patch", "nasexperiments", "--subresource=status")
+
+
+def test_notes_say_what_to_do_next(control_plane: ControlPlane, namespace: str) -> None:
+    done = subprocess.run(
+        ["helm", "install", "x", str(CHART), "--dry-run=server", "--set", "embeddedS3.enabled=true", "-n", namespace],
+        env=control_plane.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.split("NOTES:")[1]
+    for line in ("helm test x", "kubectl apply", f"http://nas-s3.{namespace}:7070", "WARNING", "kubectl wait"):
+        assert line in notes
