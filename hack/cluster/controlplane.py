@@ -183,11 +183,8 @@ def bring_up(instance: Instance) -> None:
     say("control plane ready")
 
 
-def _fake_node(number: int, taints: list[dict[str, str]], gpus: int) -> dict[str, Any]:
+def _fake_node(number: int, taints: list[dict[str, str]]) -> dict[str, Any]:
     name = f"fake-{number:03d}"
-    resources = dict(_FAKE_NODE_RESOURCES)
-    if gpus:
-        resources["nvidia.com/gpu"] = str(gpus)
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -197,7 +194,7 @@ def _fake_node(number: int, taints: list[dict[str, str]], gpus: int) -> dict[str
             "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "type": "kwok"},
         },
         "spec": {"taints": taints},
-        "status": {"capacity": resources, "allocatable": resources},
+        "status": {"capacity": _FAKE_NODE_RESOURCES, "allocatable": _FAKE_NODE_RESOURCES},
     }
 
 
@@ -207,7 +204,7 @@ def bring_up_fake_nodes(instance: Instance) -> None:
     api = Api(instance)
     taint = {"key": "kwok.x-k8s.io/node", "value": "fake", "effect": "NoSchedule"}
     for number in range(instance.kwok_nodes):
-        node = _fake_node(number, [taint] if instance.node else [], instance.gpus)
+        node = _fake_node(number, [taint] if instance.node else [])
         api.must("POST", "/api/v1/nodes", node)
     selector = ",".join(f"{key}={value}" for key, value in FAKE_NODE_ANNOTATION.items())
     start(

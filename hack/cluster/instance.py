@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from hack.cluster.errors import ClusterError
@@ -31,7 +31,6 @@ class Instance:
     token: random, in the environment of every process started; bridge and cgroup are named after it.
     sysctls: the values found before, to be restored.
     made_folders: folders outside of our own that were not there before.
-    gpus: per node, advertised again whenever kubelet starts anew.
     """
 
     name: str
@@ -43,7 +42,6 @@ class Instance:
     ports: dict[str, int]
     pod_cidr: str
     service_cidr: str
-    gpus: int = 0
     complete: bool = False
     sysctls: dict[str, str] = field(default_factory=dict)
     made_folders: list[str] = field(default_factory=list)
@@ -119,11 +117,13 @@ def check_length(folder: Path) -> None:
 def load(name: str) -> Instance | None:
     """The record of a cluster, None if there is none."""
     try:
-        fields = json.loads((folder_of(name) / "cluster.json").read_text())
+        record = json.loads((folder_of(name) / "cluster.json").read_text())
     except FileNotFoundError:
         return None
-    fields["processes"] = [Process(**process) for process in fields["processes"]]
-    return Instance(**fields)
+    record["processes"] = [Process(**process) for process in record["processes"]]
+    # A cluster that another version of this program brought up must be removable: what that one knew more is left out.
+    known = {known.name for known in fields(Instance)}
+    return Instance(**{name: value for name, value in record.items() if name in known})
 
 
 def load_existing(name: str) -> Instance:

@@ -281,8 +281,6 @@ def advertise_gpus(instance: Instance, count: int) -> None:
         if node["metadata"]["name"] != NODE_NAME:
             status["allocatable"] = resources
         api.must("PATCH", f"/api/v1/nodes/{node['metadata']['name']}/status", {"status": status}, MERGE_PATCH)
-    instance.gpus = count
-    instance.save()
     wait_for(instance, "GPUs allocatable", "kubelet", lambda: _all_have_gpus(api, count), 60)
 
 
