@@ -31,8 +31,9 @@ class Loss(StrEnum):
 class KubernetesSink:
     """A :class:`~nas_controller.status.StatusSink` with a thread of its own.
 
-    Writes only what has changed, at most once in 5 s; an outcome at once. Every write carries the
-    experiment's uid and the epoch, so that the API server itself refuses a controller that has been replaced.
+    Writes only what has changed, at most once in 5 s; an outcome at once. Every write carries the epoch, so that
+    the API server itself refuses a controller that has been replaced, and the object's version, because an apply
+    to a status does not look at the uid: without it a namesake created after ours could be hit.
     """
 
     def __init__(self, client: KubeClient, experiment: NASExperiment, on_loss: Callable[[Loss], None]) -> None:
@@ -45,6 +46,7 @@ class KubernetesSink:
         """
         self._client = client
         self._meta = experiment.metadata
+        self._version: str | None = None
         self._on_loss = on_loss
         self._changed = threading.Condition()
         status = experiment.status
@@ -118,27 +120,59 @@ class KubernetesSink:
                     self._changed.notify_all()
 
     def _write(self, status: SearchStatus) -> None:
-        body: dict[str, Any] = {
-            "apiVersion": names.API_VERSION,
-            "kind": names.KIND,
-            "metadata": {"name": self._meta.name, "namespace": self._meta.namespace, "uid": self._meta.uid},
-            "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
-        }
-        self._client.apply(
-            EXPERIMENTS,
-            self._meta.namespace,
-            self._meta.name,
-            body,
-            field_manager=names.FIELD_MANAGER_CONTROLLER,
-            subresource="status",
-        )
+        """Apply a status to our experiment and no other.
+
+        Raises:
+            KubeError: it is not written.
+            _Gone: our experiment is not there any more.
+        """
+        meta = self._meta
+        while True:
+            if self._version is None:
+                current = self._client.get(EXPERIMENTS, meta.namespace, meta.name)["metadata"]
+                if current["uid"] != meta.uid:
+                    raise _Gone
+                self._version = current["resourceVersion"]
+            body: dict[str, Any] = {
+                "apiVersion": names.API_VERSION,
+                "kind": names.KIND,
+                "metadata": {
+                    "name": meta.name,
+                    "namespace": meta.namespace,
+                    "uid": meta.uid,
+                    "resourceVersion": self._version,
+                },
+                "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
+            }
+            try:
+                written = self._client.apply(
+                    EXPERIMENTS,
+                    meta.namespace,
+                    meta.name,
+                    body,
+                    field_manager=names.FIELD_MANAGER_CONTROLLER,
+                    subresource="status",
+                )
+            except ApiError as error:
+                if error.status != 409:
+                    raise
+                # Somebody else wrote it, or it is another object: look, and apply to what is there now.
+                self._version = None
+            else:
+                self._version = written["metadata"]["resourceVersion"]
+                return
+
+
+class _Gone(KubeError):
+    """Another experiment has the name now."""
 
 
 def _loss(error: KubeError) -> Loss | None:
+    if isinstance(error, _Gone):
+        return Loss.GONE
     if not isinstance(error, ApiError):
         return None
-    if error.status == 404 or error.status == 409:
-        # 409: the uid in the body is not that of the object that has the name now.
+    if error.status == 404:
         return Loss.GONE
     if error.status == 422 and "lower epoch" in error.message:
         return Loss.SUPERSEDED

@@ -1,0 +1,392 @@
+"""Children as Jobs and the status, on a real control plane; pods' ends are written by the test, as a kubelet would."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import pytest
+from cluster_fixtures import ControlPlane, eventually
+from experiments import manifest
+
+from nas_api import names
+from nas_api.child import StoreLocation
+from nas_api.experiment import NASExperiment, Outcome, Problem, SampleCounts
+from nas_api.reasons import Reason
+from nas_api.search_space import search_space
+from nas_controller.executor import Blocked, End, Ended, Event, Launch, Started
+from nas_controller.executors import kubernetes
+from nas_controller.executors.kubernetes import KubernetesExecutor
+from nas_controller.kubernetes_status import KubernetesSink, Loss
+from nas_controller.launch_input import trainer_input
+from nas_controller.status import SearchStatus
+from nas_kube import EXPERIMENTS, JOBS, PODS, ApiError, KubeClient, Resource
+
+pytestmark = pytest.mark.cluster
+
+QUOTAS = Resource("v1", "resourcequotas")
+
+
+class Bench:
+    """One experiment in a namespace, and executors for it."""
+
+    def __init__(self, client: KubeClient, namespace: str, **trainer: Any) -> None:
+        self.client, self.namespace = client, namespace
+        spec = {"trainer": {"dataset": {"digits": {}}, "epochs": 1, **trainer}}
+        made = client.create(EXPERIMENTS, namespace, manifest(namespace, "demo", **spec))
+        self.experiment = NASExperiment.model_validate(made, extra="ignore")
+        self.events: SimpleQueue[Event] = SimpleQueue()
+        self.executors: list[KubernetesExecutor] = []
+
+    def executor(self) -> tuple[KubernetesExecutor, frozenset[int]]:
+        executor = KubernetesExecutor(self.client, self.experiment, "trainer:test")
+        self.executors.append(executor)
+        return executor, executor.start(self.events.put)
+
+    def child(self, number: int, experiment: NASExperiment | None = None) -> Launch:
+        experiment = experiment or self.experiment
+        space = search_space(experiment.spec.search_space)
+        architecture = space.decode((0,) * len(space.decisions(number)))
+        location = StoreLocation(folder="/store")
+        return Launch(number, trainer_input(experiment, location, number, 1, architecture))
+
+    def next_event(self, seconds: float = 20.0) -> Event:
+        return self.events.get(timeout=seconds)
+
+    def no_event(self, seconds: float = 1.0) -> None:
+        with pytest.raises(Empty):
+            pytest.fail(f"unexpected: {self.events.get(timeout=seconds)}")
+
+    def job(self, number: int) -> dict[str, Any] | None:
+        name = names.child_job("demo", self.experiment.metadata.uid, number)
+        try:
+            return self.client.get(JOBS, self.namespace, name)
+        except ApiError as error:
+            assert error.status == 404
+            return None
+
+    def pod(self, number: int) -> dict[str, Any]:
+        def find() -> Any:
+            selector = f"{names.LABEL_LAUNCH}={number}"
+            return self.client.list(PODS, self.namespace, label_selector=selector).items
+
+        return eventually(find, message=f"launch {number} has a pod")[0]
+
+    def set_pod(self, number: int, phase: str, container: dict[str, Any] | None = None, **status: Any) -> None:
+        """Write a pod's status as its kubelet would."""
+        body: dict[str, Any] = {"phase": phase, **status}
+        if container is not None:
+            body["containerStatuses"] = [
+                {
+                    "name": names.TRAINER_CONTAINER,
+                    "image": "trainer:test",
+                    "imageID": "",
+                    "ready": "running" in container,
+                    "restartCount": 0,
+                    "state": container,
+                }
+            ]
+        name = self.pod(number)["metadata"]["name"]
+        self.client.patch(PODS, self.namespace, name, {"status": body}, subresource="status")
+
+    def end_pod(self, number: int, code: int, reason: str = "Error", message: str = "") -> None:
+        terminated = {"exitCode": code, "reason": reason, "message": message}
+        self.set_pod(number, "Failed" if code else "Succeeded", {"terminated": terminated})
+
+
+@pytest.fixture
+def bench(control_plane: ControlPlane, namespace: str) -> Iterator[Bench]:
+    bench = Bench(control_plane.client, namespace)
+    yield bench
+    for executor in bench.executors:
+        executor.close()
+
+
+def test_a_child_runs_and_succeeds(bench: Bench) -> None:
+    executor, existing = bench.executor()
+    assert existing == frozenset()
+    executor.launch(bench.child(0))
+    job = eventually(lambda: bench.job(0))
+    assert job["metadata"]["ownerReferences"][0]["uid"] == bench.experiment.metadata.uid
+    conditions = [{"type": "Ready", "status": "True"}]
+    bench.set_pod(0, "Running", {"running": {"startedAt": "2026-01-01T00:00:00Z"}}, conditions=conditions)
+    assert bench.next_event() == Started(0)
+    bench.end_pod(0, 0)
+    assert bench.next_event() == Ended(0, End.SUCCEEDED)
+    bench.no_event()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "end"),
+    [
+        (10, "Error", End.INVALID_INPUT),
+        (11, "Error", End.OUT_OF_MEMORY),
+        (12, "Error", End.DATASET_UNAVAILABLE),
+        (13, "Error", End.STORAGE_REFUSED),
+        (137, "OOMKilled", End.OUT_OF_MEMORY),
+        (137, "Error", End.FAILED),
+        (143, "Error", End.DISRUPTED),
+        (1, "Error", End.FAILED),
+    ],
+)
+def test_a_childs_exit_code_says_how_it_ended(bench: Bench, code: int, reason: str, end: End) -> None:
+    executor, _ = bench.executor()
+    executor.launch(bench.child(3))
+    bench.end_pod(3, code, reason, "its last words")
+    ended = bench.next_event()
+    assert isinstance(ended, Ended) and (ended.launch, ended.end) == (3, end)
+    assert "its last words" in ended.message
+
+
+def test_other_ways_to_end(bench: Bench) -> None:
+    executor, _ = bench.executor()
+    for number in range(4):
+        executor.launch(bench.child(number))
+    killed = {"terminated": {"exitCode": 143, "reason": "Error"}}
+    target = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "for a queen"}
+    bench.set_pod(0, "Failed", killed, conditions=[target])
+    assert bench.next_event() == Ended(0, End.DISRUPTED, _anything)
+    bench.set_pod(1, "Failed", reason="DeadlineExceeded", message="Pod was active too long")
+    assert bench.next_event() == Ended(1, End.DEADLINE_EXCEEDED, "DeadlineExceeded: Pod was active too long")
+    bench.set_pod(2, "Failed", reason="OutOfcpu", message="the node had no room")
+    assert bench.next_event() == Ended(2, End.DISRUPTED, "OutOfcpu: the node had no room")
+    job = bench.job(3)
+    assert job is not None
+    bench.client.delete(JOBS, bench.namespace, job["metadata"]["name"])
+    assert bench.next_event() == Ended(3, End.VANISHED, "its Job was deleted")
+
+
+def test_a_second_controller_finds_and_adopts_what_is_there(bench: Bench) -> None:
+    first, _ = bench.executor()
+    for number in range(3):
+        first.launch(bench.child(number))
+    eventually(lambda: all(bench.job(number) for number in range(3)))
+    first.close()
+    bench.end_pod(1, 12, message="no data")
+    eventually(lambda: kubernetes.finished(bench.job(1) or {}))
+    second, existing = bench.executor()
+    assert existing == {0, 1, 2}
+    assert bench.next_event() == Ended(1, End.DATASET_UNAVAILABLE, "no data")
+    second.launch(bench.child(2))
+    bench.no_event()
+    bench.end_pod(2, 0)
+    assert bench.next_event() == Ended(2, End.SUCCEEDED)
+    assert len(bench.client.list(JOBS, bench.namespace).items) == 3
+
+
+def test_a_namesakes_job_is_not_adopted(bench: Bench) -> None:
+    body = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": names.child_job("demo", bench.experiment.metadata.uid, 0)},
+        "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "x", "image": "x"}]}}},
+    }
+    bench.client.create(JOBS, bench.namespace, body)
+    executor, existing = bench.executor()
+    assert existing == frozenset()
+    executor.launch(bench.child(0))
+    ended = bench.next_event()
+    assert isinstance(ended, Ended) and ended.end is End.FAILED and "does not belong" in ended.message
+
+
+def test_a_cancelled_child_is_gone_without_a_word(bench: Bench) -> None:
+    executor, _ = bench.executor()
+    executor.launch(bench.child(0))
+    bench.pod(0)
+    executor.cancel(0)
+    executor.launch(bench.child(1))
+    executor.cancel(1)  # Before its POST is answered, as likely as not.
+    executor.cancel(77)
+    executor.close()
+    eventually(lambda: bench.job(0) is None and bench.job(1) is None)
+    eventually(lambda: not bench.client.list(PODS, bench.namespace).items, message="pods go with their Jobs")
+    bench.no_event()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubernetes, "_LOOK_AFTER_SECONDS", 1.0)
+    monkeypatch.setattr(kubernetes, "_LOOK_EVERY_SECONDS", 0.5)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_keeps_a_pod_from_running(bench: Bench) -> None:
+    executor, _ = bench.executor()
+    executor.launch(bench.child(0))
+    unscheduled = bench.next_event()
+    assert isinstance(unscheduled, Blocked) and unscheduled.reason is Reason.UNSCHEDULABLE
+    assert "no nodes available" in unscheduled.message
+    for word, reason in (
+        ("ImagePullBackOff", Reason.IMAGE_PULL_FAILED),
+        ("CreateContainerConfigError", Reason.CONFIG_MISSING),
+    ):
+        bench.set_pod(0, "Pending", {"waiting": {"reason": word, "message": f"words about {word}"}})
+        blocked = _until(bench, lambda event, reason=reason: isinstance(event, Blocked) and event.reason is reason)  # type: ignore[misc]
+        assert f"words about {word}" in blocked.message
+    ready = [{"type": "Ready", "status": "True"}]
+    bench.set_pod(0, "Running", {"running": {"startedAt": "2026-01-01T00:00:00Z"}}, conditions=ready)
+    _until(bench, lambda event: event == Started(0))
+    bench.no_event()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_quota_on_pods_is_told_and_waited_for(bench: Bench) -> None:
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    bench.client.create(QUOTAS, bench.namespace, quota)
+    executor, _ = bench.executor()
+    executor.launch(bench.child(0))
+    blocked = bench.next_event()
+    assert (
+        isinstance(blocked, Blocked) and blocked.reason is Reason.QUOTA_EXCEEDED and "exceeded quota" in blocked.message
+    )
+
+
+def test_a_quota_on_jobs_is_told_and_waited_for(bench: Bench) -> None:
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "none"},
+        "spec": {"hard": {"count/jobs.batch": "0"}},
+    }
+    bench.client.create(QUOTAS, bench.namespace, quota)
+    executor, _ = bench.executor()
+    executor.launch(bench.child(0))
+    blocked = bench.next_event()
+    assert (
+        isinstance(blocked, Blocked) and blocked.reason is Reason.QUOTA_EXCEEDED and "exceeded quota" in blocked.message
+    )
+    bench.client.delete(QUOTAS, bench.namespace, "none")
+    eventually(lambda: bench.job(0), seconds=40)
+
+
+def test_a_refused_template_is_told_and_tried_again_when_it_changes(bench: Bench) -> None:
+    wrong = bench.experiment.model_copy(
+        update={
+            "spec": bench.experiment.spec.model_copy(
+                update={
+                    "trainer": bench.experiment.spec.trainer.model_copy(
+                        update={
+                            "template": {
+                                "spec": {"containers": [{"name": "trainer", "resources": {"limits": {"cpu": "-1"}}}]}
+                            }
+                        }
+                    )
+                }
+            )
+        }
+    )
+    executor, _ = bench.executor()
+    executor.change(wrong)
+    executor.launch(bench.child(0))
+    blocked = bench.next_event()
+    assert isinstance(blocked, Blocked) and blocked.reason is Reason.INVALID_TEMPLATE
+    assert "spec.trainer.template" in blocked.message and "cpu" in blocked.message
+    executor.change(bench.experiment)
+    eventually(lambda: bench.job(0))
+
+
+# ---------------------------------------------------------------- the status
+
+
+def test_the_status_is_written_once_and_only_when_it_changes(bench: Bench) -> None:
+    lost: list[Loss] = []
+    sink = KubernetesSink(bench.client, bench.experiment, lost.append)
+    status = SearchStatus(epoch=1, progress="0/10", samples=SampleCounts(budget=10), problem=_PROBLEM)
+    sink.publish(status)
+    assert sink.flush(10)
+    written = _read(bench)
+    assert SearchStatus.of(written.status) == status if written.status else False
+    version = _raw(bench)["metadata"]["resourceVersion"]
+    sink.publish(status.model_copy())
+    assert sink.flush(1)
+    assert _raw(bench)["metadata"]["resourceVersion"] == version
+    # The next change waits for its turn; an outcome does not.
+    begin = time.monotonic()
+    finished = status.model_copy(
+        update={"problem": None, "outcome": Outcome(type="Complete", reason="SamplesSpent", message="done")}
+    )
+    sink.publish(finished)
+    assert sink.flush(10) and time.monotonic() - begin < 3
+    after = _read(bench).status
+    assert after is not None and after.problem is None and after.outcome == finished.outcome
+    sink.close()
+    assert not lost
+
+
+def test_the_operators_part_of_the_status_is_left_alone_and_does_not_hold_us_up(bench: Bench) -> None:
+    sink = KubernetesSink(bench.client, bench.experiment, lambda _: None)
+    sink.publish(SearchStatus(epoch=1))
+    assert sink.flush(10)
+    body = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "metadata": {"name": "demo"},
+        "status": {"state": "Searching"},
+    }
+    bench.client.apply(EXPERIMENTS, bench.namespace, "demo", body, field_manager="nas-operator", subresource="status")
+    sink.publish(SearchStatus(epoch=1, outcome=Outcome(type="Complete", reason="SamplesSpent", message="")))
+    assert sink.flush(10)
+    status = _read(bench).status
+    assert status is not None and status.state == "Searching" and status.outcome is not None
+    sink.close()
+
+
+def test_a_lower_epoch_is_refused(bench: Bench) -> None:
+    lost: list[Loss] = []
+    newer = KubernetesSink(bench.client, bench.experiment, lost.append)
+    newer.publish(SearchStatus(epoch=2))
+    assert newer.flush(10)
+    older = KubernetesSink(bench.client, bench.experiment, lost.append)
+    older.publish(SearchStatus(epoch=1, progress="1/1"))
+    assert not older.flush(10)
+    eventually(lambda: lost == [Loss.SUPERSEDED])
+    newer.close()
+    older.close()
+
+
+def test_a_namesake_is_not_written_to(bench: Bench) -> None:
+    lost: list[Loss] = []
+    sink = KubernetesSink(bench.client, bench.experiment, lost.append)
+    sink.publish(SearchStatus(epoch=1))
+    assert sink.flush(10)
+    bench.client.delete(EXPERIMENTS, bench.namespace, "demo")
+    bench.client.create(EXPERIMENTS, bench.namespace, manifest(bench.namespace, "demo"))
+    sink.publish(SearchStatus(epoch=1, outcome=Outcome(type="Complete", reason="SamplesSpent", message="")))
+    assert not sink.flush(10)
+    eventually(lambda: lost == [Loss.GONE])
+    assert _read(bench).status is None
+    sink.close()
+
+
+_PROBLEM = Problem(reason="BucketNotFound", message="no bucket")
+
+
+class _Anything(str):
+    """Equal to every text."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str)
+
+    __hash__ = str.__hash__
+
+
+_anything = _Anything()
+
+
+def _until(bench: Bench, wanted: Callable[[Event], bool]) -> Any:
+    for _ in itertools.count():
+        event = bench.next_event()
+        if wanted(event):
+            return event
+    raise AssertionError("unreachable")
+
+
+def _raw(bench: Bench) -> dict[str, Any]:
+    return bench.client.get(EXPERIMENTS, bench.namespace, "demo")
+
+
+def _read(bench: Bench) -> NASExperiment:
+    return NASExperiment.model_validate(_raw(bench), extra="ignore")
