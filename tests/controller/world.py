@@ -4,6 +4,7 @@ What outlives a controller (the jobs and the store) is in ``World``; each contro
 ``WorldExecutor``. Time passes only when the search waits and nothing else can happen.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from nas_api.architecture import Architecture
 from nas_api.child import Result, TrainerInput
 from nas_api.experiment import NASExperiment, SearcherSpec
 from nas_api.search_space import Anchor, SearchSpace
-from nas_controller.executor import Blocked, End, Ended, Event, Launch, Started
+from nas_controller.executor import End, Ended, Event, Launch, Started
 from nas_controller.policies import Proposal, Vitals
 from nas_controller.records import Launched, Record
 from nas_controller.status import SearchStatus
@@ -128,7 +129,8 @@ class World:
     created: list[int] = field(default_factory=list)
     """Launches for which a job was created, in order; one that is here twice was gone in between."""
     cancelled: list[int] = field(default_factory=list)
-    learnt: list[int] = field(default_factory=list)
+    vanished: Counter[int] = field(default_factory=Counter)
+    """How often each launch's job was deleted by somebody else."""
     seconds: float = 0.0
     post: Callable[[Event], None] | None = None
     """The living controller's inbox."""
@@ -172,11 +174,8 @@ class World:
             job.end, job.message = End(fate), f"the trainer's words about {fate}"
         if job.end is End.VANISHED:
             del self.jobs[number]
+            self.vanished[number] += 1
         self._say(Ended(number, job.end, job.message))
-
-    def say_blocked(self, number: int, blocked: Blocked) -> None:
-        """Post that a job cannot start."""
-        self._say(blocked)
 
     def _say(self, event: Event) -> None:
         if self.post is not None:

@@ -1,0 +1,257 @@
+"""Death at any moment: what comes back equals a run that was never killed and saw the same order of results.
+
+The world is deterministic and in one thread, so a history is nothing but data that Hypothesis draws: how each
+child ends and in which order, after how many calls of a port each controller dies, and whose answers get lost.
+A call of a port may be the last thing a process does, or the last thing it does not: faults come before the
+effect and after it.
+"""
+
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+import pytest
+import structlog
+import torch
+from controller.world import (
+    CountingPolicy,
+    FaultyStore,
+    InlinePool,
+    Killed,
+    MemoryStore,
+    Recorder,
+    World,
+    WorldClock,
+    WorldExecutor,
+    make_experiment,
+)
+from hypothesis import HealthCheck, event, example, given, settings
+from hypothesis import strategies as st
+
+from nas_api.child import StoreLocation
+from nas_api.experiment import NASExperiment
+from nas_controller import search as search_module
+from nas_controller import snapshots
+from nas_controller.errors import LogDamaged
+from nas_controller.executor import End
+from nas_controller.log import read_objects
+from nas_controller.policies.factory import make_policy
+from nas_controller.records import Finished, Launched, Lost, Observed, Proposed, Record, Started
+from nas_controller.recovery import recover
+from nas_controller.search import Ending, Search
+from nas_controller.state import MakePolicy, SearchState, fold
+
+FATES = ["result", "result", "result", "result-then-killed", "diverged", "malformed", *(end.value for end in End)]
+# How many calls of a port a process may make before it dies; counted twice a call: before and after.
+LIVES = st.lists(st.integers(0, 120), max_size=8)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search_module, "ThreadPoolExecutor", InlinePool)
+        # Thousands of searches have nothing to tell.
+        before = structlog.get_config()
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+        yield
+        structlog.configure(**before)
+
+
+class Run:
+    """One history, from the first controller to the end of the search."""
+
+    def __init__(
+        self,
+        experiment: NASExperiment,
+        fates: Iterable[str],
+        picks: Iterable[int],
+        lives: Iterable[int],
+        lost_answers: Iterable[bool],
+        policy: MakePolicy = CountingPolicy,
+        snapshot_every: int = 5,
+        between: Callable[["Run"], None] = lambda _: None,
+    ) -> None:
+        self.world = World(
+            MemoryStore(),
+            itertools.chain(fates, itertools.repeat("result")),
+            itertools.chain(picks, itertools.repeat(0)),
+        )
+        self.policy = policy
+        self.deaths = 0
+        lost = iter(lost_answers)
+        for life in itertools.chain(lives, itertools.repeat(None, 70)):
+            self.search, ending = self._live(experiment, life, lost, snapshot_every)
+            if ending is not None:
+                break
+            self.deaths += 1
+            between(self)
+        assert ending is Ending.FINISHED
+
+    def _live(
+        self, experiment: NASExperiment, life: int | None, lost: Iterator[bool], snapshot_every: int
+    ) -> tuple[Search, Ending | None]:
+        """Run one controller's process; the ending is None when it was killed."""
+        calls = itertools.count()
+
+        def fault(_: str) -> None:
+            if life is not None and next(calls) >= life:
+                raise Killed
+
+        self.world.fault = fault
+        store = FaultyStore(self.world)
+        store.lose_answers = lost
+        search = Search(
+            experiment,
+            store=store,
+            location=StoreLocation(folder="/store"),
+            executor=WorldExecutor(self.world),
+            sink=Recorder(),
+            make_policy=self.policy,
+            clock=WorldClock(self.world),
+            snapshot_every=snapshot_every,
+        )
+        try:
+            return search, search.run()
+        except Killed:
+            return search, None
+        except search_module.StoreError:
+            # No answer before the first status: the process tries again from the start, as it would in its pod.
+            return search, None
+        finally:
+            self.world.post = None
+            self.world.fault = lambda _: None
+
+    @property
+    def state(self) -> SearchState:
+        return self.search._state
+
+
+def assert_same(left: SearchState, right: SearchState | None) -> None:
+    """Every counter and every bit of every tensor."""
+    assert right is not None
+    assert left.core == right.core
+    ours, theirs = left.policy.dump(), right.policy.dump()
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def assert_promises(run: Run, budget: int) -> None:
+    """What design.md promises, whatever the history."""
+    objects = list(read_objects(run.world.store))  # Raises when there is a gap or a broken chain.
+    records: list[Record] = [record for each in objects for record in each.records]
+    ended = Counter(record.sample for record in records if isinstance(record, Observed | Lost))
+    proposed = [record.sample for record in records if isinstance(record, Proposed)]
+    assert proposed == list(range(len(proposed))) and len(proposed) <= budget
+    assert set(ended.values()) <= {1}, "each sample is learnt or given up once"
+    (finished,) = [record for record in records if isinstance(record, Finished)]
+    if finished.outcome == "Complete":
+        assert sorted(ended) == list(range(budget)), "none is lost sight of"
+    launches = [record for record in records if isinstance(record, Launched)]
+    assert [record.launch for record in launches] == list(range(len(launches)))
+    for launch, times in Counter(run.world.created).items():
+        # A second creation under one number is a repeat of one that was gone without a result.
+        assert times == 1 or launch in run.world.cancelled or run.world.vanished[launch] >= times - 1
+    epochs = [record.epoch for record in records if isinstance(record, Started)]
+    assert epochs == list(range(1, len(epochs) + 1))
+    # The state that went through all deaths, the plain fold of the log, and a recovery from snapshot and tail.
+    assert_same(run.state, fold(records, run.policy))
+    assert_same(run.state, recover(run.world.store, run.policy).state)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    fates=st.lists(st.sampled_from(FATES), max_size=40),
+    picks=st.lists(st.integers(0, 3), max_size=40),
+    lives=LIVES,
+    lost_answers=st.lists(st.booleans(), max_size=60),
+    parallelism=st.integers(1, 4),
+    snapshot_every=st.integers(1, 12),
+)
+@example(["result"], [0], [10, 11, 12, 13], [], 2, 3)
+def test_after_any_deaths_the_search_is_as_if_it_had_never_died(
+    fates: list[str],
+    picks: list[int],
+    lives: list[int],
+    lost_answers: list[bool],
+    parallelism: int,
+    snapshot_every: int,
+) -> None:
+    experiment = make_experiment(parallelism=parallelism, budget={"samples": 8, "consecutiveFailures": 6})
+    run = Run(experiment, fates, picks, lives, lost_answers, snapshot_every=snapshot_every)
+    event(f"deaths: {run.deaths}")
+    assert_promises(run, 8)
+
+
+def test_death_at_each_single_call() -> None:
+    """Not at random: one process dies at the n-th call of a port, for every n of a whole run."""
+    experiment = make_experiment(parallelism=2, budget={"samples": 4})
+    fates = ["result", "Failed", "diverged", "Disrupted", "result", "result"]
+    picks = [0, 1, 0, 1]
+    died = 0
+    for life in itertools.count():
+        run = Run(experiment, fates, picks, [life], [], snapshot_every=3)
+        assert_promises(run, 4)
+        died += run.deaths
+        if run.deaths == 0:
+            break
+    assert died > 50
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    kind=st.sampled_from(["ppo", "reinforce"]),
+    fates=st.lists(st.sampled_from(FATES), max_size=20),
+    picks=st.lists(st.integers(0, 3), max_size=20),
+    lives=st.lists(st.integers(20, 150), max_size=4),
+)
+def test_the_real_policies_come_back_bit_for_bit(
+    kind: str, fates: list[str], picks: list[int], lives: list[int]
+) -> None:
+    searcher = {"seed": 3, kind: {"batch": 2}}
+    experiment = make_experiment(parallelism=3, budget={"samples": 12}, searcher=searcher)
+    run = Run(experiment, fates, picks, lives, [], policy=make_policy, snapshot_every=7)
+    assert_promises(run, 12)
+
+
+def _break_newest_snapshot(run: Run) -> None:
+    store = run.world.store
+    assert isinstance(store, MemoryStore)
+    for key in store.list("snapshots/")[-1:]:
+        store.objects[key] = store.objects[key][: len(store.objects[key]) // 2]
+
+
+@settings(max_examples=30, deadline=None)
+@given(lives=LIVES, picks=st.lists(st.integers(0, 3), max_size=20))
+def test_broken_snapshots_are_passed_over(lives: list[int], picks: list[int]) -> None:
+    experiment = make_experiment(parallelism=3, budget={"samples": 8})
+    run = Run(experiment, [], picks, lives, [], snapshot_every=2, between=_break_newest_snapshot)
+    assert_promises(run, 8)
+
+
+def test_a_snapshot_of_another_log_is_not_believed() -> None:
+    experiment = make_experiment(budget={"samples": 6})
+    first = Run(experiment, [], [], [], [], snapshot_every=3)
+    second = Run(experiment, ["Failed"], [1, 1], [], [], snapshot_every=3)
+    store = second.world.store
+    assert isinstance(store, MemoryStore) and isinstance(first.world.store, MemoryStore)
+    key = store.list("snapshots/")[0]
+    store.objects = {name: data for name, data in store.objects.items() if not name.startswith("snapshots/")}
+    store.objects[key] = first.world.store.objects[first.world.store.list("snapshots/")[0]]
+    with pytest.raises(LogDamaged, match="does not follow"):
+        recover(store, CountingPolicy)
+
+
+def test_snapshots_are_true_to_every_prefix_of_the_log() -> None:
+    run = Run(make_experiment(budget={"samples": 9}), ["Failed", "diverged"], [1, 0, 2], [], [], snapshot_every=1)
+    store = run.world.store
+    objects = list(read_objects(store))
+    keys = store.list("snapshots/")
+    assert len(keys) > 5
+    for key in keys:
+        state, digest = snapshots.decode(store.get(key) or b"", CountingPolicy)
+        sequence = int(key.removeprefix("snapshots/"))
+        assert digest == objects[sequence].digest
+        prefix = [record for each in objects[: sequence + 1] for record in each.records]
+        assert_same(state, fold(prefix, CountingPolicy))
