@@ -1,0 +1,1 @@
+"""The command line: ``nas``, and the same as ``kubectl nas``."""

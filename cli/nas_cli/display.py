@@ -1,0 +1,210 @@
+"""What people see of a search: a live panel on a terminal, plain lines elsewhere, and tables of architectures."""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from nas_api.architecture import Architecture
+from nas_api.experiment import Best, PolicyVitals, Problem, SampleCounts
+from nas_controller.status import SearchStatus
+
+# On no terminal: one line at most so often, and one for each better network.
+_LINE_EVERY_SECONDS = 10.0
+# Rates are told from this many samples on: the first ones wait for the start.
+_SAMPLES_FOR_A_RATE = 3
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration as people say it: ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def architecture_table(architecture: Architecture, in_channels: int) -> Table:
+    """Return a table with one row a layer; layers count from 0, sizes are height x width."""
+    leaves = architecture.leaves()
+    table = Table(show_edge=False, pad_edge=False, header_style="bold")
+    table.add_column("layer", justify="right")
+    table.add_column("filter")
+    table.add_column("filters", justify="right")
+    table.add_column("stride")
+    table.add_column("inputs")
+    table.add_column("weights", justify="right")
+    table.add_column("feeds")
+    for index, layer in enumerate(architecture.layers):
+        feeds = [other for other, later in enumerate(architecture.layers) if index in later.inputs]
+        size = layer.filter_height * layer.filter_width
+        table.add_row(
+            str(index),
+            f"{layer.filter_height}x{layer.filter_width}",
+            str(layer.filters),
+            f"{layer.stride_height}x{layer.stride_width}",
+            ", ".join(map(str, layer.inputs)) or "image",
+            f"{size * architecture.channels(index, in_channels) * layer.filters:,}",
+            "classifier" if index in leaves else ", ".join(map(str, feeds)),
+        )
+    return table
+
+
+def policy_text(policy: PolicyVitals) -> str:
+    """Return how the newest rewards compare with the first ones."""
+    if policy.mean_reward is None or policy.first_mean_reward is None:
+        return ""
+    newest, first = float(policy.mean_reward), float(policy.first_mean_reward)
+    change = f" ({(newest / first - 1) * 100:+.0f} %)" if first > 0 else ""
+    return f"mean reward of the last 20: {newest:.3f}, of the first 20: {first:.3f}{change}"
+
+
+def best_text(best: Best | None, metric: str) -> str:
+    """Return the best sample in one line."""
+    return f"{metric} {float(best.metric):.4f} (sample {best.sample})" if best is not None else "none yet"
+
+
+@dataclass
+class _Pace:
+    """How fast samples become done in this run."""
+
+    started: float
+    done_at_start: int | None = None
+
+    def remaining_seconds(self, samples: SampleCounts) -> float | None:
+        done = samples.observed + samples.lost
+        if self.done_at_start is None:
+            self.done_at_start = done
+        fresh = done - self.done_at_start
+        if fresh < _SAMPLES_FOR_A_RATE:
+            return None
+        return (time.monotonic() - self.started) / fresh * max(0, samples.budget - done)
+
+
+class Progress:
+    """Shows a search's status as it changes: a :class:`nas_controller.status.StatusSink` and a context manager."""
+
+    def __init__(self, console: Console, name: str, metric: str) -> None:
+        """Prepare to show the search called ``name`` on ``console``."""
+        self._console = console
+        self._name = name
+        self._metric = metric
+        self._lock = threading.Lock()
+        self._status = SearchStatus()
+        self._pace = _Pace(time.monotonic())
+        self._live = Live(
+            get_renderable=self._render, console=console, refresh_per_second=4, transient=False, redirect_stderr=False
+        )
+        self._line_at = float("-inf")
+        self._line_best: int | None = None
+        self._line_problem: Problem | None = None
+
+    def __enter__(self) -> "Progress":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    @property
+    def status(self) -> SearchStatus:
+        """The newest status."""
+        with self._lock:
+            return self._status
+
+    def publish(self, status: SearchStatus) -> None:
+        """See :class:`nas_controller.status.StatusSink`."""
+        with self._lock:
+            self._status = status
+            if not self._console.is_terminal:
+                self._line(status)
+
+    def _line(self, status: SearchStatus) -> None:
+        best = None if status.best is None else status.best.sample
+        now = time.monotonic()
+        news = best != self._line_best or status.problem != self._line_problem
+        if status.samples is None or (not news and now - self._line_at < _LINE_EVERY_SECONDS):
+            return
+        self._line_at, self._line_best, self._line_problem = now, best, status.problem
+        samples = status.samples
+        words = [
+            f"{samples.observed + samples.lost}/{samples.budget} samples",
+            f"{samples.running} running",
+            f"best {best_text(status.best, self._metric)}",
+        ]
+        if samples.lost:
+            words.append(f"{samples.lost} lost")
+        if (seconds := self._pace.remaining_seconds(samples)) is not None:
+            words.append(f"{duration_text(seconds)} left")
+        if status.problem is not None:
+            words.append(f"waiting: {status.problem.reason}: {status.problem.message}")
+        self._console.print(", ".join(words), highlight=False, soft_wrap=True)
+
+    def _render(self) -> RenderableType:
+        status = self.status
+        samples = status.samples
+        if samples is None:
+            return Text("starting ...", style="dim")
+        elapsed = time.monotonic() - self._pace.started
+        remaining = self._pace.remaining_seconds(samples)
+        return status_panel(
+            status,
+            self._metric,
+            tail=f"{duration_text(elapsed)} so far"
+            + ("" if remaining is None or status.outcome is not None else f", about {duration_text(remaining)} left"),
+        )
+
+
+def status_panel(status: SearchStatus, metric: str, *, tail: str = "") -> RenderableType:
+    """Return a search's status as a few aligned lines."""
+    samples = status.samples or SampleCounts()
+    done = samples.observed + samples.lost
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(
+        ProgressBar(total=max(1, samples.budget), completed=done, width=30),
+        Text(f"{done}/{samples.budget}"),
+        Text(_counts(samples), style="dim"),
+    )
+    rows: list[tuple[str, RenderableType]] = [("samples", bar)]
+    rows.append(("best", Text(best_text(status.best, metric), style="bold green" if status.best else "dim")))
+    if status.best is not None:
+        rows.append(("", Text(status.best.architecture, overflow="fold")))
+    if status.policy is not None and (text := policy_text(status.policy)):
+        rows.append(("policy", Text(text)))
+    if tail:
+        rows.append(("time", Text(tail)))
+    return Group(_grid(rows), *_problem(status.problem))
+
+
+def _counts(samples: SampleCounts) -> str:
+    parts = [
+        (samples.running, "running"),
+        (samples.diverged, "diverged"),
+        (samples.lost, "lost"),
+        (samples.retried, "retried"),
+    ]
+    return ", ".join(f"{number} {word}" for number, word in parts if number)
+
+
+def _problem(problem: Problem | None) -> Sequence[RenderableType]:
+    if problem is None:
+        return ()
+    return (Text(f"waiting: {problem.reason}: {problem.message}", style="bold yellow", overflow="fold"),)
+
+
+def _grid(rows: Sequence[tuple[str, RenderableType]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    for name, value in rows:
+        grid.add_row(name, value)
+    return grid

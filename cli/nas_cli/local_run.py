@@ -1,0 +1,223 @@
+"""``nas run``: the same search as in a cluster, with processes for Jobs and a folder for the bucket.
+
+Everything is in the folder: log, results, snapshots and ``best/`` as in a bucket, ``experiment.json`` with
+the manifest and the run's uid, and ``children/`` with what each child said.
+"""
+
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from uuid import uuid4
+
+import structlog
+from pydantic import ValidationError
+from rich.console import Console
+
+from nas_api.base import duration
+from nas_api.child import StoreLocation
+from nas_api.experiment import NASExperiment
+from nas_cli.display import Progress, architecture_table, best_text, policy_text
+from nas_cli.errors import Refusal
+from nas_cli.local_executor import LocalExecutor
+from nas_controller.errors import LogDamaged, SearchChanged
+from nas_controller.policies.factory import make_policy
+from nas_controller.recovery import recover
+from nas_controller.search import Ending, Search
+from nas_controller.state import SearchState
+from nas_controller.status import SearchStatus, search_status
+from nas_store import open_store
+from nas_store.errors import StoreError
+
+EXPERIMENT = "experiment.json"
+# Where the store keeps nothing: its keys cannot begin with a dot.
+_LOCK = ".lock"
+_NAMESPACE = "local"
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder holds a local run."""
+    return (folder / EXPERIMENT).is_file()
+
+
+def in_channels(experiment: NASExperiment) -> int:
+    """Return the channels of the images that an experiment trains on."""
+    return 1 if experiment.spec.trainer.dataset.digits is not None else 3
+
+
+def read_run(folder: Path) -> tuple[NASExperiment, SearchState | None]:
+    """Return a run's experiment and the state of its search; None before its first record.
+
+    Raises:
+        Refusal: the folder cannot be read.
+    """
+    try:
+        experiment = NASExperiment.model_validate_json((folder / EXPERIMENT).read_bytes())
+        store = open_store(StoreLocation(folder=str(folder)))
+        return experiment, recover(store, make_policy).state
+    except (OSError, ValidationError, LogDamaged, StoreError) as error:
+        raise Refusal(f"{folder} is no readable run: {error}") from error
+
+
+def read_status(folder: Path) -> tuple[NASExperiment, SearchStatus, SearchState | None]:
+    """Return a run's experiment, its status as the cluster would show it, and its state.
+
+    Raises:
+        Refusal: the folder cannot be read.
+    """
+    experiment, state = read_run(folder)
+    if state is None:
+        return experiment, SearchStatus(), None
+    uri = (folder / "best" / "architecture.json").absolute().as_uri()
+    return experiment, search_status(state, running=0, best_uri=uri, problem=None), state
+
+
+def run(experiment: NASExperiment, folder: Path, parallelism: int | None, console: Console, again: str) -> None:
+    """Search until the budget is spent or somebody presses Ctrl-C; goes on where an earlier run stopped.
+
+    Args:
+        experiment: what the manifest says.
+        folder: where everything is kept.
+        parallelism: children at once; as many as the manifest says and the machine has cores for when None.
+        console: where progress is shown.
+        again: the command that goes on with this run, for people.
+
+    Raises:
+        Refusal: the folder belongs to another search or another process, or cannot be used; or the search
+            has failed.
+    """
+    experiment = _sized(experiment, parallelism, console)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refusal(f"{folder} cannot be made ({error.strerror}): choose another with --folder") from error
+    with _only_run(folder):
+        experiment = _identified(experiment, folder)
+        location = StoreLocation(folder=str(folder.absolute()))
+        deadline = duration(experiment.spec.trainer.deadline).total_seconds()
+        executor = LocalExecutor(folder / "children", deadline)
+        metric = experiment.spec.objective.metric
+        with Progress(console, experiment.metadata.name, metric) as progress:
+            search = Search(experiment, store=open_store(location), location=location, executor=executor, sink=progress)
+            with _stopped_by_signals(search):
+                try:
+                    ending = search.run()
+                except SearchChanged as error:
+                    raise Refusal(
+                        f"{folder} holds a search with other settings ({_fields(error)}): choose another folder with"
+                        f" --folder, or remove {folder} to start anew"
+                    ) from error
+                except (LogDamaged, StoreError) as error:
+                    raise Refusal(f"{folder} cannot be used: {error}") from error
+                finally:
+                    executor.close()
+        _last_words(experiment, folder, ending, progress.status, console, again)
+
+
+def _sized(experiment: NASExperiment, parallelism: int | None, console: Console) -> NASExperiment:
+    """Return the experiment with no more children at once than the machine has cores for."""
+    spec = experiment.spec
+    room = max(1, (os.cpu_count() or 1) // spec.trainer.threads)
+    chosen = parallelism if parallelism is not None else min(spec.parallelism, room)
+    if parallelism is None and chosen < spec.parallelism:
+        console.print(
+            f"{chosen} children at once, not {spec.parallelism}: this machine has {os.cpu_count()} cores"
+            " (--parallelism decides otherwise)",
+            style="dim",
+            highlight=False,
+        )
+    if spec.trainer.image is not None:
+        console.print("spec.trainer.image is not used here: children are the built-in trainer", style="yellow")
+    return experiment.model_copy(update={"spec": spec.model_copy(update={"parallelism": chosen, "suspend": False})})
+
+
+def _identified(experiment: NASExperiment, folder: Path) -> NASExperiment:
+    """Return the experiment with the run's uid, which is made up once and kept in the folder.
+
+    Raises:
+        Refusal: the folder holds the run of another experiment.
+    """
+    uid = str(uuid4())
+    if is_run(folder):
+        before, _ = read_run(folder)
+        uid = before.metadata.uid
+        if before.metadata.name != experiment.metadata.name:
+            raise Refusal(
+                f"{folder} holds the run of {before.metadata.name!r}, not of {experiment.metadata.name!r}: choose"
+                " another folder with --folder"
+            )
+    metadata = experiment.metadata.model_copy(update={"uid": uid, "namespace": _NAMESPACE})
+    experiment = experiment.model_copy(update={"metadata": metadata})
+    # Budget and trainer may have changed since: the newest manifest is the one to show.
+    open_store(StoreLocation(folder=str(folder))).put(EXPERIMENT, experiment.model_dump_json(by_alias=True).encode())
+    return experiment
+
+
+@contextmanager
+def _only_run(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system takes back from a process that dies."""
+    with (folder / _LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Refusal(f"another `nas run` is at work in {folder}: wait for it, or end it with Ctrl-C") from error
+        yield
+
+
+@contextmanager
+def _stopped_by_signals(search: Search) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the search in order, from the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        search.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _last_words(
+    experiment: NASExperiment, folder: Path, ending: Ending, status: SearchStatus, console: Console, again: str
+) -> None:
+    if ending is Ending.FENCED:
+        raise Refusal(f"another process goes on with the search in {folder}: this one has stopped")
+    if ending is Ending.STOPPED:
+        console.print(f"\nStopped; nothing is lost. Go on with: [bold]{again}[/bold]", highlight=False, soft_wrap=True)
+        return
+    outcome = status.outcome
+    if outcome is not None and outcome.type == "Failed":
+        raise Refusal(f"the search has failed: {outcome.message} Children's logs are in {folder / 'children'}.")
+    _, _, state = read_status(folder)
+    best = None if state is None else state.core.best
+    if best is None or status.best is None:
+        raise Refusal(f"the search has ended without a single result; children's logs are in {folder / 'children'}")
+    metric = experiment.spec.objective.metric
+    console.print(f"\n[bold]Complete[/bold]: the best network has {best_text(status.best, metric)}", highlight=False)
+    console.print(architecture_table(best.architecture, in_channels(experiment)))
+    if status.policy is not None and (text := policy_text(status.policy)):
+        console.print(text, style="dim", highlight=False)
+    console.print(
+        f"Its code: [bold]{folder / 'best' / 'network.py'}[/bold]  (nas best {folder} --code)",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _fields(error: SearchChanged) -> str:
+    """Return the fields that a SearchChanged names, without its cure for clusters."""
+    return str(error).partition(" differ from")[0] + " differ"
+
+
+def silence_logs(verbose: bool) -> None:
+    """Keep the search's own log off the display, unless somebody asks for it."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("info" if verbose else "critical"))

@@ -1,0 +1,264 @@
+"""Manifests: YAML with line numbers, checked by the models and by the very CEL rules that the API server runs.
+
+The rules are evaluated from the generated schema, so there is one source of truth: what passes here passes
+there, and a rule added to the models is checked here without another line.
+"""
+
+import difflib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cel
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from nas_api import names
+from nas_api.crd import openapi_schema
+from nas_api.experiment import NASExperiment
+from nas_api.pod_template import overlay
+from nas_cli.errors import Refusal
+
+_Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong; ``line`` counts from 1."""
+
+    line: int
+    place: str
+    """Path of the field as in the manifest, for example ``spec.budget.samples``; empty for the whole file."""
+    message: str
+    """What is wrong and, where it is not plain from that, what to do."""
+
+    @property
+    def text(self) -> str:
+        """Place and message."""
+        return f"{self.place}: {self.message}" if self.place else self.message
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document of a file: an experiment, or the faults that keep it from being one."""
+
+    title: str
+    """Kind and name, for people."""
+    experiment: NASExperiment | None
+    faults: tuple[Fault, ...]
+    foreign: bool = False
+    """Whether it is another kind of object, which is not looked at."""
+
+
+def read_documents(path: Path) -> list[Document]:
+    """Return the documents of a YAML file in their order; empty ones are left out.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError as error:
+        return [Document(path.name, None, (Fault(1, "", f"this is no text in UTF-8 ({error.reason})"),))]
+    try:
+        nodes = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
+        loader = yaml.SafeLoader("")
+        return [_document(node, loader.construct_document(node)) for node in nodes]
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        words = " ".join(part for part in (error.context, error.problem) if part)
+        fault = Fault(mark.line + 1 if mark else 1, "", f"this is no YAML: {words}")
+        return [Document(path.name, None, (fault,))]
+    except yaml.YAMLError as error:
+        return [Document(path.name, None, (Fault(1, "", f"this is no YAML: {error}"),))]
+
+
+def read_experiment(path: Path) -> NASExperiment:
+    """Return the one experiment of a file.
+
+    Raises:
+        Refusal: there is not exactly one, or it has faults; the message names each with its line.
+    """
+    try:
+        documents = [document for document in read_documents(path) if not document.foreign]
+    except OSError as error:
+        raise Refusal(f"{path} cannot be read: {error.strerror}") from error
+    faults = [f"{path}:{fault.line}: {fault.text}" for document in documents for fault in document.faults]
+    if faults:
+        raise Refusal("\n".join(["the manifest has faults:", *faults]))
+    experiments = [document.experiment for document in documents if document.experiment is not None]
+    if len(experiments) != 1:
+        raise Refusal(f"{path} holds {len(experiments)} experiments: give a file with one")
+    return experiments[0]
+
+
+def _document(node: yaml.Node, value: Any) -> Document:
+    line = node.start_mark.line + 1
+    if not isinstance(value, dict):
+        return Document("document", None, (Fault(line, "", "a manifest is a map with apiVersion, kind, ..."),))
+    metadata = value.get("metadata")
+    title = f"{value.get('kind', 'document')}/{metadata.get('name', '') if isinstance(metadata, dict) else ''}"
+    # A document without a kind, or with another case, was surely meant to be one of ours.
+    if str(value.get("kind", names.KIND)).lower() != names.KIND.lower():
+        return Document(title, None, (), foreign=True)
+    experiment, faults = check(value)
+    located = [Fault(_line(node, path), _place(path), message) for path, message in [*_repeated(node), *faults]]
+    return Document(title, None if located else experiment, tuple(sorted(located, key=lambda fault: fault.line)))
+
+
+def check(value: dict[str, Any]) -> tuple[NASExperiment | None, list[tuple[_Path, str]]]:
+    """Return the experiment that a manifest describes, or what is wrong with it, by path."""
+    schema = openapi_schema()
+    try:
+        # From JSON and strict, as the API server is: "6" is no number.
+        experiment = NASExperiment.model_validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError as error:
+        faults = [(_own_path(detail, value), _sentence(detail, schema)) for detail in error.errors(include_url=False)]
+        # A rule about a field that is wrong already would only say it again.
+        broken = {path for path, _ in faults}
+        rules = _rule_faults(schema, _defaulted(schema, value), ())
+        faults += [(path, message) for path, message in rules if path not in broken]
+        return None, faults
+    faults = list(_rule_faults(schema, _defaulted(schema, value), ()))
+    if not faults:
+        faults = list(_template_faults(experiment))
+    return experiment, faults
+
+
+# ---------------------------------------------------------------- rules
+
+
+def _defaulted(schema: dict[str, Any], value: Any) -> Any:
+    """Return a value with the schema's defaults filled in, as the API server does before it runs rules."""
+    if isinstance(value, dict) and "properties" in schema:
+        out = {key: child for key, child in value.items() if child is not None}
+        for key, child in schema["properties"].items():
+            if key not in out and "default" in child:
+                out[key] = child["default"]
+            if key in out:
+                out[key] = _defaulted(child, out[key])
+        return out
+    if isinstance(value, list) and "items" in schema:
+        return [_defaulted(schema["items"], item) for item in value]
+    return value
+
+
+def _rule_faults(schema: dict[str, Any], value: Any, path: _Path) -> Iterator[tuple[_Path, str]]:
+    for validation in schema.get("x-kubernetes-validations", ()):
+        # Rules on changes have nothing to say about a new object.
+        if "oldSelf" in validation["rule"]:
+            continue
+        try:
+            holds = cel.evaluate(validation["rule"], {"self": value})
+        except (ValueError, TypeError, RuntimeError):
+            # The value has the wrong shape for the rule, which the models have reported already.
+            continue
+        if not holds:
+            yield path, validation["message"]
+    if isinstance(value, dict):
+        for key, child in schema.get("properties", {}).items():
+            if key in value:
+                yield from _rule_faults(child, value[key], (*path, key))
+    elif isinstance(value, list) and "items" in schema:
+        for index, item in enumerate(value):
+            yield from _rule_faults(schema["items"], item, (*path, index))
+
+
+def _template_faults(experiment: NASExperiment) -> Iterator[tuple[_Path, str]]:
+    for owner, spec in (("trainer", experiment.spec.trainer), ("controller", experiment.spec.controller)):
+        try:
+            overlay({"spec": {"containers": [{"name": owner}]}}, spec.template or {})
+        except ValueError as error:
+            yield ("spec", owner, "template"), str(error)
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def _own_path(detail: ErrorDetails, value: Any) -> _Path:
+    """Return the part of an error's location that is in the manifest: pydantic adds names of its own."""
+    path: list[str | int] = []
+    for step in detail["loc"]:
+        if isinstance(value, dict) and isinstance(step, str):
+            path.append(step)
+            value = value.get(step)
+        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+            path.append(step)
+            value = value[step]
+    return tuple(path)
+
+
+def _schema_at(schema: dict[str, Any], path: tuple[str | int, ...]) -> dict[str, Any]:
+    for step in path:
+        schema = schema.get("items", {}) if isinstance(step, int) else schema.get("properties", {}).get(step, {})
+    return schema
+
+
+def _sentence(detail: ErrorDetails, schema: dict[str, Any]) -> str:
+    """Return what is wrong in plain words, with the cure where we know one."""
+    kind, path, given = detail["type"], detail["loc"], detail["input"]
+    here = _schema_at(schema, path)
+    meaning = f" ({here['description'].rstrip('.')})" if "description" in here else ""
+    if kind == "missing":
+        return f"is missing{meaning}"
+    if kind == "extra_forbidden":
+        known = sorted(_schema_at(schema, path[:-1]).get("properties", {}))
+        near = difflib.get_close_matches(str(path[-1]), known, 1)
+        return f"there is no such field; {f'do you mean {near[0]}?' if near else 'there are ' + ', '.join(known)}"
+    if kind == "string_type" and isinstance(given, int | float) and not isinstance(given, bool):
+        return f'decimals are strings here: write "{given}" in quotes'
+    if kind == "string_pattern_mismatch":
+        return f"{given!r} does not fit the pattern {detail['ctx']['pattern']}{meaning}"
+    if kind == "literal_error":
+        return f"{given!r} is not possible: use {detail['ctx']['expected']}"
+    words = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{_brief(given)} is not possible: it {words}{meaning}" if words.startswith("should") else words + meaning
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# ---------------------------------------------------------------- places
+
+
+def _place(path: _Path) -> str:
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
+def _line(node: yaml.Node, path: _Path) -> int:
+    """Return the line of a field, or of the innermost thing around it that exists."""
+    line = node.start_mark.line + 1
+    for step in path:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, child) for key, child in node.value if key.value == step]
+            if not found:
+                break
+            line, node = found[-1][0].start_mark.line + 1, found[-1][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
+
+
+def _repeated(node: yaml.Node, path: _Path = ()) -> Iterator[tuple[_Path, str]]:
+    """Report keys that occur twice in a map: YAML readers keep the last one, kubectl refuses them."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, child in node.value:
+            if key.value in seen:
+                yield (*path, key.value), "is written twice in this map"
+            seen.add(key.value)
+            yield from _repeated(child, (*path, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, child in enumerate(node.value):
+            yield from _repeated(child, (*path, index))
