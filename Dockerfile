@@ -6,11 +6,13 @@
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS base
+# USER: kopf and torch ask for the user's name, and uid 65532 has no line in /etc/passwd.
 ENV PATH=/opt/nas/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONPATH=/opt/nas/src \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    HOME=/tmp
+    HOME=/tmp \
+    USER=nas
 WORKDIR /tmp
 
 # ---- build stages: nothing of uv, pip or their caches reaches an image ----------------------------------------
