@@ -551,13 +551,12 @@ class Search:
         if self._suspended:
             return
         now = self._clock.monotonic()
-        if self._trouble is not None:
-            waiting = [sample for sample, flight in self._flights.items() if flight.phase is _Phase.WAITING]
-            if waiting and now >= self._trouble.retry_at:
-                for sample in waiting:
-                    self._relaunch(sample)
-            elif not waiting and now >= self._trouble.over_at:
-                self._trouble = None
+        waiting = [sample for sample, flight in self._flights.items() if flight.phase is _Phase.WAITING]
+        if waiting and (self._trouble is None or now >= self._trouble.retry_at):
+            for sample in waiting:
+                self._relaunch(sample)
+        elif not waiting and self._trouble is not None and now >= self._trouble.over_at:
+            self._trouble = None
         if self._trouble is None:
             for _ in range(min(self._proposals(), _PROPOSALS_AT_ONCE)):
                 self._propose()

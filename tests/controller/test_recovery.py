@@ -160,7 +160,7 @@ def assert_promises(run: Run, budget: int) -> None:
     assert_same(run.state, recover(run.world.store, run.policy).state)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     fates=st.lists(st.sampled_from(FATES), max_size=40),
     picks=st.lists(st.integers(0, 3), max_size=40),
@@ -170,6 +170,7 @@ def assert_promises(run: Run, budget: int) -> None:
     snapshot_every=st.integers(1, 12),
 )
 @example(["result"], [0], [10, 11, 12, 13], [], 2, 3)
+@example(["DatasetUnavailable", "Succeeded"], [], [], [], 2, 1)
 def test_after_any_deaths_the_search_is_as_if_it_had_never_died(
     fates: list[str],
     picks: list[int],
