@@ -203,16 +203,19 @@ def _controller(observed: Observed, experiment: NASExperiment, now: datetime, se
     actions += [DeletePod(pod.name, pod.uid) for pod in stale]
     actions.append(CreatePod(body))
     replaced: tuple[Event, ...] = ()
-    if newest is not None:
-        why = f"{newest.name} was replaced by {body['metadata']['name']}: {_why(newest, bool(stale))}."
-        replaced = (Event("Normal", "ControllerReplaced", "Replace", why, f"controller-{index}"),)
+    before = _pod_name(observed)
+    if before is not None and not _was_suspended(observed.raw):
+        note = f"{before} was replaced by {body['metadata']['name']}: {_why(newest, bool(stale))}."
+        replaced = (Event("Normal", "ControllerReplaced", "Replace", note, f"controller-{index}"),)
     return _Steps(tuple(actions), problem, replaced, key=key)
 
 
-def _why(pod: ControllerPod, stale: bool) -> str:
+def _why(pod: ControllerPod | None, stale: bool) -> str:
     if stale:
         return "its settings changed"
-    return f"it ended before the search did ({pod.last_words})" if pod.ended is not None else "it was deleted"
+    if pod is None or pod.ended is None:
+        return "it was deleted"
+    return f"it ended before the search did ({pod.last_words})"
 
 
 def _problem(observed: Observed, experiment: NASExperiment, now: datetime) -> Word | None:

@@ -28,6 +28,7 @@ from nas_kube import (
     EXPERIMENTS,
     JOBS,
     NAMESPACES,
+    NODES,
     PODS,
     ROLE_BINDINGS,
     SERVICE_ACCOUNTS,
@@ -196,7 +197,20 @@ class Lab:
         uid = self.experiment()["metadata"]["uid"]
         return self.client.get(PODS, self.namespace, names.controller_pod("digits", uid, index))
 
+    def play_scheduler(self, index: int) -> None:
+        """Put a pod on a node that exists only in name."""
+        name = self.pod(index)["metadata"]["name"]
+        try:
+            self.client.create(NODES, None, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "in-name-only"}})
+        except ApiError as error:
+            assert error.status == 409
+        target = {"apiVersion": "v1", "kind": "Node", "name": "in-name-only"}
+        binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": target}
+        self.client.create(Resource("v1", f"pods/{name}/binding"), self.namespace, binding)
+
     def play_kubelet(self, index: int, status: dict[str, Any]) -> None:
+        if "nodeName" not in self.pod(index)["spec"]:
+            self.play_scheduler(index)
         self.client.patch(
             PODS, self.namespace, self.pod(index)["metadata"]["name"], {"status": status}, subresource="status"
         )
@@ -256,12 +270,14 @@ def lab(control_plane: ControlPlane, namespace: str) -> Lab:
 def test_an_experiment_gets_its_controller_and_nothing_is_left_on_it(operator: Operator, lab: Lab) -> None:
     made = lab.make()
     lab.until_pods("1")
-    lab.until("Progressing", "True", "ControllerStarting")
+    # There is no node, and the operator says so.
+    lab.until("Progressing", "False", "Unschedulable")
     now = lab.experiment()
+    eventually(lambda: "no nodes available" in lab.events().get("Unschedulable", ""))
     assert "finalizers" not in now["metadata"]
     assert "annotations" not in now["metadata"]
     assert now["metadata"]["generation"] == made["metadata"]["generation"]
-    assert now["status"]["state"] == "Pending"
+    assert now["status"]["state"] == "Waiting"
     uid = made["metadata"]["uid"]
     pod = lab.pod(1)
     (owner,) = pod["metadata"]["ownerReferences"]
@@ -375,7 +391,7 @@ def test_an_invalid_template_is_told_in_the_servers_words_and_goes_on_once_corre
     assert lab.condition("Failed")["status"] == "False"
     lab.spec(trainer={"template": None})
     lab.until_pods("1")
-    lab.until("Progressing", "True", "ControllerStarting")
+    lab.until("Progressing", "False", "Unschedulable")
     assert "quantities must match" in lab.events()["InvalidTemplate"]
 
 
@@ -415,7 +431,7 @@ def test_a_template_that_becomes_invalid_during_a_run_leaves_the_controller_alon
     lab.spec(trainer={"template": {"spec": {"nodeSelectors": {}}}})
     assert "nodeSelectors" in lab.until("Progressing", "False", "InvalidTemplate")["message"]
     assert lab.pods() == ["1"]
-    lab.spec(trainer={"template": {"spec": {"nodeSelector": {"a": "b"}}}})
+    lab.spec(trainer={"template": {"spec": {"nodeSelectors": None, "nodeSelector": {"a": "b"}}}})
     lab.until("Progressing", "True", "Searching")
     assert lab.pods() == ["1"]
 
