@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -12,13 +13,31 @@ from rich.table import Table
 from rich.text import Text
 
 from nas_api.architecture import Architecture
-from nas_api.experiment import Best, PolicyVitals, Problem, SampleCounts
-from nas_controller.status import SearchStatus
+from nas_api.experiment import Best, NASExperiment, NASExperimentStatus, Outcome, PolicyVitals, Problem, SampleCounts
+
+if TYPE_CHECKING:
+    # It loads torch, for which `nas status` need not wait.
+    from nas_controller.status import SearchStatus
 
 # On no terminal: one line at most so often, and one for each better network.
 _LINE_EVERY_SECONDS = 10.0
 # Rates are told from this many samples on: the first ones wait for the start.
 _SAMPLES_FOR_A_RATE = 3
+
+
+class Status(Protocol):
+    """What a search's status and an experiment's have in common."""
+
+    @property
+    def samples(self) -> SampleCounts | None: ...
+    @property
+    def best(self) -> Best | None: ...
+    @property
+    def policy(self) -> PolicyVitals | None: ...
+    @property
+    def problem(self) -> Problem | None: ...
+    @property
+    def outcome(self) -> Outcome | None: ...
 
 
 def duration_text(seconds: float) -> str:
@@ -29,6 +48,11 @@ def duration_text(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def in_channels(experiment: NASExperiment) -> int:
+    """Return the channels of the images that an experiment trains on."""
+    return 1 if experiment.spec.trainer.dataset.digits is not None else 3
 
 
 def architecture_table(architecture: Architecture, in_channels: int) -> Table:
@@ -97,7 +121,7 @@ class Progress:
         self._name = name
         self._metric = metric
         self._lock = threading.Lock()
-        self._status = SearchStatus()
+        self._status: Status = NASExperimentStatus()
         self._pace = _Pace(time.monotonic())
         self._live = Live(
             get_renderable=self._render, console=console, refresh_per_second=4, transient=False, redirect_stderr=False
@@ -116,19 +140,19 @@ class Progress:
             self._live.stop()
 
     @property
-    def status(self) -> SearchStatus:
+    def status(self) -> Status:
         """The newest status."""
         with self._lock:
             return self._status
 
-    def publish(self, status: SearchStatus) -> None:
+    def publish(self, status: "SearchStatus") -> None:
         """See :class:`nas_controller.status.StatusSink`."""
         with self._lock:
             self._status = status
             if not self._console.is_terminal:
                 self._line(status)
 
-    def _line(self, status: SearchStatus) -> None:
+    def _line(self, status: Status) -> None:
         best = None if status.best is None else status.best.sample
         now = time.monotonic()
         news = best != self._line_best or status.problem != self._line_problem
@@ -164,7 +188,21 @@ class Progress:
         )
 
 
-def status_panel(status: SearchStatus, metric: str, *, tail: str = "") -> RenderableType:
+def conditions(status: NASExperimentStatus) -> RenderableType:
+    """Return what the operator says: the state, and the condition that explains it."""
+    telling = ["Failed", "Complete", "Suspended", "Progressing"]
+    known = {condition.type: condition for condition in status.conditions}
+    shown = next((known[kind] for kind in telling if kind in known and known[kind].status == "True"), None)
+    shown = shown or known.get("Progressing")
+    line = Text(status.state or "Pending", style="bold")
+    if shown is not None:
+        line.append(f"  {shown.reason}", style="cyan")
+        if shown.message:
+            line.append(f": {shown.message}", style="default")
+    return line
+
+
+def status_panel(status: Status, metric: str, *, tail: str = "") -> RenderableType:
     """Return a search's status as a few aligned lines."""
     samples = status.samples or SampleCounts()
     done = samples.observed + samples.lost

@@ -21,8 +21,9 @@ from rich.console import Console
 from nas_api.base import duration
 from nas_api.child import StoreLocation
 from nas_api.experiment import NASExperiment
-from nas_cli.display import Progress, architecture_table, best_text, policy_text
+from nas_cli.display import Progress, Status, architecture_table, best_text, in_channels, policy_text
 from nas_cli.errors import Refusal
+from nas_cli.folders import EXPERIMENT, is_run
 from nas_cli.local_executor import LocalExecutor
 from nas_controller.errors import LogDamaged, SearchChanged
 from nas_controller.policies.factory import make_policy
@@ -33,20 +34,9 @@ from nas_controller.status import SearchStatus, search_status
 from nas_store import open_store
 from nas_store.errors import StoreError
 
-EXPERIMENT = "experiment.json"
 # Where the store keeps nothing: its keys cannot begin with a dot.
 _LOCK = ".lock"
 _NAMESPACE = "local"
-
-
-def is_run(folder: Path) -> bool:
-    """Return whether a folder holds a local run."""
-    return (folder / EXPERIMENT).is_file()
-
-
-def in_channels(experiment: NASExperiment) -> int:
-    """Return the channels of the images that an experiment trains on."""
-    return 1 if experiment.spec.trainer.dataset.digits is not None else 3
 
 
 def read_run(folder: Path) -> tuple[NASExperiment, SearchState | None]:
@@ -187,7 +177,7 @@ def _stopped_by_signals(search: Search) -> Iterator[None]:
 
 
 def _last_words(
-    experiment: NASExperiment, folder: Path, ending: Ending, status: SearchStatus, console: Console, again: str
+    experiment: NASExperiment, folder: Path, ending: Ending, status: Status, console: Console, again: str
 ) -> None:
     if ending is Ending.FENCED:
         raise Refusal(f"another process goes on with the search in {folder}: this one has stopped")

@@ -9,9 +9,13 @@ import click
 from rich.console import Console
 
 from nas_api import __version__
+from nas_api.experiment import NASExperiment
 from nas_cli.errors import Refusal
+from nas_cli.folders import RUNS, is_run, local_hint
 
 _FILE = click.Path(path_type=Path)
+_namespace = click.option("-n", "--namespace", help="Namespace; the context's when not given.")
+_context = click.option("--context", help="Context of the kubeconfig; the current one when not given.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -60,4 +64,92 @@ def run(file: Path, folder: Path | None, parallelism: int | None, verbose: bool)
 
     again = f"nas run {file}" + (f" --folder {folder}" if folder is not None else "")
     local_run.silence_logs(verbose)
-    local_run.run(experiment, folder or Path("nas-runs") / experiment.metadata.name, parallelism, Console(), again)
+    local_run.run(experiment, folder or RUNS / experiment.metadata.name, parallelism, Console(), again)
+
+
+@main.command()
+@click.argument("name")
+@_namespace
+@_context
+def status(name: str, namespace: str | None, context: str | None) -> None:
+    """Tell how an experiment is going. NAME is one on the cluster, or the folder of a local run."""
+    from nas_cli import display
+
+    console = Console()
+    if is_run(Path(name)):
+        from nas_cli.local_run import read_status
+
+        experiment, found, _ = read_status(Path(name))
+        console.print(display.status_panel(found, experiment.spec.objective.metric))
+        if found.outcome is not None:
+            console.print(f"{found.outcome.type}: {found.outcome.message}", highlight=False)
+        return
+    experiment = _experiment(name, namespace, context)
+    if experiment.status is not None:
+        console.print(display.conditions(experiment.status))
+        console.print(display.status_panel(experiment.status, experiment.spec.objective.metric))
+    else:
+        console.print("The operator has not seen it yet: is it running?", highlight=False)
+
+
+@main.command()
+@click.argument("name")
+@_namespace
+@_context
+@click.option("--code", is_flag=True, help="Print Python code that builds the network, and nothing else.")
+def best(name: str, namespace: str | None, context: str | None, code: bool) -> None:
+    """Show the best network. NAME is an experiment on the cluster, or the folder of a local run."""
+    from nas_api.architecture import Architecture
+    from nas_api.source import network_source
+    from nas_cli import display
+
+    if is_run(Path(name)):
+        from nas_cli.local_run import read_status
+
+        experiment, found, state = read_status(Path(name))
+        record = found.best
+        architecture = None if state is None or state.core.best is None else state.core.best.architecture
+    else:
+        experiment = _experiment(name, namespace, context)
+        record = None if experiment.status is None else experiment.status.best
+        architecture = None
+        if record is not None:
+            try:
+                architecture = Architecture.parse_short(record.architecture)
+            except ValueError as error:
+                raise Refusal(f"the architecture is too long for the status: read {record.uri}") from error
+    if record is None or architecture is None:
+        raise Refusal(f"no sample of {name} has a result yet: `nas status {name}` tells how it is going")
+    channels = display.in_channels(experiment)
+    if code:
+        click.echo(network_source(architecture, in_channels=channels), nl=False)
+        return
+    console = Console()
+    console.print(display.best_text(record, experiment.spec.objective.metric), style="bold", highlight=False)
+    console.print(display.architecture_table(architecture, channels))
+    console.print(f"{record.uri}\ndigest {record.digest}", style="dim", highlight=False, soft_wrap=True)
+
+
+@main.command()
+@click.argument("name")
+@_namespace
+@_context
+@click.option("-f", "--follow", is_flag=True, help="Go on as new lines come.")
+@click.option("--tail", type=click.IntRange(0), help="Only so many of the last lines.")
+def logs(name: str, namespace: str | None, context: str | None, follow: bool, tail: int | None) -> None:
+    """Print the log of an experiment's controller."""
+    from nas_cli.cluster import Cluster, readable
+
+    cluster = Cluster(namespace, context)
+    people = Console().is_terminal
+    for line in cluster.log(cluster.experiment(name), follow=follow, tail=tail):
+        click.echo(readable(line) if people else line)
+
+
+def _experiment(name: str, namespace: str | None, context: str | None) -> NASExperiment:
+    from nas_cli.cluster import Cluster
+
+    try:
+        return Cluster(namespace, context).experiment(name)
+    except Refusal as refusal:
+        raise Refusal(refusal.message + local_hint(name)) from refusal

@@ -116,9 +116,11 @@ def check(value: dict[str, Any]) -> tuple[NASExperiment | None, list[tuple[_Path
         # From JSON and strict, as the API server is: "6" is no number.
         experiment = NASExperiment.model_validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
-        faults = [(_own_path(detail, value), _sentence(detail, schema)) for detail in error.errors(include_url=False)]
-        # A rule about a field that is wrong already would only say it again.
+        details = error.errors(include_url=False)
+        faults = [(_own_path(detail, value), _sentence(detail, schema)) for detail in details]
+        # A rule about a field that is wrong already, or about the map it is in, would only confuse.
         broken = {path for path, _ in faults}
+        broken |= {path[:-1] for (path, _), detail in zip(faults, details, strict=True) if _is_value(detail)}
         rules = _rule_faults(schema, _defaulted(schema, value), ())
         faults += [(path, message) for path, message in rules if path not in broken]
         return None, faults
@@ -176,6 +178,11 @@ def _template_faults(experiment: NASExperiment) -> Iterator[tuple[_Path, str]]:
 
 
 # ---------------------------------------------------------------- sentences
+
+
+def _is_value(detail: ErrorDetails) -> bool:
+    """Return whether an error is about a value that is there and ought to be."""
+    return detail["type"] not in ("missing", "extra_forbidden")
 
 
 def _own_path(detail: ErrorDetails, value: Any) -> _Path:

@@ -1,0 +1,115 @@
+"""What the commands read from a cluster."""
+
+import difflib
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+from pydantic import ValidationError
+
+from nas_api import names
+from nas_api.experiment import NASExperiment
+from nas_cli.errors import Refusal
+from nas_kube import EXPERIMENTS, PODS, ApiError, ApiUnavailable, KubeClient, KubeConfigError
+
+# A controller may have nothing to say for as long as its children train.
+_LOG_SILENCE_SECONDS = 24 * 3600.0
+
+
+class Cluster:
+    """One cluster and namespace; every method raises Refusal with the cause and the cure."""
+
+    def __init__(self, namespace: str | None, context: str | None) -> None:
+        """Read the configuration; nothing is sent."""
+        try:
+            self._client = KubeClient.from_environment(context=context, user_agent="nas")
+        except KubeConfigError as error:
+            words = str(error).rstrip(".")
+            raise Refusal(f"{words}: set KUBECONFIG, or give the folder of a local run") from error
+        self._namespace = namespace or self._client.namespace
+
+    def experiment(self, name: str) -> NASExperiment:
+        """Return an experiment."""
+        with self._refusals():
+            try:
+                document = self._client.get(EXPERIMENTS, self._namespace, name)
+            except ApiError as error:
+                if error.status == 404 and error.reason == "NotFound":
+                    raise Refusal(self._unknown(name)) from error
+                raise
+        try:
+            return NASExperiment.model_validate_json(json.dumps(document), extra="ignore")
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise Refusal(
+                f"{name} does not fit this program ({place}: {first['msg']}): install the operator's version of it"
+            ) from error
+
+    def log(self, experiment: NASExperiment, *, follow: bool, tail: int | None) -> Iterator[str]:
+        """Yield the lines of the newest controller pod's log, as they come with ``follow``."""
+        status = experiment.status
+        pod = None if status is None or status.controller is None else status.controller.pod
+        if pod is None:
+            name = experiment.metadata.name
+            raise Refusal(f"{name} has no controller pod yet: `nas status {name}` says why")
+        query = {
+            "container": names.CONTROLLER_CONTAINER,
+            "follow": "true" if follow else None,
+            "tailLines": None if tail is None else str(tail),
+        }
+        with self._refusals():
+            try:
+                stream = self._client.stream(
+                    f"{PODS.path(self._namespace, pod)}/log", query, silence_seconds=_LOG_SILENCE_SECONDS
+                )
+            except ApiError as error:
+                if error.status == 404:
+                    raise Refusal(f"the controller pod {pod} is gone, and its log with it") from error
+                if error.status == 400:
+                    # The server's words, such as: container "controller" is waiting to start: ContainerCreating
+                    raise Refusal(f"there is no log yet: {error.message}") from error
+                raise
+            for line in stream:
+                yield line.decode(errors="replace")
+
+    def _unknown(self, name: str) -> str:
+        found = [item["metadata"]["name"] for item in self._client.list(EXPERIMENTS, self._namespace).items]
+        near = difflib.get_close_matches(name, found, 1)
+        if near:
+            hint = f"do you mean {near[0]}?"
+        elif found:
+            hint = f"there are {', '.join(sorted(found)[:10])}"
+        else:
+            hint = "there is none; -n chooses another namespace"
+        return f"namespace {self._namespace} has no experiment {name!r}: {hint}"
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except ApiUnavailable as error:
+            raise Refusal(f"the cluster does not answer ({error}): is it up, and the kubeconfig right?") from error
+        except ApiError as error:
+            if error.status == 404:
+                raise Refusal(
+                    f"this cluster does not know {names.KIND}: install the operator's chart"
+                    " (helm install nas-operator helm/nas-operator)"
+                ) from error
+            if error.status in (401, 403):
+                raise Refusal(f"you may not do this: {error.message}: ask for the permission") from error
+            raise Refusal(f"the API server refuses: {error}") from error
+
+
+def readable(line: str) -> str:
+    """Return a log line for people: JSON becomes time, level, event and fields; other lines stay."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(event, dict) or "event" not in event:
+        return line
+    renderer = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+    return str(renderer(None, "info", event))

@@ -1,0 +1,16 @@
+"""Which folders hold local runs. Apart from ``local_run``, because that loads torch."""
+
+from pathlib import Path
+
+EXPERIMENT = "experiment.json"
+RUNS = Path("nas-runs")
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder holds a local run."""
+    return (folder / EXPERIMENT).is_file()
+
+
+def local_hint(name: str) -> str:
+    """Return a hint at a local run of this name, or nothing."""
+    return f"; there is a local run of that name: give its folder, {RUNS / name}" if is_run(RUNS / name) else ""
