@@ -9,6 +9,7 @@ from nas_kube.errors import ApiError, ApiUnavailable, Cause, KubeConfigError, Ku
 from nas_kube.reflector import EventType, Reflector
 from nas_kube.resources import (
     CONFIG_MAPS,
+    CORE_EVENTS,
     CUSTOM_RESOURCE_DEFINITIONS,
     EVENTS,
     EXPERIMENTS,
@@ -25,6 +26,7 @@ from nas_kube.resources import (
 
 __all__ = [
     "CONFIG_MAPS",
+    "CORE_EVENTS",
     "CUSTOM_RESOURCE_DEFINITIONS",
     "EVENTS",
     "EXPERIMENTS",

@@ -38,6 +38,8 @@ EXPERIMENTS = Resource(names.API_VERSION, names.PLURAL)
 PODS = Resource("v1", "pods")
 JOBS = Resource("batch/v1", "jobs")
 EVENTS = Resource("events.k8s.io/v1", "events")
+# The older view of the same events: it can be asked for those about one object.
+CORE_EVENTS = Resource("v1", "events")
 SERVICE_ACCOUNTS = Resource("v1", "serviceaccounts")
 SECRETS = Resource("v1", "secrets")
 CONFIG_MAPS = Resource("v1", "configmaps")

@@ -14,6 +14,9 @@ Object = dict[str, Any]
 QUICK = timedelta(seconds=60)
 """A controller that ends sooner than this after its start has hardly done anything."""
 
+STARTED_LATE = timedelta(seconds=20)
+"""A pod that does not run by then is looked into: most start sooner, and looking costs a call."""
+
 _IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _CONFIG_REASONS = frozenset({"CreateContainerConfigError"})
 
@@ -80,6 +83,16 @@ class Observed:
     refusal: Refusal | None = None
     children: int | None = None
     """Unfinished child Jobs; looked up only while the experiment is being suspended."""
+    mount_failure: str = ""
+    """Why the newest pod's volumes cannot be mounted; looked up only for a pod that starts late."""
+
+
+def starts_late(pods: tuple[ControllerPod, ...], now: datetime) -> ControllerPod | None:
+    """Return the newest pod, if it should run by now and its status does not say why it does not."""
+    newest = pods[-1] if pods else None
+    if newest is None or not newest.live or newest.running or newest.finding is not None:
+        return None
+    return newest if now - newest.created >= STARTED_LATE else None
 
 
 def controller_pod(raw: Mapping[str, Any]) -> ControllerPod | None:

@@ -14,7 +14,7 @@ from nas_api.reasons import ConditionType, Reason
 from nas_operator import builders
 from nas_operator.builders import Object, Trial
 from nas_operator.conditions import Event, Standing, Word, events, standing, status, told, word
-from nas_operator.observed import QUICK, ControllerPod, Observed, pod_index
+from nas_operator.observed import QUICK, STARTED_LATE, ControllerPod, Observed, pod_index, starts_late
 from nas_operator.settings import Settings
 
 _FIRST_PAUSE_SECONDS = 5.0
@@ -223,6 +223,8 @@ def _problem(observed: Observed, experiment: NASExperiment, now: datetime) -> Wo
     newest = observed.pods[-1] if observed.pods else None
     if newest is not None and newest.live and newest.finding is not None:
         return word(False, newest.finding.reason, newest.finding.detail)
+    if observed.mount_failure and starts_late(observed.pods, now) is not None:
+        return word(False, Reason.CONFIG_MISSING, f"The controller's pod cannot mount: {observed.mount_failure}")
     if experiment.status is not None and experiment.status.problem is not None:
         problem = experiment.status.problem
         return told(False, problem.reason, problem.message)
@@ -240,6 +242,10 @@ def _plan(observed: Observed, stands: Standing, now: datetime, steps: _Steps = _
     if newest is not None and newest.live and newest.quick_failures and now - newest.created < QUICK:
         # Until then it may be one more quick failure.
         requeue = _sooner(requeue, newest.created + QUICK - now)
+    if newest is not None and newest.live and not newest.running and newest.finding is None:
+        # A missing volume shows in events alone, so nothing would make us look.
+        late = newest.created + STARTED_LATE - now
+        requeue = _sooner(requeue, late if late > timedelta(0) else STARTED_LATE)
     return Plan(
         status=status(observed.raw, stands, _pod_name(observed), now),
         actions=steps.actions,

@@ -10,6 +10,7 @@ import structlog
 from nas_api import names
 from nas_api.reasons import Reason
 from nas_kube import (
+    CORE_EVENTS,
     EVENTS,
     EXPERIMENTS,
     JOBS,
@@ -23,7 +24,7 @@ from nas_kube import (
 )
 from nas_operator.cache import Cache, Key
 from nas_operator.conditions import Event, differs, event_object
-from nas_operator.observed import Object, Observed, Refusal
+from nas_operator.observed import ControllerPod, Object, Observed, Refusal, starts_late
 from nas_operator.plan import Action, CreatePod, DeletePod, EnsureAccess, Plan, Try, plan
 from nas_operator.settings import Settings
 
@@ -108,14 +109,30 @@ class Reconciler:
         )
         if (raw.get("spec") or {}).get("suspend") and not suspended:
             children = self._unfinished_children(raw)
+        pods = self._cache.pods(raw["metadata"]["uid"])
+        late = starts_late(pods, now)
         return Observed(
             raw=raw,
-            pods=self._cache.pods(raw["metadata"]["uid"]),
+            pods=pods,
             access=now < memory.access_until,
             accepted=memory.accepted,
             refusal=memory.refusal,
             children=children,
+            mount_failure=self._mount_failure(raw["metadata"]["namespace"], late) if late is not None else "",
         )
+
+    def _mount_failure(self, namespace: str, pod: ControllerPod) -> str:
+        """Return what the kubelet last said about a volume: only an event tells that a ConfigMap is missing."""
+        selector = f"involvedObject.uid={pod.uid},reason=FailedMount"
+        try:
+            events = self._client.list(CORE_EVENTS, namespace, field_selector=selector).items
+        except ApiError as error:
+            # Not knowing better is no reason to stop.
+            _log.info("cannot read the pod's events", pod=pod.name, error=error.message)
+            return ""
+        newest = max(events, key=lambda event: event.get("lastTimestamp") or "", default={})
+        message: str = newest.get("message", "")
+        return message
 
     def _unfinished_children(self, raw: Object) -> int:
         metadata = raw["metadata"]

@@ -24,6 +24,7 @@ from experiments import manifest
 
 from nas_api import names
 from nas_kube import (
+    CORE_EVENTS,
     EVENTS,
     EXPERIMENTS,
     JOBS,
@@ -53,6 +54,7 @@ RULES = [
         "verbs": ["bind"],
     },
     {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
+    {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
 ]
 RBAC = "rbac.authorization.k8s.io/v1"
 CLUSTER_ROLES = Resource(RBAC, "clusterroles", namespaced=False)
@@ -485,6 +487,25 @@ def test_what_the_kubelet_waits_for_is_told(operator: Operator, lab: Lab, waitin
     assert waiting["message"] in lab.until("Progressing", "False", reason)["message"]
     lab.play_kubelet(1, RUNNING)
     lab.until("Progressing", "True", "ControllerStarting")
+
+
+@pytest.mark.slow
+def test_a_missing_volume_is_told_although_no_status_does(operator: Operator, lab: Lab) -> None:
+    made = lab.make()
+    lab.until_pods("1")
+    lab.play_kubelet(1, {"phase": "Pending"})
+    pod = lab.pod(1)["metadata"]
+    event = {
+        "metadata": {"name": "mount", "namespace": lab.namespace},
+        "involvedObject": {"kind": "Pod", "name": pod["name"], "uid": pod["uid"], "namespace": lab.namespace},
+        "reason": "FailedMount",
+        "message": 'MountVolume.SetUp failed for volume "ca" : configmap "ca" not found',
+        "type": "Warning",
+    }
+    lab.client.create(CORE_EVENTS, lab.namespace, {"apiVersion": "v1", "kind": "Event", **event})
+    eventually(lambda: lab.condition("Progressing").get("reason") == "ConfigMissing", seconds=45)
+    assert 'configmap "ca" not found' in lab.condition("Progressing")["message"]
+    assert made["metadata"]["uid"] == lab.experiment()["metadata"]["uid"]
 
 
 def test_the_outcome_is_final(operator: Operator, lab: Lab) -> None:
