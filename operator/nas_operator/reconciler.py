@@ -24,7 +24,7 @@ from nas_kube import (
 )
 from nas_operator.cache import Cache, Key
 from nas_operator.conditions import Event, differs, event_object
-from nas_operator.observed import ControllerPod, Object, Observed, Refusal, starts_late
+from nas_operator.observed import ControllerPod, Object, Observed, Refusal, pod_index, starts_late
 from nas_operator.plan import Action, CreatePod, DeletePod, EnsureAccess, Plan, Try, plan
 from nas_operator.settings import Settings
 
@@ -45,6 +45,8 @@ class _Memory:
 
     accepted: frozenset[str] = frozenset()
     refusal: Refusal | None = None
+    gone_pod: str = ""
+    """The newest controller pod that was looked for and is not there."""
     access_until: datetime = field(default_factory=lambda: datetime.fromtimestamp(0, UTC))
 
 
@@ -109,7 +111,7 @@ class Reconciler:
         )
         if (raw.get("spec") or {}).get("suspend") and not suspended:
             children = self._unfinished_children(raw)
-        pods = self._cache.pods(raw["metadata"]["uid"])
+        pods = self._pods(raw, memory)
         late = starts_late(pods, now)
         return Observed(
             raw=raw,
@@ -120,6 +122,24 @@ class Reconciler:
             children=children,
             mount_failure=self._mount_failure(raw["metadata"]["namespace"], late) if late is not None else "",
         )
+
+    def _pods(self, raw: Object, memory: _Memory) -> tuple[ControllerPod, ...]:
+        """Return the controller pods, the one that the status names among them if it is there.
+
+        The watches of pods and of experiments run apart: another operator's status may be here before its pod
+        is, and taking that pod for gone would make one too many.
+        """
+        pods = self._cache.pods(raw["metadata"]["uid"])
+        recorded = ((raw.get("status") or {}).get("controller") or {}).get("pod")
+        if recorded in (None, memory.gone_pod) or any(pod.index >= (pod_index(recorded) or 0) for pod in pods):
+            return pods
+        try:
+            self._cache.take_pod(self._client.get(PODS, raw["metadata"]["namespace"], recorded))
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            memory.gone_pod = recorded
+        return self._cache.pods(raw["metadata"]["uid"])
 
     def _mount_failure(self, namespace: str, pod: ControllerPod) -> str:
         """Return what the kubelet last said about a volume: only an event tells that a ConfigMap is missing."""

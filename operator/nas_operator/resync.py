@@ -76,9 +76,10 @@ class Resync:
         changed: set[Key] = set()
         expected: dict[str, int] = {}
         for namespace in self._namespaces:
-            pods = self._client.list(PODS, namespace, label_selector=CONTROLLERS)
-            self._cache.replace_pods(pods.items, int(pods.resource_version), namespace)
             experiments = self._client.list(EXPERIMENTS, namespace)
             changed |= self._cache.replace_experiments(experiments.items, int(experiments.resource_version), namespace)
+            # After the experiments: a pod that a status names must not be missing from an older list.
+            pods = self._client.list(PODS, namespace, label_selector=CONTROLLERS)
+            self._cache.replace_pods(pods.items, int(pods.resource_version), namespace)
             expected.update({raw["metadata"]["uid"]: version(raw) for raw in experiments.items})
         return changed, expected
