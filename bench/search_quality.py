@@ -25,6 +25,8 @@ from nas_controller.policies.factory import make_policy
 
 TABLE = Path(__file__).parents[2] / "shared" / "data" / "nas-bench-macro_cifar10.json"
 CHECKPOINTS = (50, 100, 200, 500)
+ROUNDING = 0.0005
+"""The bars have three decimals: the best network of all, 93.1267, stands there as 93.127."""
 BARS = {
     "random": (92.779, 92.862, 92.960, 93.005),
     "reinforce": (92.789, 92.867, 92.925, 92.999),
@@ -36,8 +38,8 @@ class TableSpace:
     """The table's networks as a search space; a network is its key, so nothing is ever decoded."""
 
     def decisions(self, sample: int) -> tuple[Decision, ...]:
-        """Return the eight decisions, each of its own kind: they stand for different places in the network."""
-        return tuple(Categorical(f"layer{place}", ("identity", "mb3", "mb6")) for place in range(8))
+        """Return the eight decisions, all of one kind: which block stands at each place, in the network's order."""
+        return (Categorical("block", ("identity", "mb3", "mb6")),) * 8
 
     def decode(self, choices: Choices) -> Architecture:
         """Refuse: the table's networks are no networks of ours."""
@@ -104,7 +106,7 @@ def main() -> int:
             mean, error = mean_and_error(found[name][count])
             pairs = zip(found[name][count], found["random"][count], strict=True)
             gain, gain_error = mean_and_error([mine - control for mine, control in pairs])
-            holds = mean + 2 * error >= bar
+            holds = mean + 2 * error >= bar - ROUNDING
             missed += not holds
             print(
                 f"  {count:4} samples  {mean:.3f} ± {error:.3f}   against random {gain:+.3f} ± {gain_error:.3f}"

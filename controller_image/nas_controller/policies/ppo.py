@@ -1,11 +1,10 @@
 """The default policy: the paper's controller, trained with what helps at a few hundred samples.
 
 Against plain REINFORCE: proximal policy optimisation (Schulman et al., arXiv 1707.06347) takes several steps
-on each small batch; rewards count by their rank among all so far, so neither their scale nor an outlier matters;
+on each small batch; rewards count by their rank among the newest ones, so neither their scale nor an outlier matters;
 an entropy bonus and redrawn duplicates keep the policy from collapsing; and the best samples so far are imitated.
 """
 
-from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from hashlib import blake2b
 
@@ -18,8 +17,11 @@ from nas_controller.policies import Proposal
 from nas_controller.policies.learner import Learner, Observation, by_decisions, pack, unpack
 
 TEMPERATURES = tuple(2 ** (redraw / 4) for redraw in range(32))
-"""Of the redraws for a sample whose first draw was proposed before. The first are the policy's own; a policy that
-knows what it wants would repeat itself for ever, so each later one strays a little further from it, at last at random."""
+"""Of the redraws for a sample whose first draw was proposed before. The first is the policy's own; a policy that
+knows what it wants would repeat itself for ever, so each later one strays a little further, at last to anywhere."""
+WINDOW = 16
+"""How many of the newest rewards a reward is ranked among. Against all so far, a policy that has learnt finds
+whatever it draws good, and reinforces itself until it collapses; against its batch alone, ranks are noise."""
 CLAMP = 20.0
 """Bound, in nats, of a draw's log-probability from below and of a log-ratio on both sides: a choice forced from
 outside the policy may be as good as impossible under it, and exp() of that must stay finite."""
@@ -40,7 +42,7 @@ class PpoPolicy(Learner):
         self._entropy_bonus = float(spec.entropy_bonus)
         self._imitated = spec.imitation
         self._imitation_weight = float(spec.imitation_weight)
-        self._rewards: list[float] = []  # ascending
+        self._recent: list[float] = []
         self._best: list[Observation] = []  # best first; of equals the earlier first
         self._known: set[int] = set()
 
@@ -58,8 +60,8 @@ class PpoPolicy(Learner):
         self._known.add(_fingerprint(proposal.choices))
 
     def _update(self, batch: Sequence[Observation]) -> None:
-        for seen in batch:
-            insort(self._rewards, seen.reward)
+        window = max(WINDOW, len(batch))
+        self._recent = [*self._recent, *(seen.reward for seen in batch)][-window:]
         best = sorted([*self._best, *batch], key=lambda seen: (-seen.reward, seen.sample))
         self._best = best[: self._imitated]
         advantages = {seen.sample: self._advantage(seen.reward) for seen in batch}
@@ -70,9 +72,10 @@ class PpoPolicy(Learner):
                 self._entropy = entropy
 
     def _advantage(self, reward: float) -> float:
-        """Return where a reward ranks among all so far: -1 below all, 1 above all, 0 in the middle."""
-        below, upto = bisect_left(self._rewards, reward), bisect_right(self._rewards, reward)
-        return (below + upto) / len(self._rewards) - 1
+        """Return where a reward ranks among the newest: -1 below all, 1 above all, 0 in the middle."""
+        below = sum(other < reward for other in self._recent)
+        above = sum(other > reward for other in self._recent)
+        return (below - above) / len(self._recent)
 
     def _loss(self, batch: Sequence[Observation], advantages: dict[int, float]) -> tuple[Tensor, float]:
         """Return the loss and the mean entropy of a draw in the batch, in nats."""
@@ -102,7 +105,7 @@ class PpoPolicy(Learner):
         """See :class:`~nas_controller.policies.Policy`."""
         return {
             **super().dump(),
-            "rewards": torch.tensor(self._rewards, dtype=torch.float64),
+            "recent": torch.tensor(self._recent, dtype=torch.float64),
             "known": torch.tensor(sorted(self._known), dtype=torch.int64),
             **pack("best", [(seen.sample, seen.proposal, seen.reward) for seen in self._best]),
         }
@@ -110,7 +113,7 @@ class PpoPolicy(Learner):
     def load(self, state: dict[str, Tensor]) -> None:
         """See :class:`~nas_controller.policies.Policy`."""
         super().load(state)
-        self._rewards = state["rewards"].tolist()
+        self._recent = state["recent"].tolist()
         self._known = set(state["known"].tolist())
         self._best = [Observation(*row) for row in unpack("best", state)]
 
