@@ -25,16 +25,12 @@ RUN uv venv --python "$(PATH=/usr/local/bin:/usr/bin command -v python3)" /opt/n
 FROM build AS build-operator
 COPY requirements/operator.txt /requirements/
 RUN uv pip install --require-hashes --compile-bytecode -r /requirements/operator.txt
-COPY api/nas_api /opt/nas/src/nas_api
-COPY kube/nas_kube /opt/nas/src/nas_kube
-COPY operator/nas_operator /opt/nas/src/nas_operator
-RUN python3 -m compileall -q /opt/nas/src
 
 # torch is most of an image and the slowest to fetch: one layer, shared by controller and trainer. Headers and
 # static libraries serve only those who compile against torch.
 FROM build AS build-torch
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-COPY requirements/torch.txt requirements/controller.txt requirements/trainer.txt /requirements/
+COPY requirements/torch.txt requirements/controller.txt /requirements/
 RUN set -eu; \
     grep -v '^ *--hash\|^#' /requirements/controller.txt | tr -d '\\ ' > /tmp/constraints.txt; \
     if ls /wheels/torch-*.whl >/dev/null 2>&1; then set -- --find-links /wheels; \
@@ -45,25 +41,33 @@ RUN set -eu; \
 
 # What a role adds to the torch layer, found by change time, so that the layer itself stays shared.
 FROM build-torch AS build-controller
-RUN touch /tmp/before && uv pip install --require-hashes --compile-bytecode -r /requirements/controller.txt
-COPY api/nas_api /opt/nas/src/nas_api
-COPY store/nas_store /opt/nas/src/nas_store
-COPY kube/nas_kube /opt/nas/src/nas_kube
-COPY controller_image/nas_controller /opt/nas/src/nas_controller
-RUN python3 -m compileall -q /opt/nas/src && mkdir /opt/added && cd /opt/nas \
+RUN touch /tmp/before && uv pip install --require-hashes --compile-bytecode -r /requirements/controller.txt \
+    && mkdir /opt/added && cd /opt/nas \
     && find . -cnewer /tmp/before ! -type d -print0 | tar --null -T - -cf - | tar -xf - -C /opt/added
 
 FROM build-torch AS build-trainer
-RUN touch /tmp/before && uv pip install --require-hashes --compile-bytecode -r /requirements/trainer.txt
-COPY api/nas_api /opt/nas/src/nas_api
-COPY store/nas_store /opt/nas/src/nas_store
-COPY trainer_image/nas_trainer /opt/nas/src/nas_trainer
-RUN python3 -m compileall -q /opt/nas/src && mkdir /opt/added && cd /opt/nas \
+COPY requirements/trainer.txt /requirements/
+RUN touch /tmp/before && uv pip install --require-hashes --compile-bytecode -r /requirements/trainer.txt \
+    && mkdir /opt/added && cd /opt/nas \
     && find . -cnewer /tmp/before ! -type d -print0 | tar --null -T - -cf - | tar -xf - -C /opt/added
+
+# ---- our own packages, apart from the heavy stages: a change of code rebuilds only these -------------------------
+FROM base AS source-operator
+COPY api kube operator /opt/nas/src/
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/nas/src
+
+FROM base AS source-controller
+COPY api store kube controller_image /opt/nas/src/
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/nas/src
+
+FROM base AS source-trainer
+COPY api store trainer_image /opt/nas/src/
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/nas/src
 
 # ---- images ---------------------------------------------------------------------------------------------------
 FROM base AS operator
 COPY --from=build-operator /opt/nas /opt/nas
+COPY --from=source-operator /opt/nas/src /opt/nas/src
 USER 65532:65532
 ENTRYPOINT ["python3", "-m", "nas_operator"]
 
@@ -72,10 +76,12 @@ COPY --from=build-torch /opt/nas /opt/nas
 
 FROM torch AS controller
 COPY --from=build-controller /opt/added /opt/nas
+COPY --from=source-controller /opt/nas/src /opt/nas/src
 USER 65532:65532
 ENTRYPOINT ["python3", "-m", "nas_controller"]
 
 FROM torch AS trainer
 COPY --from=build-trainer /opt/added /opt/nas
+COPY --from=source-trainer /opt/nas/src /opt/nas/src
 USER 65532:65532
 ENTRYPOINT ["python3", "-m", "nas_trainer"]

@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ MANIFEST = ROOT / "examples" / "digits.yaml"
 NAMESPACE = "nas-demo"
 EXPERIMENT = "digits"
 NAME = "demo"
+RELEASE = "nas-operator"
 COMPONENTS = ("operator", "controller", "trainer")
 # What goes into each image beside the Dockerfile; its tag follows from it, so that no node ever runs a stale one.
 SOURCES = {
@@ -39,7 +41,7 @@ SOURCES = {
         "kube/nas_kube",
         "controller_image/nas_controller",
     ),
-    "trainer": ("trainer.txt", "api/nas_api", "store/nas_store", "trainer_image/nas_trainer"),
+    "trainer": ("controller.txt", "trainer.txt", "api/nas_api", "store/nas_store", "trainer_image/nas_trainer"),
 }
 VERSITYGW = "1.8.0"
 
@@ -84,8 +86,17 @@ class Steps:
         self.say(f"    {title}: {time.monotonic() - start:.1f} s")
 
 
-def run(*words: str, environment: Mapping[str, str] | None = None, quiet: bool = False) -> str:
+# hack/cluster's own lines, among those of the programs that it runs.
+_PROGRESS = re.compile(r"\[ *[0-9.]+s\] ")
+
+
+def run(
+    *words: str, environment: Mapping[str, str] | None = None, quiet: bool = False, only: re.Pattern[str] | None = None
+) -> str:
     """Run a command from the repository's root and return its standard output, which is shown too unless quiet.
+
+    Args:
+        only: show no other lines than those that match at their beginning.
 
     Raises:
         DemoError: it ended with another status than 0, or does not exist.
@@ -108,11 +119,13 @@ def run(*words: str, environment: Mapping[str, str] | None = None, quiet: bool =
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line)
-            print("    " + line, end="", flush=True)
+            if only is None or only.match(line):
+                print("    " + line, end="", flush=True)
         process.wait()
-        out, errors = "".join(lines), ""
+        # With a filter the reason for a failure has not been shown yet.
+        out, errors = "".join(lines), "" if only is None else "".join(lines[-20:])
     if process.returncode != 0:
-        shown = errors or ("" if not quiet else out)
+        shown = errors or (out if quiet else "")
         raise DemoError(f"`{' '.join(words)}` ended with {process.returncode}\n{shown}".strip())
     return out
 
@@ -125,7 +138,7 @@ class Built:
         self._environment: dict[str, str] = {}
 
     def _cluster(self, *words: str, quiet: bool = False) -> str:
-        return run(sys.executable, "-m", "hack.cluster", *words, quiet=quiet)
+        return run(sys.executable, "-m", "hack.cluster", *words, quiet=quiet, only=_PROGRESS)
 
     def prepare(self, steps: Steps) -> None:
         """Build the programs, start the cluster, build the images and load them."""
@@ -135,14 +148,21 @@ class Built:
 
     def load_images(self) -> None:
         """Build each image and load it into the node; what is there already is kept."""
-        for component in COMPONENTS:
-            reference = f"localhost/nas-{component}:{image_tag(component)}"
-            self._cluster("image", "--name", self.name, component, reference)
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nas-operator" / "images"
-        archive = cache / f"s3-{VERSITYGW}.tar"
-        if not archive.exists():
-            self._cluster("image-from-binary", f"localhost/nas-s3:{VERSITYGW}", "versitygw", str(archive))
-        self._cluster("load-image", "--name", self.name, str(archive))
+        for component in COMPONENTS:
+            image, tag = f"localhost/nas-{component}", image_tag(component)
+            prefix = image.replace("/", "_")
+            archives = list(cache.glob(f"{prefix}_{tag}@*.tar"))
+            if archives:
+                self._cluster("load-image", "--name", self.name, str(archives[0]))
+            else:
+                self._cluster("image", "--name", self.name, component, f"{image}:{tag}")
+            for old in set(cache.glob(f"{prefix}_*.tar")) - set(cache.glob(f"{prefix}_{tag}@*.tar")):
+                old.unlink()
+        s3 = cache / f"s3-{VERSITYGW}.tar"
+        if not s3.exists():
+            self._cluster("image-from-binary", f"localhost/nas-s3:{VERSITYGW}", "versitygw", str(s3))
+        self._cluster("load-image", "--name", self.name, str(s3))
 
     def values(self) -> list[str]:
         """Return the chart's values that name the images."""
@@ -226,7 +246,7 @@ class Current:
 
     def down(self) -> None:
         """Remove the release and its namespace; the cluster and the CRD stay."""
-        run("helm", "uninstall", "nas-operator", "--namespace", NAMESPACE, "--ignore-not-found")
+        run("helm", "uninstall", RELEASE, "--namespace", NAMESPACE, "--ignore-not-found")
         run("kubectl", "delete", "namespace", NAMESPACE, "--ignore-not-found")
 
 
@@ -254,6 +274,42 @@ def choose(wanted: str, name: str) -> Place:
     )
 
 
+def install(place: Place, namespace: str, *more: str) -> None:
+    """Install or upgrade the chart, with the embedded S3, into a namespace that enforces the restricted standard.
+
+    Args:
+        more: further words for helm.
+    """
+    environment = place.environment()
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}
+    subprocess.run(
+        ["kubectl", "apply", "-f", "-"],
+        input=json.dumps(body),
+        text=True,
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    _forget_interrupted(namespace, environment)
+    # As strings: a tag of digits only would become a number.
+    values = [word for value in place.values() for word in ("--set-string", value)]
+    run(
+        *("helm", "upgrade", "--install", RELEASE, str(CHART), "--namespace", namespace, "--wait", "--timeout", "3m"),
+        *values,
+        *("--set", "embeddedS3.enabled=true", *more),
+        environment=environment,
+        quiet=True,
+    )
+
+
+def _forget_interrupted(namespace: str, environment: Mapping[str, str]) -> None:
+    """Remove a release whose helm was killed half way: helm itself would refuse to go on."""
+    listed = run("helm", "list", "--all", "-o", "json", "-n", namespace, environment=environment, quiet=True)
+    if any(release["status"].startswith("pending") for release in json.loads(listed)):
+        run("helm", "uninstall", RELEASE, "-n", namespace, environment=environment, quiet=True)
+
+
 class Demo:
     """The demonstration on one cluster."""
 
@@ -266,26 +322,8 @@ class Demo:
         return run("kubectl", "-n", NAMESPACE, *words, environment=self.place.environment(), quiet=quiet)
 
     def install(self) -> None:
-        """Install or upgrade the chart into a namespace that enforces the restricted Pod Security Standard."""
-        environment = self.place.environment()
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}
-        subprocess.run(
-            ["kubectl", "apply", "-f", "-"],
-            input=json.dumps(namespace),
-            text=True,
-            env={**os.environ, **environment},
-            check=True,
-        )
-        # As strings: a tag of digits only would become a number.
-        values = [word for value in self.place.values() for word in ("--set-string", value)]
-        values += ["--set", "embeddedS3.enabled=true"]
-        run(
-            *("helm", "upgrade", "--install", "nas-operator", str(CHART), "--namespace", NAMESPACE),
-            *("--wait", "--timeout", "3m", *values),
-            environment=environment,
-            quiet=True,
-        )
+        """Install the chart and show its pods."""
+        install(self.place, NAMESPACE)
         self.kubectl("get", "pods", quiet=False)
 
     def search(self) -> None:

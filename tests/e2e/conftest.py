@@ -1,0 +1,197 @@
+"""One real cluster with a node, the images, the chart and its embedded S3, shared by all end-to-end tests.
+
+``NAS_E2E_CLUSTER=NAME`` uses a built cluster that is up already, and leaves it up: quicker while writing tests.
+"""
+
+import base64
+import copy
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from botocore.config import Config
+from demo.run import MANIFEST, Built, Steps, install
+from hack.cluster import leftovers
+
+from nas_api import names
+from nas_api.child import S3Location
+from nas_api.child_job import s3_location
+from nas_api.experiment import NASExperiment
+from nas_controller.log import read_log
+from nas_controller.records import Record
+from nas_store.s3 import S3Store
+
+NAMESPACE = "nas-e2e"
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class World:
+    """The cluster, as tests see it."""
+
+    place: Built
+    environment: dict[str, str]
+    endpoint: str
+    """Of the embedded S3, from this machine: Service addresses are routed here."""
+
+    def kubectl(self, *words: str, stdin: str | None = None, namespace: str = NAMESPACE) -> str:
+        """Run kubectl and return its output; a failure fails the test."""
+        done = self.try_kubectl(*words, stdin=stdin, namespace=namespace)
+        assert done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr}"
+        return done.stdout
+
+    def try_kubectl(
+        self, *words: str, stdin: str | None = None, namespace: str = NAMESPACE
+    ) -> subprocess.CompletedProcess[str]:
+        """Run kubectl and return what became of it."""
+        command = ["kubectl", "-n", namespace, *words]
+        return subprocess.run(
+            command, env=self.environment, input=stdin, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    def helm(self, *words: str) -> str:
+        """Run helm and return its output; a failure fails the test."""
+        command = ["helm", *words, "--namespace", NAMESPACE]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=280, check=False)
+        assert done.returncode == 0, f"helm {' '.join(words)}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def apply(self, document: Document) -> None:
+        """Create or change an object."""
+        self.kubectl("apply", "-f", "-", stdin=json.dumps(document), namespace=document["metadata"]["namespace"])
+
+    def items(self, kinds: str, selector: str = "", namespace: str = NAMESPACE) -> list[Document]:
+        """Return the objects of some kinds, also those that are being deleted."""
+        words = ["-l", selector] if selector else []
+        found: list[Document] = json.loads(self.kubectl("get", kinds, *words, "-o", "json", namespace=namespace))[
+            "items"
+        ]
+        return found
+
+    def experiment(self, name: str, namespace: str = NAMESPACE) -> Document:
+        """Return an experiment."""
+        document: Document = json.loads(self.kubectl("get", "nas", name, "-o", "json", namespace=namespace))
+        return document
+
+    def conditions(self, name: str, namespace: str = NAMESPACE) -> dict[str, Document]:
+        """Return an experiment's conditions by type."""
+        status = self.experiment(name, namespace).get("status", {})
+        return {item["type"]: item for item in status.get("conditions", ())}
+
+    def wait_complete(self, name: str, seconds: float, namespace: str = NAMESPACE) -> Document:
+        """Return an experiment's status once it is Complete; fail when it is Failed, or not in time."""
+
+        def done() -> bool:
+            conditions = self.conditions(name, namespace)
+            assert conditions.get("Failed", {}).get("status") != "True", conditions["Failed"]
+            return conditions.get("Complete", {}).get("status") == "True"
+
+        self.eventually(done, seconds, lambda: self.experiment(name, namespace).get("status"))
+        status: Document = self.experiment(name, namespace)["status"]
+        return status
+
+    def eventually(self, check: Callable[[], Any], seconds: float, show: Callable[[], Any] = str) -> Any:
+        """Return the first true value of ``check``; fail with what ``show`` returns when none comes in time."""
+        deadline = time.monotonic() + seconds
+        while True:
+            if value := check():
+                return value
+            if time.monotonic() > deadline:
+                pytest.fail(f"not within {seconds:.0f} s; now: {json.dumps(show(), indent=1, default=str)}")
+            time.sleep(0.5)
+
+    def objects(self, document: Document) -> list[str]:
+        """Return the keys below an experiment's prefix, relative to it."""
+        location = self._location(document)
+        found: list[str] = []
+        for page in self.s3().get_paginator("list_objects_v2").paginate(Bucket=location.bucket, Prefix=location.prefix):
+            found += [item["Key"].removeprefix(location.prefix) for item in page.get("Contents", ())]
+        return found
+
+    def log(self, document: Document, monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+        """Return an experiment's log, read through the store and checked for gaps and changed objects."""
+        for key, value in self.keys().items():
+            monkeypatch.setenv(key, value)
+        location = self._location(document).model_copy(update={"endpoint": self.endpoint})
+        return read_log(S3Store(location))
+
+    def s3(self) -> Any:
+        """Return an S3 client of this machine."""
+        keys = self.keys()
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
+            config=Config(s3={"addressing_style": "path"}),
+        )
+
+    def keys(self) -> dict[str, str]:
+        """Return the embedded S3's keys."""
+        data = json.loads(self.kubectl("get", "secret", "nas-s3", "-o", "json"))["data"]
+        return {key: base64.b64decode(data[key]).decode() for key in names.CREDENTIAL_KEYS}
+
+    @staticmethod
+    def _location(document: Document) -> S3Location:
+        return s3_location(NASExperiment.model_validate(document, extra="ignore"))
+
+
+@pytest.fixture(scope="session")
+def world() -> Iterator[World]:
+    """The cluster, up with everything installed."""
+    if os.geteuid() != 0:
+        pytest.skip("NOT ROOT: a real node needs root, so no search was run end to end")
+    kept = os.environ.get("NAS_E2E_CLUSTER")
+    if not kept and leftovers.nft_tables():
+        pytest.skip("this machine has a Kubernetes node already: `make down`, or NAS_E2E_CLUSTER=demo to use it")
+    place = Built(kept or "e2e")
+    try:
+        place.prepare(Steps())
+        install(place, NAMESPACE)
+        environment = {**os.environ, **place.environment()}
+        address = subprocess.run(
+            ["kubectl", "-n", NAMESPACE, "get", "service", "nas-s3", "-o", "jsonpath={.spec.clusterIP}"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        yield World(place, environment, f"http://{address}:7070")
+    finally:
+        if not kept:
+            place.down()
+
+
+def small(name: str, samples: int, *, namespace: str = NAMESPACE, **spec: Any) -> Document:
+    """Return the example's manifest under another name, with fewer samples and some fields of its spec replaced."""
+    document: Document = copy.deepcopy(yaml.safe_load(Path(MANIFEST).read_text(encoding="utf-8")))
+    document["metadata"] = {"name": name, "namespace": namespace}
+    document["spec"]["budget"] = {"samples": samples}
+    document["spec"] |= copy.deepcopy(spec)
+    return document
+
+
+@pytest.fixture
+def experiment(world: World, request: pytest.FixtureRequest) -> Iterator[Callable[..., Document]]:
+    """Return a function that starts a small experiment, deleted at the end of the test; it returns the manifest."""
+    started: list[Document] = []
+
+    def start(name: str, samples: int, **spec: Any) -> Document:
+        document = small(name, samples, **spec)
+        world.apply(document)
+        started.append(document)
+        return document
+
+    yield start
+    for document in started:
+        name, namespace = document["metadata"]["name"], document["metadata"]["namespace"]
+        world.try_kubectl("delete", "nas", name, "--ignore-not-found", namespace=namespace)
