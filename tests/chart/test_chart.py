@@ -108,9 +108,9 @@ def test_operator_rights_are_exactly_these(render: Render) -> None:
         # Controllers' pods are replaced, never changed; create is also the dry run of a child's pod.
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "create", "delete"]},
         # The dry run of a child's Job. Not get or list: children are the controller's.
-        {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create"]},
+        {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "list"]},
         # No delete: they go with their experiment.
-        {"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["get", "create", "patch"]},
+        {"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["get", "create"]},
         {
             "apiGroups": ["rbac.authorization.k8s.io"],
             "resources": ["rolebindings"],
@@ -124,6 +124,8 @@ def test_operator_rights_are_exactly_these(render: Render) -> None:
             "verbs": ["bind"],
         },
         {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
+        # Find out which volume a controller's pod cannot mount.
+        {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
     ]
 
 
