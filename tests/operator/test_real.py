@@ -19,7 +19,7 @@ from uuid import uuid4
 
 import pytest
 import yaml
-from cluster_fixtures import ControlPlane, eventually
+from cluster_fixtures import REPOSITORY, ControlPlane, eventually
 from experiments import manifest
 
 from nas_api import names
@@ -40,22 +40,15 @@ from nas_kube import (
 
 pytestmark = pytest.mark.cluster
 
-RULES = [
-    {"apiGroups": [names.GROUP], "resources": ["nasexperiments"], "verbs": ["get", "list", "watch"]},
-    {"apiGroups": [names.GROUP], "resources": ["nasexperiments/status"], "verbs": ["patch"]},
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "create", "delete"]},
-    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "list"]},
-    {"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["get", "create"]},
-    {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["rolebindings"], "verbs": ["get", "create", "patch"]},
-    {
-        "apiGroups": ["rbac.authorization.k8s.io"],
-        "resources": ["clusterroles"],
-        "resourceNames": [names.CONTROLLER_CLUSTER_ROLE],
-        "verbs": ["bind"],
-    },
-    {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
-    {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
-]
+
+def chart_rules() -> list[dict[str, Any]]:
+    """The operator's rules as the chart has them: that part of the template is plain YAML."""
+    text = (REPOSITORY / "helm/nas-operator/templates/rbac.yaml").read_text()
+    rules: list[dict[str, Any]] = yaml.safe_load(text.split("\nrules:\n", 1)[1].split("\n{{-", 1)[0])
+    return rules
+
+
+RULES = chart_rules()
 RBAC = "rbac.authorization.k8s.io/v1"
 CLUSTER_ROLES = Resource(RBAC, "clusterroles", namespaced=False)
 CLUSTER_ROLE_BINDINGS = Resource(RBAC, "clusterrolebindings", namespaced=False)
