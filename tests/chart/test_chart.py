@@ -107,7 +107,7 @@ def test_operator_rights_are_exactly_these(render: Render) -> None:
         {"apiGroups": ["nas-operator.io"], "resources": ["nasexperiments/status"], "verbs": ["patch"]},
         # Controllers' pods are replaced, never changed; create is also the dry run of a child's pod.
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "create", "delete"]},
-        # The dry run of a child's Job. Not get or list: children are the controller's.
+        # The dry run of a child's Job; list, to see that a suspended search has none left. Never get, delete or watch.
         {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "list"]},
         # No delete: they go with their experiment.
         {"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["get", "create"]},
