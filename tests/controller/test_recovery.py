@@ -58,6 +58,15 @@ def one_thread() -> Iterator[None]:
         structlog.configure(**before)
 
 
+def _nothing(_: "Run") -> None:
+    """Jobs stay between two controllers."""
+
+
+def _expire(run: "Run") -> None:
+    """So long was nobody there that ended Jobs are gone: only their results tell of them."""
+    run.world.expire()
+
+
 class Run:
     """One history, from the first controller to the end of the search."""
 
@@ -70,7 +79,7 @@ class Run:
         lost_answers: Iterable[bool],
         policy: MakePolicy = CountingPolicy,
         snapshot_every: int = 5,
-        between: Callable[["Run"], None] = lambda _: None,
+        between: Callable[["Run"], None] = _nothing,
     ) -> None:
         self.world = World(
             MemoryStore(),
@@ -152,7 +161,7 @@ def assert_promises(run: Run, budget: int) -> None:
     assert [record.launch for record in launches] == list(range(len(launches)))
     for launch, times in Counter(run.world.created).items():
         # A second creation under one number is a repeat of one that was gone without a result.
-        assert times == 1 or launch in run.world.cancelled or run.world.vanished[launch] >= times - 1
+        assert times == 1 or launch in run.world.cancelled or run.world.gone[launch] >= times - 1
     epochs = [record.epoch for record in records if isinstance(record, Started)]
     assert epochs == list(range(1, len(epochs) + 1))
     # The state that went through all deaths, the plain fold of the log, and a recovery from snapshot and tail.
@@ -168,9 +177,10 @@ def assert_promises(run: Run, budget: int) -> None:
     lost_answers=st.lists(st.booleans(), max_size=60),
     parallelism=st.integers(1, 4),
     snapshot_every=st.integers(1, 12),
+    expire=st.booleans(),
 )
-@example(["result"], [0], [10, 11, 12, 13], [], 2, 3)
-@example(["DatasetUnavailable", "Succeeded"], [], [], [], 2, 1)
+@example(["result"], [0], [10, 11, 12, 13], [], 2, 3, True)
+@example(["DatasetUnavailable", "Succeeded"], [], [], [], 2, 1, False)
 def test_after_any_deaths_the_search_is_as_if_it_had_never_died(
     fates: list[str],
     picks: list[int],
@@ -178,9 +188,11 @@ def test_after_any_deaths_the_search_is_as_if_it_had_never_died(
     lost_answers: list[bool],
     parallelism: int,
     snapshot_every: int,
+    expire: bool,
 ) -> None:
     experiment = make_experiment(parallelism=parallelism, budget={"samples": 8, "consecutiveFailures": 6})
-    run = Run(experiment, fates, picks, lives, lost_answers, snapshot_every=snapshot_every)
+    between = _expire if expire else _nothing
+    run = Run(experiment, fates, picks, lives, lost_answers, snapshot_every=snapshot_every, between=between)
     event(f"deaths: {run.deaths}")
     assert_promises(run, 8)
 

@@ -264,6 +264,23 @@ def test_suspend_ends_the_children_and_resume_goes_on() -> None:
     assert sum(record.attempt == 2 for record in bench.of_kind(Launched)) == 2
 
 
+def test_an_end_that_crosses_a_suspension_is_not_taken_twice() -> None:
+    bench = Bench()
+    running = make_experiment(parallelism=2, budget={"samples": 4})
+    suspended = make_experiment(parallelism=2, budget={"samples": 4}, suspend=True)
+    progress, done = bench.world.progress, itertools.count()
+
+    def suspend_while_one_ends() -> bool:
+        if next(done) == 0:
+            bench.search.change(suspended)
+        return progress()
+
+    bench.world.progress = suspend_while_one_ends  # type: ignore[method-assign]
+    assert bench.run(running, lambda: bench.search.change(running)) is Ending.FINISHED
+    assert len(bench.of_kind(Observed)) == 4
+    assert [record.samples for record in bench.of_kind(Launched) if record.attempt == 2] == [(1,)]
+
+
 def test_a_search_that_starts_suspended_ends_what_is_running() -> None:
     bench = Bench()
     running = make_experiment(parallelism=2, budget={"samples": 4})

@@ -129,8 +129,8 @@ class World:
     created: list[int] = field(default_factory=list)
     """Launches for which a job was created, in order; one that is here twice was gone in between."""
     cancelled: list[int] = field(default_factory=list)
-    vanished: Counter[int] = field(default_factory=Counter)
-    """How often each launch's job was deleted by somebody else."""
+    gone: Counter[int] = field(default_factory=Counter)
+    """How often each launch's job was removed by anybody but us."""
     seconds: float = 0.0
     post: Callable[[Event], None] | None = None
     """The living controller's inbox."""
@@ -174,8 +174,15 @@ class World:
             job.end, job.message = End(fate), f"the trainer's words about {fate}"
         if job.end is End.VANISHED:
             del self.jobs[number]
-            self.vanished[number] += 1
+            self.gone[number] += 1
         self._say(Ended(number, job.end, job.message))
+
+    def expire(self) -> None:
+        """Remove jobs that have ended, as their time to live does."""
+        ended = [number for number, job in self.jobs.items() if not job.running]
+        for number in ended:
+            del self.jobs[number]
+            self.gone[number] += 1
 
     def _say(self, event: Event) -> None:
         if self.post is not None:
@@ -203,6 +210,8 @@ class WorldExecutor:
         world.fault("launch")
         intended = {record.launch for record in world.records() if isinstance(record, Launched)}
         assert launch.number in intended, f"launch {launch.number} was not in the log before it was created"
+        trained = world.store.get(names.result_key(launch.input.sample))
+        assert trained is None, f"sample {launch.input.sample} has a result and is trained again"
         if launch.number not in world.jobs:
             twins = [job for job in world.jobs.values() if job.running and job.input.sample == launch.input.sample]
             assert not twins, f"sample {launch.input.sample} is being trained twice at once"
