@@ -18,6 +18,7 @@ _log = structlog.get_logger()
 
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
+_GOOD_WATCH_SECONDS = 10.0
 
 
 class EventType(StrEnum):
@@ -100,23 +101,25 @@ class Reflector:
     def _run(self) -> None:
         failures = 0
         while not self._stopped.is_set():
+            began = time.monotonic()
+            error: KubeError | None = None
             try:
                 if self._version is None:
                     self._list()
                 self._watch()
                 failures = 0
-            except KubeError as error:
-                if isinstance(error, ApiError) and error.status == 410:
-                    self._version = None
-                    # Straight to a new list the first time; a server that keeps saying so is not hammered.
-                _log.info("watch interrupted", resource=self._resource.plural, error=str(error))
-                failures += 1
-                self._pause(failures, error)
+                continue
+            except KubeError as found:
+                error = found
+                if isinstance(found, ApiError) and found.status == 410:
+                    self._version = None  # Too old to go on from: the next round begins with a list.
+                _log.info("watch interrupted", resource=self._resource.plural, error=str(found))
             except Exception:  # noqa: BLE001  The thread's edge: an error of on_event must not end all events.
+                self._version = None  # The next list finds the event again.
                 _log.exception("event not handled, will be delivered again", resource=self._resource.plural)
-                self._version = None
-                failures += 1
-                self._pause(failures, None)
+            # A watch that was good for a while is no sign of a server in trouble.
+            failures = 1 if time.monotonic() - began >= _GOOD_WATCH_SECONDS else failures + 1
+            self._pause(failures, error)
 
     def _pause(self, failures: int, error: KubeError | None) -> None:
         longest = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 10))

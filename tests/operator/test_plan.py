@@ -254,6 +254,12 @@ def test_a_corrected_template_is_tried_at_once() -> None:
     assert kinds(done) == [Try, CreatePod]
 
 
+def test_a_refusal_outlives_the_operator_that_met_it() -> None:
+    raw = experiment(status=SEARCHING)
+    told = written(look(raw, pod(1), refusal=refused(raw, Reason.INVALID_TEMPLATE, seconds=30)), raw)
+    assert kinds(look(told, pod(1), accepted=frozenset())) == [Try]
+
+
 def test_a_template_that_cannot_be_laid_over_ours_is_told_without_a_call() -> None:
     raw = experiment(trainer={"dataset": {"digits": {}}, "template": {"spec": {"containers": [{"image": "x"}]}}})
     done = plan(Observed(raw=raw), NOW, SETTINGS)
