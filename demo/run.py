@@ -313,9 +313,17 @@ def _forget_interrupted(namespace: str, environment: Mapping[str, str]) -> None:
 class Demo:
     """The demonstration on one cluster."""
 
-    def __init__(self, place: Place, steps: Steps) -> None:
+    def __init__(self, place: Place, steps: Steps, manifest: Path = MANIFEST, experiment: str = EXPERIMENT) -> None:
+        """Prepare it.
+
+        Args:
+            manifest: the file to apply.
+            experiment: the name that it gives.
+        """
         self.place = place
         self.steps = steps
+        self.manifest = manifest
+        self.name = experiment
 
     def kubectl(self, *words: str, quiet: bool = True) -> str:
         """Run kubectl in the demonstration's namespace."""
@@ -332,11 +340,11 @@ class Demo:
         Raises:
             DemoError: it failed, or did not end in 30 minutes.
         """
-        self.kubectl("apply", "-f", str(MANIFEST), quiet=False)
+        self.kubectl("apply", "-f", str(self.manifest), quiet=False)
         self.steps.say("    kubectl get nas:")
         shown, deadline = "", time.monotonic() + 1800
         while time.monotonic() < deadline:
-            rows = self.kubectl("get", "nas", EXPERIMENT).splitlines()
+            rows = self.kubectl("get", "nas", self.name).splitlines()
             # The age would make every line new.
             line = "    " + rows[1].rsplit(None, 1)[0] if len(rows) > 1 else ""
             if not shown:
@@ -357,7 +365,7 @@ class Demo:
 
     def experiment(self) -> dict[str, Any]:
         """Return the experiment as the API server has it."""
-        document: dict[str, Any] = json.loads(self.kubectl("get", "nas", EXPERIMENT, "-o", "json"))
+        document: dict[str, Any] = json.loads(self.kubectl("get", "nas", self.name, "-o", "json"))
         return document
 
     def show(self) -> None:
@@ -367,7 +375,7 @@ class Demo:
         if program.exists():
             run(
                 str(program),
-                *("best", EXPERIMENT, "--namespace", NAMESPACE),
+                *("best", self.name, "--namespace", NAMESPACE),
                 environment=self.place.environment(),
             )
         best, policy, samples = status["best"], status.get("policy", {}), status["samples"]

@@ -18,15 +18,16 @@ def helm(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([binaries.BINARIES["helm"].path, *words], capture_output=True, text=True, check=False)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _programs() -> None:
+@pytest.fixture(scope="session")
+def programs() -> None:
+    """Skip where helm and kubeconform have not been built."""
     missing = [name for name in ("helm", "kubeconform") if not binaries.BINARIES[name].path.exists()]
     if missing:
         pytest.skip(f"not built: {', '.join(missing)}; `python3 -m hack.cluster build` makes them")
 
 
 @pytest.fixture
-def render() -> Callable[..., Objects]:
+def render(programs: None) -> Callable[..., Objects]:
     """Return a function that renders the chart with ``--set`` values into objects."""
 
     def rendered(*values: str, release: str = "nas-operator", namespace: str = "nas-system") -> Objects:

@@ -11,7 +11,7 @@ from hack.cluster import binaries
 
 from nas_api import crd, names
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("programs")]
 Render = Callable[..., Objects]
 EVERYTHING = (
     "embeddedS3.enabled=true",

@@ -10,7 +10,7 @@ from chart.test_chart import EVERYTHING, Render, pod_specs
 from cluster_fixtures import ControlPlane, eventually
 
 S3 = "embeddedS3.enabled=true"
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("programs")]
 
 
 def dry_run(control_plane: ControlPlane, document: dict[str, Any]) -> None:

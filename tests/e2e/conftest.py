@@ -18,7 +18,7 @@ import boto3
 import pytest
 import yaml
 from botocore.config import Config
-from demo.run import MANIFEST, Built, Steps, install
+from demo.run import MANIFEST, NAMESPACE, Built, Steps, install
 from hack.cluster import leftovers
 
 from nas_api import names
@@ -29,7 +29,6 @@ from nas_controller.log import read_log
 from nas_controller.records import Record
 from nas_store.s3 import S3Store
 
-NAMESPACE = "nas-e2e"
 Document = dict[str, Any]
 
 

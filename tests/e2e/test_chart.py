@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 import pytest
-from demo.run import RELEASE, install
-from e2e.conftest import NAMESPACE, Document, World
+from demo.run import NAMESPACE, RELEASE, install
+from e2e.conftest import Document, World
 
 pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(600)]
 Start = Callable[..., Document]

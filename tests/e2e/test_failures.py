@@ -7,7 +7,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from e2e.conftest import NAMESPACE, Document, World, small
+from demo.run import NAMESPACE
+from e2e.conftest import Document, World, small
 
 from nas_api import names
 from nas_api.reasons import Reason

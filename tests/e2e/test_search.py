@@ -1,12 +1,15 @@
 """A search on a real cluster: to its end, through deaths, and to its deletion."""
 
+import json
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
-from e2e.conftest import NAMESPACE, Document, World
+from demo.run import NAMESPACE, Demo, Steps
+from e2e.conftest import Document, World, small
 
 from nas_api import names
 from nas_controller.records import Finished, Launched, Lost, Observed, Proposed, Record, Started
@@ -32,10 +35,22 @@ def assert_nothing_twice_nothing_missing(records: Sequence[Record], samples: int
     assert isinstance(records[-1], Finished)
 
 
-def test_a_search_completes(world: World, experiment: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    experiment("whole", 24)
-    status = world.wait_complete("whole", 420)
+def test_the_demo_completes(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """`make demo` with fewer samples: what it prints, and what the search leaves."""
+    manifest = tmp_path / "whole.json"
+    manifest.write_text(json.dumps(small("whole", 24)))
+    demo = Demo(world.place, Steps(), manifest, "whole")
+    demo.search()
+    demo.show()
+    status = world.wait_complete("whole", 1)
     document = world.experiment("whole")
+    world.kubectl("delete", "nas", "whole")
+
+    printed = capsys.readouterr().out
+    for text in ("Complete:", "best architecture", status["best"]["metric"], "policy's progress", "-controller-1"):
+        assert text in printed
 
     assert status["samples"] | {"diverged": 0} == {
         "budget": 24, "proposed": 24, "running": 0, "observed": 24, "lost": 0, "diverged": 0, "retried": 0
