@@ -127,6 +127,7 @@ class Progress:
             get_renderable=self._render, console=console, refresh_per_second=4, transient=False, redirect_stderr=False
         )
         self._line_at = float("-inf")
+        self._line_done = -1
         self._line_best: int | None = None
         self._line_problem: Problem | None = None
 
@@ -153,15 +154,20 @@ class Progress:
                 self._line(status)
 
     def _line(self, status: Status) -> None:
-        best = None if status.best is None else status.best.sample
-        now = time.monotonic()
-        news = best != self._line_best or status.problem != self._line_problem
-        if status.samples is None or (not news and now - self._line_at < _LINE_EVERY_SECONDS):
-            return
-        self._line_at, self._line_best, self._line_problem = now, best, status.problem
+        """Print a line when there is news: at once a better network or a problem, else now and then."""
         samples = status.samples
+        if samples is None:
+            return
+        done, now = samples.observed + samples.lost, time.monotonic()
+        best = None if status.best is None else status.best.sample
+        news = best != self._line_best or status.problem != self._line_problem or done == samples.budget
+        if done == self._line_done and status.problem == self._line_problem:
+            return
+        if not news and now - self._line_at < _LINE_EVERY_SECONDS:
+            return
+        self._line_at, self._line_done, self._line_best, self._line_problem = now, done, best, status.problem
         words = [
-            f"{samples.observed + samples.lost}/{samples.budget} samples",
+            f"{done}/{samples.budget} samples",
             f"{samples.running} running",
             f"best {best_text(status.best, self._metric)}",
         ]
@@ -216,7 +222,7 @@ def status_panel(status: Status, metric: str, *, tail: str = "") -> RenderableTy
     rows.append(("best", Text(best_text(status.best, metric), style="bold green" if status.best else "dim")))
     if status.best is not None:
         rows.append(("", Text(status.best.architecture, overflow="fold")))
-    if status.policy is not None and (text := policy_text(status.policy)):
+    if status.policy is not None and samples.observed > 20 and (text := policy_text(status.policy)):
         rows.append(("policy", Text(text)))
     if tail:
         rows.append(("time", Text(tail)))

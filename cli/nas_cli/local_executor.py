@@ -39,7 +39,7 @@ class _Child:
     log: Path
     deadline: float
     """Monotonic time at which it is killed."""
-    overdue: bool = False
+    killed: bool = False
     cancelled: bool = False
 
 
@@ -100,18 +100,20 @@ class LocalExecutor:
 
     def _work(self) -> None:
         while not self._closed.is_set():
-            self._wait(min((child.deadline for child in self._children.values()), default=None))
+            self._wait()
             self._obey()
             self._reap()
         for child in self._children.values():
             self._cancel(child.launch)
         while self._children:
-            self._wait(min(child.deadline for child in self._children.values()))
+            self._wait()
             self._reap()
 
-    def _wait(self, until: float | None) -> None:
+    def _wait(self) -> None:
+        """Return when there is a command, or a child has ended or is due."""
         sentinels: list[Connection | int] = [child.process.sentinel for child in self._children.values()]
-        seconds = None if until is None else max(0.0, until - time.monotonic())
+        due = min((child.deadline for child in self._children.values() if not child.killed), default=None)
+        seconds = None if due is None else max(0.0, due - time.monotonic())
         if self._woken in wait([self._woken, *sentinels], seconds):
             os.read(self._woken, 65536)
 
@@ -152,10 +154,9 @@ class LocalExecutor:
         now = time.monotonic()
         for child in list(self._children.values()):
             if child.process.exitcode is None:
-                if now >= child.deadline:
-                    child.overdue = True
+                if now >= child.deadline and not child.killed:
+                    child.killed = True
                     child.process.kill()
-                    child.deadline = float("inf")
                 continue
             del self._children[child.launch]
             if not child.cancelled:
@@ -166,7 +167,7 @@ class LocalExecutor:
     def _ended(self, child: _Child) -> Ended:
         code = child.process.exitcode or 0
         said = child.message.read_text(errors="replace") if child.message.exists() else ""
-        if child.overdue:
+        if child.killed:
             return Ended(
                 child.launch,
                 End.DEADLINE_EXCEEDED,

@@ -6,6 +6,7 @@ there, and a rule added to the models is checked here without another line.
 
 import difflib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,10 +125,8 @@ def check(value: dict[str, Any]) -> tuple[NASExperiment | None, list[tuple[_Path
         rules = _rule_faults(schema, _defaulted(schema, value), ())
         faults += [(path, message) for path, message in rules if path not in broken]
         return None, faults
-    faults = list(_rule_faults(schema, _defaulted(schema, value), ()))
-    if not faults:
-        faults = list(_template_faults(experiment))
-    return experiment, faults
+    faults = [*_name_faults(experiment), *_rule_faults(schema, _defaulted(schema, value), ())]
+    return experiment, faults or list(_template_faults(experiment))
 
 
 # ---------------------------------------------------------------- rules
@@ -167,6 +166,12 @@ def _rule_faults(schema: dict[str, Any], value: Any, path: _Path) -> Iterator[tu
     elif isinstance(value, list) and "items" in schema:
         for index, item in enumerate(value):
             yield from _rule_faults(schema["items"], item, (*path, index))
+
+
+def _name_faults(experiment: NASExperiment) -> Iterator[tuple[_Path, str]]:
+    # The one rule that is the API server's own for all objects, and so in no schema. Dots have a rule of ours.
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", experiment.metadata.name):
+        yield ("metadata", "name"), "use lower-case letters, digits and hyphens, with a letter or digit at both ends"
 
 
 def _template_faults(experiment: NASExperiment) -> Iterator[tuple[_Path, str]]:

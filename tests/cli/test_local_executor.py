@@ -1,0 +1,201 @@
+"""Children as processes: how each end is told, and that none outlives its run."""
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas_api import names
+from nas_api.architecture import Architecture
+from nas_api.child import StoreLocation, TrainerInput
+from nas_api.experiment import Cifar10Dataset, DatasetSpec, DigitsDataset, OptimizerSpec
+from nas_cli.local_executor import LocalExecutor
+from nas_controller.executor import End, Ended, Event, Launch, Started
+from nas_store.folder import FolderStore
+
+SMALL = Architecture.parse_short("3x3:4")
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Callable[..., Launch]:
+    def make(number: int, **changes: Any) -> Launch:
+        values: dict[str, Any] = {
+            "experiment": "digits",
+            "sample": number,
+            "attempt": 1,
+            "seed": 1,
+            "metric": "accuracy",
+            "architecture": SMALL,
+            "dataset": DatasetSpec(digits=DigitsDataset(training_images=100)),
+            "epochs": 1,
+            "reward_epochs": 1,
+            "batch_size": 50,
+            "optimizer": OptimizerSpec(),
+            "store": StoreLocation(folder=str(tmp_path / "store")),
+            **changes,
+        }
+        return Launch(number, TrainerInput.model_validate(values))
+
+    return make
+
+
+Child = Callable[..., Launch]
+
+
+@pytest.fixture
+def events() -> "queue.SimpleQueue[Event]":
+    return queue.SimpleQueue()
+
+
+Events = "queue.SimpleQueue[Event]"
+
+
+@pytest.fixture
+def executor(tmp_path: Path, events: Events) -> Iterator[LocalExecutor]:
+    local = LocalExecutor(tmp_path / "children", 60)
+    assert local.start(events.put) == frozenset()
+    yield local
+    local.close()
+
+
+def ended(events: Events, seconds: float = 60) -> Ended:
+    """Return the next end; a start must come before it."""
+    event = events.get(timeout=seconds)
+    assert isinstance(event, Started)
+    event = events.get(timeout=seconds)
+    assert isinstance(event, Ended)
+    return event
+
+
+def endless(child: Child, number: int = 0) -> Launch:
+    return child(number, epochs=10_000, dataset=DatasetSpec(digits=DigitsDataset(training_images=1000)))
+
+
+def processes(parent: int) -> list[int]:
+    """Return the process ids below one, deepest last."""
+    found: list[int] = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[1]) == parent:
+            found += [int(path.parent.name), *processes(int(path.parent.name))]
+    return found
+
+
+def test_a_child_trains_and_says_so(executor: LocalExecutor, child: Child, events: Events, tmp_path: Path) -> None:
+    executor.launch(child(4))
+    end = ended(events)
+    assert (end.launch, end.end) == (4, End.SUCCEEDED)
+    assert '"accuracy"' in end.message
+    assert FolderStore(tmp_path / "store").get(names.result_key(4)) is not None
+    assert '"event": "result"' in (tmp_path / "children" / "4.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "end", "words"),
+    [
+        ({"metric": "perplexity"}, End.INVALID_INPUT, "spec.objective.metric"),
+        ({"dataset": DatasetSpec(cifar10=Cifar10Dataset(uri="/nowhere"))}, End.DATASET_UNAVAILABLE, "is missing"),
+        ({"store": StoreLocation(folder="/proc/nowhere")}, End.FAILED, "/proc/nowhere"),
+    ],
+)
+def test_exit_codes_become_ends_with_the_childs_own_words(
+    executor: LocalExecutor, child: Child, events: Events, change: dict[str, Any], end: End, words: str
+) -> None:
+    executor.launch(child(0, **change))
+    said = ended(events)
+    assert said.end is end
+    assert words in said.message
+
+
+def test_a_deadline_is_enforced(tmp_path: Path, child: Child, events: Events) -> None:
+    local = LocalExecutor(tmp_path / "children", 3)
+    local.start(events.put)
+    try:
+        local.launch(endless(child))
+        end = ended(events)
+        assert end.end is End.DEADLINE_EXCEEDED
+        assert "trainer.deadline" in end.message
+    finally:
+        local.close()
+
+
+@pytest.mark.parametrize(("number", "end"), [(signal.SIGKILL, End.FAILED), (signal.SIGTERM, End.DISRUPTED)])
+def test_a_child_that_somebody_kills(
+    executor: LocalExecutor, child: Child, events: Events, number: signal.Signals, end: End
+) -> None:
+    executor.launch(endless(child))
+    assert isinstance(events.get(timeout=60), Started)
+    (process,) = [each.process for each in executor._children.values()]
+    os.kill(process.pid or 0, number)
+    said = events.get(timeout=30)
+    assert isinstance(said, Ended)
+    assert said.end is end
+
+
+def test_a_cancelled_child_says_nothing_more(executor: LocalExecutor, child: Child, events: Events) -> None:
+    executor.launch(endless(child))
+    assert isinstance(events.get(timeout=60), Started)
+    executor.cancel(0)
+    executor.cancel(7)  # one that does not exist is no error
+    executor.launch(child(1))
+    assert ended(events).launch == 1
+    assert events.empty()
+
+
+def test_a_launch_that_exists_is_adopted(executor: LocalExecutor, child: Child, events: Events) -> None:
+    executor.launch(endless(child))
+    executor.launch(endless(child))
+    assert isinstance(events.get(timeout=60), Started)
+    time.sleep(0.3)
+    assert events.empty()
+
+
+def test_nothing_outlives_close(tmp_path: Path, child: Child, events: Events) -> None:
+    local = LocalExecutor(tmp_path / "children", 60)
+    local.start(events.put)
+    for number in range(2):
+        local.launch(endless(child, number))
+        assert isinstance(events.get(timeout=60), Started)
+    pids = [each.process.pid or 0 for each in local._children.values()]
+    local.close()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert events.empty()
+
+
+def test_nothing_outlives_a_killed_run(tmp_path: Path, child: Child) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from nas_api.child import TrainerInput;"
+        "from nas_cli.local_executor import LocalExecutor; from nas_controller.executor import Launch;"
+        "local = LocalExecutor(Path(sys.argv[1]), 60);"
+        "local.start(lambda event: print(event, flush=True));"
+        "local.launch(Launch(0, TrainerInput.model_validate_json(sys.argv[2]))); time.sleep(60)"
+    )
+    text = endless(child).input.model_dump_json(by_alias=True)
+    run = subprocess.Popen([sys.executable, "-c", program, str(tmp_path), text], stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    assert "Started" in run.stdout.readline()
+    below = processes(run.pid)
+    assert len(below) >= 2  # the fork server and the child
+    run.kill()
+    run.communicate()
+    deadline = time.monotonic() + 20
+    while alive := [pid for pid in below if Path(f"/proc/{pid}").exists() and not _zombie(pid)]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.05)
+
+
+def _zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
