@@ -67,12 +67,12 @@ def growing_space() -> SearchSpace:
 
 
 @pytest.fixture(scope="session")
-def search() -> Callable[[Policy, int, Callable[[Choices], float]], list[Choices]]:
-    """Runs samples one after the other and returns their choices."""
+def search() -> Callable[..., list[Choices]]:
+    """Runs samples one after the other, from ``first`` on, and returns their choices."""
 
-    def run(policy: Policy, samples: int, reward: Callable[[Choices], float]) -> list[Choices]:
+    def run(policy: Policy, samples: int, reward: Callable[[Choices], float], first: int = 0) -> list[Choices]:
         seen = []
-        for sample in range(samples):
+        for sample in range(first, first + samples):
             proposal = policy.propose(sample)
             policy.proposed(sample, proposal)
             policy.observed(sample, reward(proposal.choices))

@@ -254,7 +254,9 @@ def test_reinforce_makes_the_papers_gradient(tiny_space: SearchSpace) -> None:
 
 def test_ppo_makes_the_clipped_gradient_with_full_entropy_and_imitation(tiny_space: SearchSpace) -> None:
     """One epoch against the formula; the ratio's denominator is the probability in the log."""
-    spec = SearcherSpec(ppo=PpoSpec(batch=3, epochs=1, imitation=2, imitation_weight="0.3", entropy_bonus="0.07"))
+    spec = SearcherSpec(
+        ppo=PpoSpec(batch=3, epochs=1, clip="0.2", imitation=2, imitation_weight="0.3", entropy_bonus="0.07")
+    )
     policy = PpoPolicy(spec, tiny_space, torch.float64)
     network = policy._network
     widen(network)
