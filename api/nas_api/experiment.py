@@ -150,11 +150,11 @@ class PpoSpec(Model):
     """Adam's learning rate."""
     batch: Annotated[int, Field(ge=1, le=1024)] = 4
     """Observed samples that make one update."""
-    epochs: Annotated[int, Field(ge=1, le=64)] = 4
+    epochs: Annotated[int, Field(ge=1, le=64)] = 8
     """Optimisation steps on each batch."""
-    clip: PositiveDecimal = "0.2"
+    clip: PositiveDecimal = "1"
     """How far the probability ratio may leave 1."""
-    entropy_bonus: PositiveDecimal = "0.05"
+    entropy_bonus: PositiveDecimal = "0.03"
     """Weight of the policy's entropy; keeps it from collapsing."""
     imitation: Annotated[int, Field(ge=0, le=1000)] = 10
     """How many of the best samples so far are imitated at each step; 0 for none."""
