@@ -91,6 +91,8 @@ class Controller:
         sink: KubernetesSink | None = None
         tries = 0
         while True:
+            # Only what changes from here on ends a pause early: the first sight of the experiment must not.
+            self._woken.clear()
             experiment = self._experiment
             if self._loss is not None:
                 return _EXIT_FENCED if self._loss is Loss.SUPERSEDED else 0
