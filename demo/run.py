@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ NAMESPACE = "nas-demo"
 EXPERIMENT = "digits"
 NAME = "demo"
 RELEASE = "nas-operator"
+SEARCH_SECONDS = 1800
 COMPONENTS = ("operator", "controller", "trainer")
 # What goes into each image beside the Dockerfile; its tag follows from it, so that no node ever runs a stale one.
 SOURCES = {
@@ -133,8 +135,14 @@ def run(
 class Built:
     """The cluster that hack/cluster builds on this machine, named ``name``."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, audit_log: Path | None = None) -> None:
+        """Nothing is done yet.
+
+        Args:
+            audit_log: where a line for each API request is to go.
+        """
         self.name = name
+        self.audit_log = audit_log
         self._environment: dict[str, str] = {}
 
     def _cluster(self, *words: str, quiet: bool = False) -> str:
@@ -143,7 +151,8 @@ class Built:
     def prepare(self, steps: Steps) -> None:
         """Build the programs, start the cluster, build the images and load them."""
         steps.step("programs, from Go modules (cached)", lambda: self._cluster("build"))
-        steps.step("cluster with a real node", lambda: self._cluster("up", "--name", self.name))
+        audit = [] if self.audit_log is None else ["--audit-log", str(self.audit_log)]
+        steps.step("cluster with a real node", lambda: self._cluster("up", "--name", self.name, *audit))
         steps.step("images, built and loaded", self.load_images)
 
     def load_images(self) -> None:
@@ -335,33 +344,52 @@ class Demo:
         self.kubectl("get", "pods", quiet=False)
 
     def search(self) -> None:
-        """Apply the example and follow it to its end.
+        """Apply the example and follow it to its end; one that has ended is deleted before.
 
         Raises:
             DemoError: it failed, or did not end in 30 minutes.
         """
+        if self.kubectl("get", "nas", self.name, "--ignore-not-found") and self._ended():
+            self.kubectl("delete", "nas", self.name)
         self.kubectl("apply", "-f", str(self.manifest), quiet=False)
-        self.steps.say("    kubectl get nas:")
-        shown, deadline = "", time.monotonic() + 1800
-        while time.monotonic() < deadline:
-            rows = self.kubectl("get", "nas", self.name).splitlines()
-            # The age would make every line new.
-            line = "    " + rows[1].rsplit(None, 1)[0] if len(rows) > 1 else ""
-            if not shown:
-                print("                " + rows[0], flush=True)
-            if line != shown:
-                self.steps.say(line)
-                shown = line
-            status = self.experiment().get("status", {})
-            conditions = {item["type"]: item for item in status.get("conditions", [])}
-            for kind in ("Complete", "Failed"):
-                if conditions.get(kind, {}).get("status") == "True":
-                    self.steps.say(f"    {kind}: {conditions[kind]['message']}")
-                    if kind == "Failed":
-                        raise DemoError("the experiment failed")
+        self.steps.say("    kubectl get nas --watch:")
+        deadline = time.monotonic() + SEARCH_SECONDS
+        while not self._ended():
+            self._watch(deadline)
+            if time.monotonic() > deadline:
+                raise DemoError(f"the experiment did not end: {json.dumps(self.experiment().get('status'), indent=1)}")
+        kind = self.experiment()["status"]["state"]
+        for condition in self.experiment()["status"]["conditions"]:
+            if condition["type"] == kind:
+                self.steps.say(f"    {kind}: {condition['message']}")
+        if kind == "Failed":
+            raise DemoError("the experiment failed")
+
+    def _ended(self) -> bool:
+        return self.experiment().get("status", {}).get("state") in ("Complete", "Failed")
+
+    def _watch(self, deadline: float) -> None:
+        """Print what kubectl shows of the experiment until its end, the deadline or the end of the watch."""
+        words = ("kubectl", "-n", NAMESPACE, "get", "nas", self.name, "--watch")
+        environment = {**os.environ, **self.place.environment()}
+        process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
+        timer = threading.Timer(deadline - time.monotonic(), process.kill)
+        timer.start()
+        try:
+            assert process.stdout is not None
+            shown = ""
+            for line in process.stdout:
+                # The age would make every line new.
+                row = line.rstrip().rsplit(None, 1)[0]
+                if row != shown:
+                    self.steps.say(f"    {row}")
+                    shown = row
+                if set(row.split()[1:2]) & {"Complete", "Failed"}:
                     return
-            time.sleep(3)
-        raise DemoError(f"the experiment did not end: {json.dumps(self.experiment().get('status', {}), indent=1)}")
+        finally:
+            timer.cancel()
+            process.kill()
+            process.wait()
 
     def experiment(self) -> dict[str, Any]:
         """Return the experiment as the API server has it."""

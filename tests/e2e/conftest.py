@@ -1,6 +1,6 @@
 """One real cluster with a node, the images, the chart and its embedded S3, shared by all end-to-end tests.
 
-``NAS_E2E_CLUSTER=NAME`` uses a built cluster that is up already, and leaves it up: quicker while writing tests.
+``NAS_E2E_CLUSTER=demo`` uses what `make demo` has left, as it is, and leaves it up: quicker while writing tests.
 """
 
 import base64
@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,22 @@ class World:
             config=Config(s3={"addressing_style": "path"}),
         )
 
+    def requests(self, began: float) -> list[str]:
+        """Return verb and address of every API request that our components have made since a time (epoch seconds).
+
+        Empty when the cluster keeps no audit log.
+        """
+        if self.place.audit_log is None:
+            return []
+        ours = f"system:serviceaccount:{NAMESPACE}:"
+        found = []
+        for line in self.place.audit_log.read_text(encoding="utf-8").splitlines():
+            event = json.loads(line)
+            at = datetime.fromisoformat(event["requestReceivedTimestamp"]).timestamp()
+            if at >= began and event["user"]["username"].startswith(ours):
+                found.append(f"{event['verb']} {event['requestURI'].partition('?')[0]}")
+        return found
+
     def keys(self) -> dict[str, str]:
         """Return the embedded S3's keys."""
         data = json.loads(self.kubectl("get", "secret", "nas-s3", "-o", "json"))["data"]
@@ -145,17 +162,18 @@ class World:
 
 
 @pytest.fixture(scope="session")
-def world() -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """The cluster, up with everything installed."""
     if os.geteuid() != 0:
         pytest.skip("NOT ROOT: a real node needs root, so no search was run end to end")
     kept = os.environ.get("NAS_E2E_CLUSTER")
     if not kept and leftovers.nft_tables():
         pytest.skip("this machine has a Kubernetes node already: `make down`, or NAS_E2E_CLUSTER=demo to use it")
-    place = Built(kept or "e2e")
+    place = Built(kept) if kept else Built("e2e", tmp_path_factory.mktemp("audit") / "audit.log")
     try:
-        place.prepare(Steps())
-        install(place, NAMESPACE)
+        if not kept:
+            place.prepare(Steps())
+            install(place, NAMESPACE)
         environment = {**os.environ, **place.environment()}
         address = subprocess.run(
             ["kubectl", "-n", NAMESPACE, "get", "service", "nas-s3", "-o", "jsonpath={.spec.clusterIP}"],

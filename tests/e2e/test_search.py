@@ -42,9 +42,11 @@ def test_the_demo_completes(
     manifest = tmp_path / "whole.json"
     manifest.write_text(json.dumps(small("whole", 24)))
     demo = Demo(world.place, Steps(), manifest, "whole")
+    began = time.time()
     demo.search()
     demo.show()
     status = world.wait_complete("whole", 1)
+    requests = world.requests(began)
     document = world.experiment("whole")
     world.kubectl("delete", "nas", "whole")
 
@@ -60,6 +62,12 @@ def test_the_demo_completes(
     assert "finalizers" not in document["metadata"]
     # kubectl apply's own is there, and nothing else.
     assert set(document["metadata"]["annotations"]) == {"kubectl.kubernetes.io/last-applied-configuration"}
+
+    assert bool(requests) == (world.place.audit_log is not None)
+    per_child = len(requests) / 24
+    with capsys.disabled():
+        print(f"\nAPI requests of operator and controller: {per_child:.2f} for each child")
+    assert per_child <= 2.2, Counter(requests)
 
     records = world.log(document, monkeypatch)
     assert_nothing_twice_nothing_missing(records, 24)
