@@ -102,7 +102,9 @@ class KubeClient:
             KubeConfigError: there is no such file or context, or it cannot be read.
         """
         configuration = kubernetes.client.Configuration()
-        where = {} if file is None else {"config_file": str(file)}
+        # Read here: the official client reads the variable only once, when it is imported.
+        named = str(file) if file is not None else os.environ.get("KUBECONFIG")
+        where = {"config_file": named} if named else {}
         try:
             contexts, active = _loaders.list_kube_config_contexts(**where)
             chosen = next((item for item in contexts if item["name"] == context), active)
