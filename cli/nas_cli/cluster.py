@@ -76,15 +76,25 @@ class Cluster:
                 yield line.decode(errors="replace")
 
     def _unknown(self, name: str) -> str:
-        found = [item["metadata"]["name"] for item in self._client.list(EXPERIMENTS, self._namespace).items]
-        near = difflib.get_close_matches(name, found, 1)
-        if near:
+        """Return what to say of an experiment that is not in the namespace, with the likeliest cure."""
+        here = [item["metadata"]["name"] for item in self._client.list(EXPERIMENTS, self._namespace).items]
+        if near := difflib.get_close_matches(name, here, 1):
             hint = f"do you mean {near[0]}?"
-        elif found:
-            hint = f"there are {', '.join(sorted(found)[:10])}"
+        elif elsewhere := self._namespaces_of(name):
+            hint = f"give its namespace with -n {' or -n '.join(elsewhere)}"
+        elif here:
+            hint = f"there are {', '.join(sorted(here)[:10])}"
         else:
             hint = "there is none; -n chooses another namespace"
         return f"namespace {self._namespace} has no experiment {name!r}: {hint}"
+
+    def _namespaces_of(self, name: str) -> list[str]:
+        try:
+            found = self._client.list(EXPERIMENTS, field_selector=f"metadata.name={name}").items
+        except ApiError:
+            # Whoever may see one namespace only gets the plainer hint.
+            return []
+        return sorted(item["metadata"]["namespace"] for item in found)
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:

@@ -1,0 +1,222 @@
+"""Commands against a cluster: what they show, and one line with the cure for everything that may be missing."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from cluster_fixtures import ControlPlane
+from experiments import manifest
+
+from nas_api.architecture import Architecture
+from nas_api.source import network_source
+from nas_cli.cluster import readable
+from nas_cli.main import main
+from nas_kube import EXPERIMENTS
+
+ARCHITECTURE = "3x3:6 7x1:12/1x2<0 5x3:36<0,1"
+STATUS: dict[str, Any] = {
+    "observedGeneration": 1,
+    "state": "Searching",
+    "conditions": [
+        {
+            "type": "Progressing",
+            "status": "True",
+            "reason": "Searching",
+            "message": "Children are being trained.",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }
+    ],
+    "controller": {"pod": "digits-12345678-controller-1"},
+    "epoch": 1,
+    "samples": {"budget": 100, "proposed": 42, "running": 2, "observed": 39, "lost": 1},
+    "progress": "40/100",
+    "best": {
+        "sample": 7,
+        "reward": "0.9",
+        "metric": "0.9876",
+        "architecture": ARCHITECTURE,
+        "digest": Architecture.parse_short(ARCHITECTURE).digest,
+        "uri": "s3://nas/best/architecture.json",
+    },
+    "policy": {"updates": 9, "meanReward": "0.88", "firstMeanReward": "0.8"},
+}
+EXPERIMENT = {**manifest(), "status": STATUS}
+PATH = "/apis/nas-operator.io/v1alpha1/namespaces/default/nasexperiments/digits"
+LOG = "/api/v1/namespaces/default/pods/digits-12345678-controller-1/log"
+
+
+def nas(*words: str) -> Result:
+    return CliRunner().invoke(main, list(words), catch_exceptions=False)
+
+
+def refusal(*words: str) -> str:
+    """Return what a command refuses with: one line, and exit code 1."""
+    outcome = nas(*words)
+    assert outcome.exit_code == 1, outcome.output
+    assert outcome.stderr.startswith("Error: ")
+    assert outcome.stderr.count("\n") == 1
+    return outcome.stderr
+
+
+def kubeconfig(path: Path, server: str) -> Path:
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "clusters": [{"name": "here", "cluster": {"server": server}}],
+                "users": [{"name": "me", "user": {"token": "token"}}],
+                "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me"}}],
+                "current-context": "here",
+            }
+        )
+    )
+    return path
+
+
+Answers = dict[str, tuple[int, str]]
+
+
+@pytest.fixture
+def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answers], None]]:
+    """An API server of canned answers by path; others get what a server without our resource says."""
+    answers: Answers = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = answers.get(self.path.partition("?")[0], (404, "404 page not found"))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "config", f"http://127.0.0.1:{server.server_port}")))
+    yield answers.update
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+Answer = Callable[[Answers], None]
+
+
+def failure(status: int, reason: str, message: str) -> tuple[int, str]:
+    return status, json.dumps({"kind": "Status", "code": status, "reason": reason, "message": message})
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+def test_status_tells_the_story(answer: Answer) -> None:
+    answer({PATH: (200, json.dumps(EXPERIMENT))})
+    shown = nas("status", "digits").stdout
+    for words in ("Searching", "40/100", "2 running, 1 lost", "accuracy 0.9876 (sample 7)", ARCHITECTURE, "(+10 %)"):
+        assert words in shown
+
+
+def test_a_problem_is_shown(answer: Answer) -> None:
+    problem = {"reason": "DatasetUnavailable", "message": "put it there"}
+    answer({PATH: (200, json.dumps({**EXPERIMENT, "status": {**STATUS, "problem": problem}}))})
+    assert "waiting: DatasetUnavailable: put it there" in nas("status", "digits").stdout
+
+
+def test_an_experiment_that_nobody_has_seen(answer: Answer) -> None:
+    answer({PATH: (200, json.dumps(manifest()))})
+    assert "is it running?" in nas("status", "digits").stdout
+    assert "no sample of digits has a result yet" in refusal("best", "digits")
+    assert "no controller pod yet" in refusal("logs", "digits")
+
+
+def test_best_is_a_table_or_code_alone(answer: Answer) -> None:
+    answer({PATH: (200, json.dumps(EXPERIMENT))})
+    table = nas("best", "digits").stdout
+    assert "accuracy 0.9876 (sample 7)" in table
+    assert [line.split()[-1] for line in table.splitlines() if line.strip()[:1].isdigit()] == ["2", "2", "classifier"]
+    assert nas("best", "digits", "--code").stdout == network_source(
+        Architecture.parse_short(ARCHITECTURE), in_channels=1
+    )
+
+
+def test_a_status_of_a_newer_operator_is_readable(answer: Answer) -> None:
+    answer({PATH: (200, json.dumps({**EXPERIMENT, "status": {**STATUS, "novelty": 1}}))})
+    assert "40/100" in nas("status", "digits").stdout
+
+
+def test_an_architecture_that_was_cut_is_told(answer: Answer) -> None:
+    best = {**STATUS["best"], "architecture": ARCHITECTURE[:-4]}
+    answer({PATH: (200, json.dumps({**EXPERIMENT, "status": {**STATUS, "best": best}}))})
+    assert "read s3://nas/best/architecture.json" in refusal("best", "digits")
+
+
+def test_logs_are_printed_as_they_are(answer: Answer) -> None:
+    lines = '{"event": "search begins", "level": "info"}\nplain\n'
+    answer({PATH: (200, json.dumps(EXPERIMENT)), LOG: (200, lines)})
+    assert nas("logs", "digits", "-f").stdout == lines
+
+
+def test_log_lines_are_readable_for_people() -> None:
+    line = '{"event": "sample done", "level": "info", "timestamp": "2026-01-01T00:00:00Z", "sample": 3}'
+    assert readable(line).startswith("2026-01-01T00:00:00Z [info")
+    assert "sample done" in readable(line) and "sample=3" in readable(line)
+    assert readable("plain {") == "plain {"
+    assert readable("[1]") == "[1]"
+
+
+# ---------------------------------------------------------------- what may be missing
+
+
+def test_without_our_resource(answer: Answer) -> None:
+    answer({})
+    for command in ("status", "best", "logs"):
+        assert "this cluster does not know NASExperiment: install the operator's chart" in refusal(command, "digits")
+
+
+def test_without_permission(answer: Answer) -> None:
+    answer({PATH: failure(403, "Forbidden", 'User "me" cannot get resource "nasexperiments"')})
+    assert 'User "me" cannot get resource' in refusal("status", "digits")
+
+
+def test_a_log_that_is_gone_or_not_there_yet(answer: Answer) -> None:
+    answer({PATH: (200, json.dumps(EXPERIMENT)), LOG: failure(404, "NotFound", "pods not found")})
+    assert "is gone" in refusal("logs", "digits")
+    answer({LOG: failure(400, "BadRequest", 'container "controller" is waiting to start: ContainerCreating')})
+    assert "no log yet: container" in refusal("logs", "digits")
+
+
+def test_without_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    assert "set KUBECONFIG" in refusal("status", "digits")
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "config", "http://127.0.0.1:9")))
+    assert "the cluster does not answer" in refusal("status", "digits")
+
+
+def test_a_local_run_of_that_name_is_hinted_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nas-runs" / "digits").mkdir(parents=True)
+    (tmp_path / "nas-runs" / "digits" / "experiment.json").write_text("{}")
+    assert "give its folder, nas-runs/digits" in refusal("best", "digits")
+
+
+@pytest.mark.cluster
+def test_a_real_api_server(control_plane: ControlPlane, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig))
+    assert "there is none" in refusal("status", "digits", "-n", namespace)
+    control_plane.client.create(EXPERIMENTS, namespace, manifest(namespace))
+    control_plane.client.patch(EXPERIMENTS, namespace, "digits", {"status": STATUS}, subresource="status")
+    assert "40/100" in nas("status", "digits", "-n", namespace).stdout
+    assert nas("best", "digits", "-n", namespace, "--code").stdout.startswith(f'"""{ARCHITECTURE}"""')
+    assert "do you mean digits?" in refusal("status", "digit", "-n", namespace)
+    assert f"-n {namespace}" in refusal("status", "digits", "-n", "kube-system")
+    assert "is gone" in refusal("logs", "digits", "-n", namespace)
