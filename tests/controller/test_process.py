@@ -1,0 +1,255 @@
+"""The controller's own process against a real control plane and a real S3: from the manifest to the outcome.
+
+A thread plays the node: it reads each child's input, writes its result to S3 and ends its pod.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from cluster_fixtures import ControlPlane, eventually
+from controller.world import accuracy
+from experiments import manifest
+
+from nas_api import names
+from nas_api.child import Result, S3Location, StoreLocation, TrainerInput
+from nas_api.experiment import NASExperiment
+from nas_controller.log import read_log, read_objects
+from nas_controller.records import Launched, Lost, Observed, Proposed, Started
+from nas_kube import EXPERIMENTS, JOBS, PODS, ApiError, KubeClient
+from nas_store import Store, open_store
+
+pytestmark = [pytest.mark.cluster, pytest.mark.s3, pytest.mark.slow]
+
+
+class Node(threading.Thread):
+    """Ends every trainer pod of a namespace with success."""
+
+    def __init__(self, client: KubeClient, namespace: str) -> None:
+        super().__init__(daemon=True)
+        self.client, self.namespace = client, namespace
+        self.trained: Counter[int] = Counter()
+        self.stopped = threading.Event()
+
+    def run(self) -> None:
+        done: set[str] = set()
+        while not self.stopped.wait(0.2):
+            for pod in self.client.list(PODS, self.namespace, label_selector=f"{names.LABEL_ROLE}=trainer").items:
+                if pod["metadata"]["uid"] not in done and "deletionTimestamp" not in pod["metadata"]:
+                    done.add(pod["metadata"]["uid"])
+                    self._train(pod)
+
+    def _train(self, pod: dict[str, Any]) -> None:
+        environment = {item["name"]: item.get("value") for item in pod["spec"]["containers"][0]["env"]}
+        asked = TrainerInput.model_validate_json(environment[names.ENV_TRAINER_INPUT])
+        result = Result(
+            sample=asked.sample,
+            attempt=asked.attempt,
+            architecture=asked.architecture.digest,
+            metrics={"accuracy": accuracy(asked.architecture)},
+        )
+        open_store(asked.store).put_if_absent(
+            names.result_key(asked.sample), result.model_dump_json(by_alias=True).encode()
+        )
+        self.trained[asked.sample] += 1
+        body = {"status": {"phase": "Succeeded"}}
+        try:
+            self.client.patch(PODS, self.namespace, pod["metadata"]["name"], body, subresource="status")
+        except ApiError as error:
+            # Deleted meanwhile, as a suspension does.
+            assert error.status == 404
+
+
+@pytest.fixture
+def node(control_plane: ControlPlane, namespace: str) -> Iterator[Node]:
+    node = Node(control_plane.client, namespace)
+    node.start()
+    yield node
+    node.stopped.set()
+    node.join()
+
+
+class Bench:
+    """One experiment and its controller's processes."""
+
+    def __init__(self, plane: ControlPlane, namespace: str, location: S3Location, **spec: Any) -> None:
+        self.plane, self.client, self.namespace = plane, plane.client, namespace
+        body = manifest(namespace, "demo", **spec)
+        body["spec"]["storage"] = {"s3": {"bucket": location.bucket, "endpoint": location.endpoint}}
+        made = self.client.create(EXPERIMENTS, namespace, body)
+        self.uid = made["metadata"]["uid"]
+        prefix = names.experiment_prefix("nas", namespace, "demo", self.uid)
+        self.store: Store = open_store(StoreLocation(s3=location.model_copy(update={"prefix": prefix})))
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(self, **environment: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nas_controller"],
+            env={
+                **os.environ,
+                "KUBECONFIG": str(self.plane.kubeconfig),
+                "NAS_NAMESPACE": self.namespace,
+                "NAS_EXPERIMENT": "demo",
+                "NAS_UID": self.uid,
+                "NAS_TRAINER_IMAGE": "trainer:test",
+                **environment,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def wait(self, process: subprocess.Popen[str], code: int, seconds: float = 60) -> str:
+        """Wait for a process's end and return what it wrote."""
+        output, _ = process.communicate(timeout=seconds)
+        assert process.returncode == code, output
+        return output
+
+    @property
+    def experiment(self) -> NASExperiment:
+        return NASExperiment.model_validate(self.client.get(EXPERIMENTS, self.namespace, "demo"), extra="ignore")
+
+    def status(self, check: Callable[[Any], Any], seconds: float = 90) -> Any:
+        """Wait until the status meets a check, and return it."""
+
+        def look() -> Any:
+            status = self.experiment.status
+            return status if status is not None and check(status) else None
+
+        return eventually(look, seconds=seconds)
+
+    def change(self, **spec: Any) -> None:
+        self.client.patch(EXPERIMENTS, self.namespace, "demo", {"spec": spec})
+
+
+@pytest.fixture
+def make_bench(control_plane: ControlPlane, namespace: str, s3_location: S3Location) -> Iterator[Callable[..., Bench]]:
+    benches: list[Bench] = []
+
+    def make(**spec: Any) -> Bench:
+        benches.append(Bench(control_plane, namespace, s3_location, **spec))
+        return benches[-1]
+
+    yield make
+    for bench in benches:
+        for process in bench.processes:
+            if process.stdout is not None and not process.stdout.closed:
+                process.kill()
+                process.communicate()
+
+
+def test_from_the_manifest_to_the_outcome(make_bench: Callable[..., Bench], node: Node) -> None:
+    bench = make_bench(budget={"samples": 8}, parallelism=2, searcher={"random": {}})
+    output = bench.wait(bench.start(), 0)
+    status = bench.experiment.status
+    assert status is not None and status.outcome is not None and status.best is not None and status.samples is not None
+    assert (status.outcome.type, status.progress, status.epoch) == ("Complete", "8/8", 1)
+    assert status.samples.observed == 8 and status.samples.retried == 0
+    assert status.best.uri == bench.store.uri(names.BEST_ARCHITECTURE)
+    assert bench.store.get(names.BEST_ARCHITECTURE) is not None
+    assert all(json.loads(line)["experiment"] == "demo" for line in output.splitlines())
+    # The operator may start one more before it has seen the outcome: it does no harm.
+    bench.wait(bench.start(), 0)
+    assert sum(isinstance(record, Started) for record in read_log(bench.store)) == 1
+
+
+def test_killed_at_random_moments(make_bench: Callable[..., Bench], node: Node) -> None:
+    bench = make_bench(budget={"samples": 30}, parallelism=3)
+    moments = random.Random(0)
+    for _ in range(4):
+        process = bench.start()
+        time.sleep(moments.uniform(3.0, 8.0))
+        process.kill()
+        process.communicate()
+    bench.wait(bench.start(), 0, 120)
+    records = [record for each in read_objects(bench.store) for record in each.records]
+    ended = Counter(record.sample for record in records if isinstance(record, Observed | Lost))
+    assert ended == Counter(range(30)) and not any(isinstance(record, Lost) for record in records)
+    assert sum(isinstance(record, Proposed) for record in records) == 30
+    assert sum(isinstance(record, Launched) for record in records) == 30, "no launch was repeated"
+    assert node.trained == Counter(range(30)), "no sample was trained twice"
+
+
+def test_sigterm_ends_it_at_once(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(budget={"samples": 30})
+    process = bench.start()
+    bench.status(lambda status: status.epoch == 1)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    bench.wait(process, 143)
+    assert time.monotonic() - begin < 2
+
+
+def test_a_newer_controller_ends_the_older_one(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(budget={"samples": 30}, parallelism=1)
+    older = bench.start()
+    bench.status(lambda status: status.epoch == 1)
+    newer = bench.start()
+    bench.status(lambda status: status.epoch == 2)
+    # The older one notices at its next write: of the log or of the status.
+    bench.change(parallelism=2)
+    assert "fenced" in bench.wait(older, 3)
+    newer.send_signal(signal.SIGTERM)
+    bench.wait(newer, 143)
+
+
+def test_a_deleted_experiment_ends_its_controller(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(budget={"samples": 30})
+    process = bench.start()
+    bench.status(lambda status: status.epoch == 1)
+    bench.client.delete(EXPERIMENTS, bench.namespace, "demo")
+    bench.wait(process, 0)
+    eventually(lambda: not bench.client.list(JOBS, bench.namespace).items, message="the children go with it")
+
+
+def test_a_missing_bucket_is_told_and_waited_for(
+    make_bench: Callable[..., Bench], node: Node, s3_location: S3Location, s3_server: Any
+) -> None:
+    folder = s3_server.root / s3_location.bucket
+    hidden = folder.with_name("hidden")
+    folder.rename(hidden)
+    bench = make_bench(budget={"samples": 3}, searcher={"random": {}})
+    process = bench.start()
+    status = bench.status(lambda status: status.problem is not None)
+    assert status.problem.reason == "BucketNotFound" and s3_location.bucket in status.problem.message
+    assert status.epoch is None
+    hidden.rename(folder)
+    bench.wait(process, 0)
+    assert bench.experiment.status is not None and bench.experiment.status.problem is None
+
+
+def test_wrong_keys_are_told_before_a_fresh_pod_is_asked_for(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(budget={"samples": 3})
+    process = bench.start(AWS_SECRET_ACCESS_KEY="wrong")
+    status = bench.status(lambda status: status.problem is not None)
+    assert status.problem.reason == "CredentialsRefused"
+    bench.wait(process, 1)
+
+
+def test_suspend_and_resume(make_bench: Callable[..., Bench], control_plane: ControlPlane, namespace: str) -> None:
+    bench = make_bench(budget={"samples": 4}, parallelism=2, searcher={"random": {}})
+    process = bench.start()
+    eventually(lambda: len(bench.client.list(JOBS, namespace).items) == 2, seconds=30)
+    bench.change(suspend=True)
+    eventually(lambda: not bench.client.list(JOBS, namespace).items, message="suspended children are ended")
+    bench.status(lambda status: status.samples is not None and status.samples.running == 0)
+    node = Node(control_plane.client, namespace)
+    node.start()
+    bench.change(suspend=False)
+    bench.wait(process, 0)
+    node.stopped.set()
+    node.join()
+    status = bench.experiment.status
+    assert status is not None and status.samples is not None
+    assert (status.samples.observed, status.samples.retried) == (4, 2)
