@@ -27,10 +27,11 @@ from nas_api.reasons import LostReason, Reason
 from nas_controller import search as search_module
 from nas_controller.errors import SearchChanged
 from nas_controller.executor import Blocked
-from nas_controller.log import Log, read_log
+from nas_controller.log import read_log
 from nas_controller.records import Finished, Launched, Lost, Observed, Proposed, Reconfigured, Started
 from nas_controller.search import Ending, Search
 from nas_store import Store
+from nas_store.errors import CredentialsRefused, StoreError, StoreUnreachable
 from nas_store.folder import FolderStore
 
 Say = Callable[[], None]
@@ -424,9 +425,81 @@ def test_the_log_starts_the_clock_of_the_duration() -> None:
     assert bench.of_kind(Finished)[0].reason is Reason.DURATION_SPENT
 
 
+class BrokenStore(MemoryStore):
+    """Answers every call of one kind with an error while ``error`` is set."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.error: StoreError | None = None
+        self.refused = 0
+
+    def _meet(self, kind: str) -> None:
+        if self.error is not None and kind == self.kind:
+            self.refused += 1
+            raise self.error
+
+    def get(self, key: str) -> bytes | None:
+        self._meet("get")
+        return super().get(key)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        self._meet("append")
+        return super().put_if_absent(key, data)
+
+
+@pytest.mark.parametrize("kind", ["get", "append"])
+def test_a_store_that_is_away_is_told_and_waited_for(kind: str) -> None:
+    store = BrokenStore(kind)
+    bench = Bench(store=store)
+    progress, done = bench.world.progress, itertools.count()
+
+    def break_after_two() -> bool:
+        if next(done) == 2:
+            store.error = StoreUnreachable("no answer from the bucket")
+        went_on = progress()
+        if store.refused > 3:
+            store.error = None
+        return went_on
+
+    # The world writes its results past the fault.
+    bench.world.progress = break_after_two  # type: ignore[method-assign]
+    bench.world.end = lambda number, fate: _with(store, lambda: World.end(bench.world, number, fate))  # type: ignore[method-assign]
+    bench.run(make_experiment(), lambda: setattr(store, "error", None) if store.refused > 3 else None)
+    problems = {status.problem.reason for status in bench.sink.statuses if status.problem is not None}
+    assert problems == {"StoreUnreachable"} and store.refused > 3
+    assert bench.sink.last.problem is None and len(bench.of_kind(Observed)) == 10
+
+
+@pytest.mark.parametrize("kind", ["get", "append"])
+def test_what_only_the_stores_owner_can_cure_ends_the_process(kind: str) -> None:
+    store = BrokenStore(kind)
+    bench = Bench(store=store)
+    progress, done = bench.world.progress, itertools.count()
+
+    def break_after_two() -> bool:
+        went_on = progress()
+        if next(done) == 2:
+            store.error = CredentialsRefused("not with this key")
+        return went_on
+
+    bench.world.progress = break_after_two  # type: ignore[method-assign]
+    with pytest.raises(CredentialsRefused):
+        bench.run(make_experiment())
+    store.error = None
+    bench.world.progress = progress  # type: ignore[method-assign]
+    assert bench.run(make_experiment()) is Ending.FINISHED
+    assert len(bench.of_kind(Observed)) == 10
+
+
+def _with(store: BrokenStore, call: Say) -> None:
+    error, store.error = store.error, None
+    call()
+    store.error = error
+
+
 def test_log_objects_are_documents_for_people_too() -> None:
     bench = Bench()
     bench.run(make_experiment())
     document = json.loads(bench.world.store.get(names.log_key(0)) or b"")
     assert document["version"] == 1 and document["previous"] == "" and document["records"][0]["type"] == "Started"
-    assert isinstance(Log(bench.world.store), Log)
