@@ -36,7 +36,7 @@ test-fast: venv ## Tests that need nothing but Python, under a minute
 
 .PHONY: test
 test: venv ## Every test: builds the programs and images, brings clusters up and down (node tests need root)
-	python3 -m hack.cluster build
+	$(PYTHON) -m hack.cluster build
 	@test "$$(id -u)" = 0 || echo "NOT ROOT: the tests that need a real node are skipped" >&2
 	$(BIN)/pytest
 
@@ -67,12 +67,12 @@ requirements: venv ## Pin the requirements anew from pyproject.toml
 
 .PHONY: images
 images: ## Build the images and load them into the demo's cluster
-	python3 demo/run.py images
+	$(PYTHON) demo/run.py images
 
 .PHONY: demo
 demo: venv ## A whole search on a real cluster; CLUSTER=built, kind or current
-	python3 demo/run.py demo
+	$(PYTHON) demo/run.py demo
 
 .PHONY: down
 down: ## Remove the demo's cluster without a trace
-	python3 demo/run.py down
+	$(PYTHON) demo/run.py down
