@@ -4,7 +4,8 @@ Environment: NAS_NAMESPACE, NAS_EXPERIMENT, NAS_UID (whose search), NAS_TRAINER_
 none), and the store's credentials. Exit codes tell a story in ``kubectl describe`` and decide nothing:
 
     0    the search has ended and its outcome is in the status, or the experiment is gone
-    1    the store refuses our credentials: they came with the pod, so only a fresh pod can have better ones
+    1    the store refuses our credentials: they came with the pod, so only a fresh pod can have better ones;
+         or there is no API server to talk to
     3    another controller goes on with this search
     143  SIGTERM: everything is in the log, so there is nothing to do first
 """

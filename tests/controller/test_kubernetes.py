@@ -2,12 +2,15 @@
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import pytest
 from cluster_fixtures import ControlPlane, eventually
+from controller.node import Node
 from experiments import manifest
 
 from nas_api import names
@@ -20,8 +23,10 @@ from nas_controller.executors import kubernetes
 from nas_controller.executors.kubernetes import KubernetesExecutor
 from nas_controller.kubernetes_status import KubernetesSink, Loss
 from nas_controller.launch_input import trainer_input
+from nas_controller.search import Ending, Search
 from nas_controller.status import SearchStatus
 from nas_kube import EXPERIMENTS, JOBS, PODS, ApiError, KubeClient, Resource
+from nas_store import open_store
 
 pytestmark = pytest.mark.cluster
 
@@ -202,6 +207,41 @@ def test_a_cancelled_child_is_gone_without_a_word(bench: Bench) -> None:
     eventually(lambda: bench.job(0) is None and bench.job(1) is None)
     eventually(lambda: not bench.client.list(PODS, bench.namespace).items, message="pods go with their Jobs")
     bench.no_event()
+
+
+def test_api_calls_for_each_child(
+    bench: Bench, control_plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One POST a child, and next to nothing else: the watch, and the status once in 5 s."""
+    client = KubeClient.from_kubeconfig(control_plane.kubeconfig)
+    calls: Counter[str] = Counter()
+    send = client._send
+
+    def counting(method: str, path: str, *arguments: Any, **options: Any) -> Any:
+        calls[f"{method} {path.rpartition('/')[2] if method == 'PATCH' else path.split('/')[-1]}"] += 1
+        return send(method, path, *arguments, **options)
+
+    monkeypatch.setattr(client, "_send", counting)
+    children = 30
+    spec = {"budget": {"samples": children}, "parallelism": 10, "searcher": {"random": {}}}
+    experiment = bench.experiment.model_copy(
+        update={"spec": NASExperiment.model_validate(manifest(bench.namespace, "demo", **spec)).spec}
+    )
+    node = Node(control_plane.client, bench.namespace)
+    node.start()
+    executor = KubernetesExecutor(client, experiment, "trainer:test")
+    sink = KubernetesSink(client, experiment, lambda _: None)
+    location = StoreLocation(folder=str(tmp_path))
+    search = Search(experiment, store=open_store(location), location=location, executor=executor, sink=sink)
+    assert search.run() is Ending.FINISHED
+    assert sink.flush(20)
+    for part in (executor, sink):
+        part.close()
+    node.stopped.set()
+    node.join()
+    print(f"{sum(calls.values()) / children:.2f} calls a child: {dict(calls)}")
+    assert calls["POST jobs"] == children
+    assert sum(calls.values()) <= 2.2 * children
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The controller's own process against a real control plane and a real S3: from the manifest to the outcome.
 
-A thread plays the node: it reads each child's input, writes its result to S3 and ends its pod.
+A thread plays the node (``node.py``).
 """
 
 import json
@@ -9,7 +9,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,56 +16,18 @@ from typing import Any
 
 import pytest
 from cluster_fixtures import ControlPlane, eventually
-from controller.world import accuracy
+from controller.node import Node
 from experiments import manifest
 
 from nas_api import names
-from nas_api.child import Result, S3Location, StoreLocation, TrainerInput
+from nas_api.child import S3Location, StoreLocation
 from nas_api.experiment import NASExperiment
 from nas_controller.log import read_log, read_objects
 from nas_controller.records import Launched, Lost, Observed, Proposed, Started
-from nas_kube import EXPERIMENTS, JOBS, PODS, ApiError, KubeClient
+from nas_kube import EXPERIMENTS, JOBS
 from nas_store import Store, open_store
 
 pytestmark = [pytest.mark.cluster, pytest.mark.s3, pytest.mark.slow]
-
-
-class Node(threading.Thread):
-    """Ends every trainer pod of a namespace with success."""
-
-    def __init__(self, client: KubeClient, namespace: str) -> None:
-        super().__init__(daemon=True)
-        self.client, self.namespace = client, namespace
-        self.trained: Counter[int] = Counter()
-        self.stopped = threading.Event()
-
-    def run(self) -> None:
-        done: set[str] = set()
-        while not self.stopped.wait(0.2):
-            for pod in self.client.list(PODS, self.namespace, label_selector=f"{names.LABEL_ROLE}=trainer").items:
-                if pod["metadata"]["uid"] not in done and "deletionTimestamp" not in pod["metadata"]:
-                    done.add(pod["metadata"]["uid"])
-                    self._train(pod)
-
-    def _train(self, pod: dict[str, Any]) -> None:
-        environment = {item["name"]: item.get("value") for item in pod["spec"]["containers"][0]["env"]}
-        asked = TrainerInput.model_validate_json(environment[names.ENV_TRAINER_INPUT])
-        result = Result(
-            sample=asked.sample,
-            attempt=asked.attempt,
-            architecture=asked.architecture.digest,
-            metrics={"accuracy": accuracy(asked.architecture)},
-        )
-        open_store(asked.store).put_if_absent(
-            names.result_key(asked.sample), result.model_dump_json(by_alias=True).encode()
-        )
-        self.trained[asked.sample] += 1
-        body = {"status": {"phase": "Succeeded"}}
-        try:
-            self.client.patch(PODS, self.namespace, pod["metadata"]["name"], body, subresource="status")
-        except ApiError as error:
-            # Deleted meanwhile, as a suspension does.
-            assert error.status == 404
 
 
 @pytest.fixture
