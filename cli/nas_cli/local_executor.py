@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -174,8 +175,10 @@ class LocalExecutor:
                 f"the training took longer than trainer.deadline ({self._deadline_seconds:.0f} s): raise it",
             )
         if code < 0:
-            end = End.DISRUPTED if -code == 15 else End.FAILED
-            return Ended(child.launch, end, f"killed by signal {-code}")
+            end = End.DISRUPTED if -code == signal.SIGTERM else End.FAILED
+            # Who killed it cannot be told from here; the kernel does so when memory runs out.
+            hint = ", as the kernel does when memory runs out" if -code == signal.SIGKILL else ""
+            return Ended(child.launch, end, f"killed by {signal.Signals(-code).name}{hint}; its log is {child.log}")
         end = _ENDS.get(code, End.FAILED)
         return Ended(child.launch, end, said or f"exit code {code}; its log is {child.log}")
 

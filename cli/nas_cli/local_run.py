@@ -66,6 +66,14 @@ def read_status(folder: Path) -> tuple[NASExperiment, SearchStatus, SearchState 
     return experiment, search_status(state, running=0, best_uri=uri, problem=None), state
 
 
+def stage(folder: Path, status: SearchStatus) -> str:
+    """Return in a few words whether a run is over, at work, or can go on."""
+    if status.outcome is not None:
+        return f"{status.outcome.type}: {status.outcome.message}"
+    with _locked(folder) as free:
+        return "Stopped: the same `nas run` goes on with it" if free else "Running"
+
+
 def run(experiment: NASExperiment, folder: Path, parallelism: int | None, console: Console, again: str) -> None:
     """Search until the budget is spent or somebody presses Ctrl-C; goes on where an earlier run stopped.
 
@@ -85,7 +93,9 @@ def run(experiment: NASExperiment, folder: Path, parallelism: int | None, consol
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Refusal(f"{folder} cannot be made ({error.strerror}): choose another with --folder") from error
-    with _only_run(folder):
+    with _locked(folder) as free:
+        if not free:
+            raise Refusal(f"another `nas run` is at work in {folder}: wait for it, or end it with Ctrl-C")
         experiment = _identified(experiment, folder)
         location = StoreLocation(folder=str(folder.absolute()))
         deadline = duration(experiment.spec.trainer.deadline).total_seconds()
@@ -96,12 +106,7 @@ def run(experiment: NASExperiment, folder: Path, parallelism: int | None, consol
             with _stopped_by_signals(search):
                 try:
                     ending = search.run()
-                except SearchChanged as error:
-                    raise Refusal(
-                        f"{folder} holds a search with other settings ({_fields(error)}): choose another folder with"
-                        f" --folder, or remove {folder} to start anew"
-                    ) from error
-                except (LogDamaged, StoreError) as error:
+                except (SearchChanged, LogDamaged, StoreError) as error:
                     raise Refusal(f"{folder} cannot be used: {error}") from error
                 finally:
                     executor.close()
@@ -129,16 +134,17 @@ def _identified(experiment: NASExperiment, folder: Path) -> NASExperiment:
     """Return the experiment with the run's uid, which is made up once and kept in the folder.
 
     Raises:
-        Refusal: the folder holds the run of another experiment.
+        Refusal: the folder holds another search.
     """
     uid = str(uuid4())
     if is_run(folder):
         before, _ = read_run(folder)
         uid = before.metadata.uid
-        if before.metadata.name != experiment.metadata.name:
+        differing = [place for place, value in _identity(experiment).items() if value != _identity(before)[place]]
+        if differing:
             raise Refusal(
-                f"{folder} holds the run of {before.metadata.name!r}, not of {experiment.metadata.name!r}: choose"
-                " another folder with --folder"
+                f"{folder} holds another search: {' and '.join(differing)} differ from the manifest's; choose another"
+                f" folder with --folder, or remove {folder} to start anew"
             )
     metadata = experiment.metadata.model_copy(update={"uid": uid, "namespace": _NAMESPACE})
     experiment = experiment.model_copy(update={"metadata": metadata})
@@ -147,15 +153,27 @@ def _identified(experiment: NASExperiment, folder: Path) -> NASExperiment:
     return experiment
 
 
+def _identity(experiment: NASExperiment) -> dict[str, object]:
+    """Return what cannot change in the course of a search, by its place in the manifest."""
+    spec = experiment.spec
+    return {
+        "metadata.name": experiment.metadata.name,
+        "spec.searchSpace": spec.search_space,
+        "spec.searcher": spec.searcher,
+        "spec.objective": spec.objective,
+    }
+
+
 @contextmanager
-def _only_run(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system takes back from a process that dies."""
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the folder's lock, which the system takes back from a process that dies; yield whether it was free."""
     with (folder / _LOCK).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Refusal(f"another `nas run` is at work in {folder}: wait for it, or end it with Ctrl-C") from error
-        yield
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 @contextmanager
@@ -201,11 +219,6 @@ def _last_words(
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _fields(error: SearchChanged) -> str:
-    """Return the fields that a SearchChanged names, without its cure for clusters."""
-    return str(error).partition(" differ from")[0] + " differ"
 
 
 def silence_logs(verbose: bool) -> None:

@@ -77,12 +77,11 @@ def status(name: str, namespace: str | None, context: str | None) -> None:
 
     console = Console()
     if is_run(Path(name)):
-        from nas_cli.local_run import read_status
+        from nas_cli.local_run import read_status, stage
 
         experiment, found, _ = read_status(Path(name))
+        console.print(stage(Path(name), found), style="bold", highlight=False)
         console.print(display.status_panel(found, experiment.spec.objective.metric))
-        if found.outcome is not None:
-            console.print(f"{found.outcome.type}: {found.outcome.message}", highlight=False)
         return
     experiment = _experiment(name, namespace, context)
     if experiment.status is not None:

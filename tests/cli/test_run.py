@@ -85,11 +85,12 @@ def test_a_run_ends_with_the_best_network_and_is_not_repeated(small: Write, tmp_
 
     changed = nas("run", small(samples=6, searcher={"seed": 5}), "--folder", folder)
     assert changed.exit_code == 1
-    assert "spec.searcher differ" in changed.output
+    assert "spec.searcher differ from the manifest's" in changed.output
     assert "--folder" in changed.output
     other = nas("run", small(samples=6, name="other"), "--folder", folder)
     assert other.exit_code == 1
-    assert "holds the run of 'small'" in other.output
+    assert "metadata.name differ" in other.output
+    assert nas("best", folder, "--code").stdout == code
 
 
 def begin(manifest: Path, folder: Path) -> "subprocess.Popen[str]":
@@ -139,6 +140,7 @@ def test_ctrl_c_says_how_to_go_on(small: Write, tmp_path: Path) -> None:
     assert f"Go on with: nas run {manifest} --folder {folder}" in output
     assert "Traceback" not in output
     assert not any(isinstance(record, Finished) for record in records(folder))
+    assert nas("status", folder).stdout.startswith("Stopped")
     outcome = nas("run", manifest, "--folder", folder)
     assert outcome.exit_code == 0, outcome.output
     assert_whole(folder, 8)
@@ -153,6 +155,7 @@ def test_two_runs_of_one_folder_do_not_mix(small: Write, tmp_path: Path) -> None
         second = nas("run", manifest, "--folder", folder)
         assert second.exit_code == 1
         assert "another `nas run` is at work" in second.output
+        assert nas("status", folder).stdout.startswith("Running")
     finally:
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=60)

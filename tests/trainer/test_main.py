@@ -246,6 +246,24 @@ def test_sigterm_saves_and_the_next_attempt_ends_with_the_same_bits(job: Job, dr
     assert history(tmp_path / "store")[: progress.epochs] == progress.accuracies
 
 
+def test_a_long_training_saves_now_and_then_and_goes_on_from_there(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas_trainer.main._CHECKPOINT_SECONDS", 0.0)
+    assert main(job(epochs=2)) == ExitCode.OK
+    store = FolderStore(tmp_path / "store")
+    (tmp_path / "store" / names.result_key(3)).unlink()
+    trained: list[int] = []
+    train = training.Training._train_epoch
+    monkeypatch.setattr(
+        training.Training, "_train_epoch", lambda self, epoch: trained.append(epoch) or train(self, epoch)
+    )
+    assert main(job(epochs=3, attempt=2)) == ExitCode.OK
+    assert trained == [2]
+    result = store.get(names.result_key(3))
+    assert result is not None and len(json.loads(result)["history"]) == 3
+
+
 def test_a_checkpoint_that_cannot_be_used_costs_only_time(job: Job, tmp_path: Path) -> None:
     FolderStore(tmp_path / "store").put(names.checkpoint_key(3), b"nonsense")
     assert main(job(attempt=2)) == ExitCode.OK

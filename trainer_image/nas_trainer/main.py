@@ -29,6 +29,7 @@ from nas_trainer.training import Progress, Training, best_of_last, choose_device
 METRIC = "accuracy"
 ENV_TERMINATION_LOG = "NAS_TERMINATION_LOG"
 ENV_LOG_LEVEL = "NAS_LOG_LEVEL"
+_LOG_LEVELS = ("debug", "info", "warning", "error")
 _KUBELET_TERMINATION_LOG = Path("/dev/termination-log")
 _MESSAGE_BYTES = 4096
 # A child that ends sooner is cheaper to repeat than to save.
@@ -261,12 +262,13 @@ def _first_line(error: BaseException) -> str:
 
 def configure_logging(environment: Mapping[str, str] = os.environ) -> None:
     """Log JSON, or lines for people when standard error is a terminal; ``NAS_LOG_LEVEL=debug`` tells more."""
+    level = environment.get(ENV_LOG_LEVEL, "info")
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(environment.get(ENV_LOG_LEVEL, "info")),
+        wrapper_class=structlog.make_filtering_bound_logger(level if level in _LOG_LEVELS else "info"),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
