@@ -14,7 +14,7 @@ import structlog
 from nas_api import names
 from nas_api.child_job import child_job
 from nas_api.experiment import NASExperiment
-from nas_api.reasons import Reason
+from nas_api.reasons import EXPLANATIONS, Reason
 from nas_controller.executor import Blocked, End, Ended, Event, Launch, Started
 from nas_controller.executors.diagnosis import diagnose
 from nas_controller.executors.ending import ending, finished
@@ -202,7 +202,7 @@ class KubernetesExecutor:
             job = child_job(self._experiment, launch.number, launch.input, self._image)
             created = self._client.create(JOBS, self._namespace, job)
         except ValueError as error:
-            self._refused(child, Blocked(child.number, Reason.INVALID_TEMPLATE, str(error)))
+            self._refused(child, _blocked(child.number, Reason.INVALID_TEMPLATE, str(error)))
         except ApiUnavailable as error:
             self._refused(child, None, str(error))
         except ApiError as error:
@@ -211,12 +211,12 @@ class KubernetesExecutor:
             elif error.retryable or error.status == 404 or error.status == 401:
                 self._refused(child, None, str(error))
             elif error.quota:
-                self._refused(child, Blocked(child.number, Reason.QUOTA_EXCEEDED, error.message))
+                self._refused(child, _blocked(child.number, Reason.QUOTA_EXCEEDED, error.message))
             elif error.status == 403:
-                self._refused(child, Blocked(child.number, Reason.NOT_PERMITTED, error.message))
+                self._refused(child, _blocked(child.number, Reason.NOT_PERMITTED, error.message))
             else:
                 message = f"spec.trainer.template: {error.message}"
-                self._refused(child, Blocked(child.number, Reason.INVALID_TEMPLATE, message))
+                self._refused(child, _blocked(child.number, Reason.INVALID_TEMPLATE, message))
         else:
             self._created(child, created)
 
@@ -306,7 +306,7 @@ class KubernetesExecutor:
             about = [event for event in events if (event.get("regarding") or {}).get("uid") == child.uid]
             found = diagnose(_newest(own), about)
             if found is not None:
-                self._post(Blocked(child.number, *found))
+                self._post(_blocked(child.number, *found))
 
     def _pods(self, numbers: list[int]) -> list[Object]:
         chosen = ",".join(map(str, numbers))
@@ -371,6 +371,11 @@ class _Agenda:
                     return
                 call = heapq.heappop(self._due)[2]
             call()
+
+
+def _blocked(number: int, reason: Reason, cause: str) -> Blocked:
+    """Return what to tell people: the cause in the words of whoever refused, and the cure."""
+    return Blocked(number, reason, f"{cause.rstrip('.')}. {EXPLANATIONS[reason].cure}")
 
 
 def _newest(pods: list[Object]) -> Object | None:
