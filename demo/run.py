@@ -419,7 +419,11 @@ class Demo:
             f"{samples.get('retried', 0)} launched again\n"
         )
         print(f"  pods, all admitted by the `restricted` Pod Security Standard that {NAMESPACE} enforces:")
-        self.kubectl("get", "pods", "-L", "nas-operator.io/sample", quiet=False)
+        rows = self.kubectl("get", "pods", "-L", "nas-operator.io/role,nas-operator.io/sample").splitlines()
+        trainers = [row for row in rows if " trainer " in row]
+        for row in (*(row for row in rows if row not in trainers), *trainers[:3]):
+            print(f"    {row}")
+        print(f"    ... and {len(trainers) - 3} trainers more\n" if len(trainers) > 3 else "")
 
 
 def main() -> int:

@@ -11,11 +11,11 @@ from demo.run import NAMESPACE
 from e2e.conftest import Document, World, small
 
 from nas_api import names
-from nas_api.reasons import Reason
+from nas_api.reasons import EXPLANATIONS, Reason
 
-pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(400)]
 CONDITION_SECONDS = 60
-CURED_SECONDS = 120
+CURED_SECONDS = 240
 LIMIT_BELOW_REQUEST = {
     "spec": {
         "containers": [
@@ -164,6 +164,8 @@ def test_a_trouble_is_told_and_cured(world: World, namespace: str, trouble: Trou
     print(f"{trouble}: {conditions['Progressing']['message']}")
     for word in trouble.says:
         assert word in conditions["Progressing"]["message"]
+    cure = EXPLANATIONS[trouble.reason].cure.split()[0]
+    assert cure.lower() in conditions["Progressing"]["message"].lower()
     assert conditions["Failed"]["status"] == "False"
 
     trouble.cure(world, document)
