@@ -1,7 +1,10 @@
 """Training: splits that never change, whole epochs that resume bit for bit, augmentation, divergence."""
 
+import copy
 import dataclasses
 import hashlib
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from nas_api.child import StoreLocation, TrainerInput
 from nas_api.experiment import Cifar10Dataset, DatasetSpec, DigitsDataset, OptimizerSpec
 from nas_trainer import checkpoint
 from nas_trainer.data import CIFAR10_FILE_BYTES, CIFAR10_FILES, DatasetUnavailable, Images, fixed_order, load
+from nas_trainer.network import Network
+from nas_trainer.optimizer import NesterovSGD
 from nas_trainer.training import Progress, Training, augment, best_of_last
 
 Draw = Callable[..., Architecture]
@@ -145,6 +150,45 @@ def test_augmentation_shifts_by_at_most_the_padding_and_flips_half() -> None:
     assert set(columns[~flipped].tolist()) <= set(range(0, 9))
     assert set(columns[flipped].tolist()) <= set(range(7, 16))
     assert torch.equal(augment(images, torch.Generator().manual_seed(0)), out)
+
+
+# ---------------------------------------------------------------- optimiser
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_the_optimiser_computes_what_torchs_does(draw: Draw, momentum: float) -> None:
+    torch.manual_seed(0)
+    ours = Network(draw(3), 1, 10)
+    theirs = copy.deepcopy(ours)
+    optimizer = NesterovSGD(ours.parameters(), 0.1, momentum, 0.01)
+    reference = torch.optim.SGD(
+        theirs.parameters(), lr=0.1, momentum=momentum, weight_decay=0.01, nesterov=momentum > 0
+    )
+    for _ in range(5):
+        images, labels = torch.randn(8, 1, 8, 8), torch.randint(10, (8,))
+        for network in (ours, theirs):
+            torch.nn.functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+        reference.step()
+        reference.zero_grad()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_child_loads_nothing_that_costs_more_than_its_training() -> None:
+    program = """
+import sys, torch
+from nas_api.architecture import Architecture
+from nas_api.child import StoreLocation
+from nas_api.experiment import DatasetSpec, DigitsDataset, OptimizerSpec
+from nas_trainer.data import load
+from nas_trainer.training import Training
+images = load(DatasetSpec(digits=DigitsDataset(training_images=100)), StoreLocation(folder="/"))
+Training(Architecture.parse_short("3x3:4"), images, OptimizerSpec(), 50, 0, torch.device("cpu")).run(1, lambda: None)
+print([name for name in ("torch._dynamo", "sklearn", "scipy", "boto3") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 # ---------------------------------------------------------------- training

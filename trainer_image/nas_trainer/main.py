@@ -158,7 +158,7 @@ def _restore(
     try:
         tensors, progress = checkpoint.decode(document, data)
         training.restore(tensors, progress)
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         # Training from the start costs time and nothing else.
         log.warning("the checkpoint is not used", reason=str(error))
     else:

@@ -5,7 +5,7 @@ one that never stopped.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from nas_api.architecture import Architecture
 from nas_api.experiment import OptimizerSpec
 from nas_trainer.data import Images
 from nas_trainer.network import Network
+from nas_trainer.optimizer import NesterovSGD
 
 CROP_PADDING = 4
 _VALIDATION_BATCH = 2048
@@ -91,14 +92,11 @@ class Training:
         torch.manual_seed(seed % _SEEDS)
         self.network = Network(architecture, images.train_images.shape[1], images.classes).to(device)
         self.network.to(memory_format=memory_format)  # type: ignore[call-overload]
-        momentum = float(optimizer.momentum)
-        self._optimizer = torch.optim.SGD(
+        self._optimizer = NesterovSGD(
             self.network.parameters(),
-            lr=float(optimizer.learning_rate),
-            momentum=momentum,
-            weight_decay=float(optimizer.weight_decay),
-            nesterov=momentum > 0,
-            fused=True,
+            float(optimizer.learning_rate),
+            float(optimizer.momentum),
+            float(optimizer.weight_decay),
         )
         self.progress = Progress()
 
@@ -120,10 +118,7 @@ class Training:
     def state(self) -> dict[str, Tensor]:
         """Return a copy of all that training changes: weights, statistics and momentum, by name."""
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        for name, parameter in self.network.named_parameters():
-            buffer = self._optimizer.state[parameter].get("momentum_buffer")
-            if buffer is not None:
-                tensors[f"momentum.{name}"] = buffer
+        tensors |= {f"momentum.{name}": velocity for name, velocity in self._velocities()}
         return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
     def restore(self, tensors: dict[str, Tensor], progress: Progress) -> None:
@@ -135,11 +130,13 @@ class Training:
         """
         network = {name: tensors[f"network.{name}"] for name in self.network.state_dict()}
         self.network.load_state_dict(network)
-        for name, parameter in self.network.named_parameters():
-            buffer = tensors.get(f"momentum.{name}")
-            if buffer is not None:
-                self._optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+        for name, velocity in self._velocities():
+            velocity.copy_(tensors[f"momentum.{name}"])
         self.progress = progress
+
+    def _velocities(self) -> Iterator[tuple[str, Tensor]]:
+        for (name, _), velocity in zip(self.network.named_parameters(), self._optimizer.velocities, strict=True):
+            yield name, velocity
 
     def _precision(self) -> "torch.autocast | nullcontext[None]":
         return torch.autocast("cuda", torch.bfloat16) if self._device.type == "cuda" else nullcontext()
@@ -159,7 +156,6 @@ class Training:
                 batch = augment(batch, generator)
             with self._precision():
                 loss = functional.cross_entropy(self.network(batch), labels[chosen])
-            self._optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
             total += loss.detach().float()
