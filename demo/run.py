@@ -103,32 +103,27 @@ def run(
     Raises:
         DemoError: it ended with another status than 0, or does not exist.
     """
+    everything = {**os.environ, **(environment or {})}
+    lines = []
     try:
-        process = subprocess.Popen(
-            words,
-            cwd=ROOT,
-            env={**os.environ, **(environment or {})},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT if not quiet else subprocess.PIPE,
-            text=True,
-        )
+        if quiet:
+            done = subprocess.run(words, cwd=ROOT, env=everything, capture_output=True, text=True, check=False)
+            out, errors, status = done.stdout, done.stderr, done.returncode
+        else:
+            with subprocess.Popen(
+                words, cwd=ROOT, env=everything, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ) as process:
+                assert process.stdout is not None
+                for line in process.stdout:
+                    lines.append(line)
+                    if only is None or only.match(line):
+                        print("    " + line, end="", flush=True)
+            # With a filter the reason for a failure has not been shown yet.
+            out, errors, status = "".join(lines), "" if only is None else "".join(lines[-20:]), process.returncode
     except FileNotFoundError as error:
         raise DemoError(f"{words[0]} is not installed or not on PATH") from error
-    if quiet:
-        out, errors = process.communicate()
-    else:
-        lines = []
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line)
-            if only is None or only.match(line):
-                print("    " + line, end="", flush=True)
-        process.wait()
-        # With a filter the reason for a failure has not been shown yet.
-        out, errors = "".join(lines), "" if only is None else "".join(lines[-20:])
-    if process.returncode != 0:
-        shown = errors or (out if quiet else "")
-        raise DemoError(f"`{' '.join(words)}` ended with {process.returncode}\n{shown}".strip())
+    if status != 0:
+        raise DemoError(f"`{' '.join(words)}` ended with {status}\n{errors or (out if quiet else '')}".strip())
     return out
 
 
@@ -372,12 +367,11 @@ class Demo:
         """Print what kubectl shows of the experiment until its end, the deadline or the end of the watch."""
         words = ("kubectl", "-n", NAMESPACE, "get", "nas", self.name, "--watch")
         environment = {**os.environ, **self.place.environment()}
-        process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
-        timer = threading.Timer(deadline - time.monotonic(), process.kill)
-        timer.start()
-        try:
+        shown = ""
+        with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            timer = threading.Timer(deadline - time.monotonic(), process.kill)
+            timer.start()
             assert process.stdout is not None
-            shown = ""
             for line in process.stdout:
                 # The age would make every line new.
                 row = line.rstrip().rsplit(None, 1)[0]
@@ -385,11 +379,9 @@ class Demo:
                     self.steps.say(f"    {row}")
                     shown = row
                 if set(row.split()[1:2]) & {"Complete", "Failed"}:
-                    return
-        finally:
+                    break
             timer.cancel()
             process.kill()
-            process.wait()
 
     def experiment(self) -> dict[str, Any]:
         """Return the experiment as the API server has it."""
