@@ -39,8 +39,17 @@ class World:
 
     place: Built
     environment: dict[str, str]
-    endpoint: str
-    """Of the embedded S3, from this machine: Service addresses are routed here."""
+
+    @property
+    def endpoint(self) -> str:
+        """URL of the embedded S3 from this machine: its pod's, on the node's bridge.
+
+        Not the Service's: a packet to that address follows the default route wherever kube-proxy's rules do not
+        catch it, and would leave the machine.
+        """
+        template = "jsonpath={.items[0].status.podIP}"
+        address = self.kubectl("get", "pods", "-l", "app.kubernetes.io/component=s3", "-o", template)
+        return f"http://{address}:7070"
 
     def kubectl(self, *words: str, stdin: str | None = None, namespace: str = NAMESPACE) -> str:
         """Run kubectl and return its output; a failure fails the test."""
@@ -174,15 +183,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         if not kept:
             place.prepare(Steps())
             install(place, NAMESPACE)
-        environment = {**os.environ, **place.environment()}
-        address = subprocess.run(
-            ["kubectl", "-n", NAMESPACE, "get", "service", "nas-s3", "-o", "jsonpath={.spec.clusterIP}"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        yield World(place, environment, f"http://{address}:7070")
+        yield World(place, {**os.environ, **place.environment()})
     finally:
         if not kept:
             place.down()
