@@ -280,8 +280,8 @@ class TrainerSpec(Model):
     """Passes over the training set."""
     reward_epochs: Annotated[int, Field(ge=1, le=10_000)] = 5
     """The metric is the best of this many last epochs (paper section 4.1: 5)."""
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
-    """Images a step."""
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 64
+    """Images a step; batch normalisation needs two."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """The optimiser."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1

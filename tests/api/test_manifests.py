@@ -100,7 +100,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({f"{TRAINER}.dataset": {"cifar10": {"uri": "http://data/c"}}}, f"{TRAINER}.dataset.cifar10.uri"),
     ({f"{TRAINER}.dataset": {"digits": {"trainingImages": 1401}}}, f"{TRAINER}.dataset.digits.trainingImages"),
     ({f"{TRAINER}.epochs": 0}, f"{TRAINER}.epochs"),
-    ({f"{TRAINER}.batchSize": 0}, f"{TRAINER}.batchSize"),
+    ({f"{TRAINER}.batchSize": 1}, f"{TRAINER}.batchSize"),
     ({f"{TRAINER}.optimizer": {"momentum": "1"}}, f"{TRAINER}.optimizer.momentum"),
     ({f"{TRAINER}.threads": 0}, f"{TRAINER}.threads"),
     ({f"{TRAINER}.deadline": "soon"}, f"{TRAINER}.deadline"),
