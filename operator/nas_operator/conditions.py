@@ -145,7 +145,7 @@ def events(raw: Mapping[str, Any], stands: Standing) -> tuple[Event, ...]:
         return str(before.get(kind, {}).get("status", "False")) != str(now)
 
     if stands.complete.status and changed(ConditionType.COMPLETE, True):
-        note = stands.complete.message + _best(current)
+        note = stands.complete.message.removesuffix(".") + "." + _best(current)
         out.append(Event("Normal", "Complete", "Finish", note, "complete"))
     if stands.failed.status and changed(ConditionType.FAILED, True):
         out.append(Event("Warning", stands.failed.reason, "Fail", stands.failed.message, "failed"))

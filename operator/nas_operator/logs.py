@@ -6,10 +6,11 @@ import sys
 import structlog
 
 
-def configure(*, terminal: bool | None = None) -> None:
+def configure(*, level: str = "info", terminal: bool | None = None) -> None:
     """Send every log line of this process to standard error in one form.
 
     Args:
+        level: the least important level that is shown, as ``Settings.log_level`` has it.
         terminal: whether people read it directly; found out when None.
     """
     readable = sys.stderr.isatty() if terminal is None else terminal
@@ -40,7 +41,7 @@ def configure(*, terminal: bool | None = None) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
+    root.setLevel(level.upper())
     # One line for each event of each object says nothing that our own lines do not.
     for name in ("kopf.objects", "aiohttp.access"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -27,6 +27,7 @@ def main() -> int:
     logs.configure()
     try:
         settings = Settings.from_environment()
+        logs.configure(level=settings.log_level)
         client = KubeClient.from_environment(user_agent="nas-operator", pool_size=settings.workers + 4)
     except (SettingsError, KubeConfigError) as error:
         _log.error("cannot start", error=str(error))

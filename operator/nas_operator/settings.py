@@ -29,6 +29,7 @@ class Settings(BaseModel):
     image_pull_secrets: tuple[str, ...] = ()
     """Names of Secrets beside the experiment, for the controller pod; separated by commas."""
     health_port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     workers: Annotated[int, Field(ge=1, le=64)] = 4
     """Experiments looked at at the same time."""
 

@@ -298,7 +298,7 @@ def test_only_the_outcome_ends_an_experiment(type_: str, state: str) -> None:
 
 def test_completion_is_told_with_the_best() -> None:
     best = {"sample": 7, "reward": "0.8", "metric": "0.93", "architecture": "3x3:24", "digest": "d", "uri": "s3://x"}
-    outcome = {"type": "Complete", "reason": "SamplesSpent", "message": "Done."}
+    outcome = {"type": "Complete", "reason": "SamplesSpent", "message": "Done"}
     raw = experiment(status={**SEARCHING, "outcome": outcome, "best": best})
     done = look(raw, ended(1))
     assert [(event.type, event.reason, event.note) for event in done.events] == [

@@ -494,6 +494,15 @@ def test_everybodys_lines_are_json_with_the_experiments_name(
     assert (theirs["event"], theirs["level"], theirs["experiment"]) == ("something happened", "warning", "digits")
 
 
+def test_the_log_level_is_the_charts(restored_logging: None, capsys: pytest.CaptureFixture[str]) -> None:
+    environment = {"NAS_CONTROLLER_IMAGE": "c:1", "NAS_TRAINER_IMAGE": "t:1", "NAS_LOG_LEVEL": "warning"}
+    logs.configure(level=Settings.from_environment(environment).log_level, terminal=False)
+    structlog.get_logger("ours").info("small talk")
+    structlog.get_logger("ours").warning("look here")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["event"] == "look here"
+
+
 def test_the_operator_needs_neither_torch_nor_boto3() -> None:
     code = "import sys, nas_operator.main; print([m for m in ('torch', 'boto3', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
