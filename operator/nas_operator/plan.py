@@ -166,15 +166,18 @@ def _run(observed: Observed, experiment: NASExperiment, now: datetime, settings:
 
 def _controller(observed: Observed, experiment: NASExperiment, now: datetime, settings: Settings) -> _Steps:
     """Return the steps to exactly one live controller pod that is built from the present spec."""
-    live = [pod for pod in observed.pods if pod.live]
+    recorded = _recorded_index(experiment)
+    living = [pod for pod in observed.pods if pod.live]
+    # One below the number in the status comes from an operator that did not know it yet: it gives way.
+    live = [pod for pod in living if pod.index >= recorded][-1:]
     ended = [pod for pod in observed.pods if pod.ended is not None and not pod.terminating]
     # Only the newest of each kind is of use: one that works, one whose log tells why it ended.
-    surplus: list[ControllerPod] = ended[:-1] + live[:-1]
+    surplus = ended[:-1] + [pod for pod in living if pod not in live]
     tidy = tuple(DeletePod(pod.name, pod.uid) for pod in surplus)
-    stale = [pod for pod in live[-1:] if pod.inputs != builders.inputs(experiment)]
+    stale = [pod for pod in live if pod.inputs != builders.inputs(experiment)]
     newest = observed.pods[-1] if observed.pods else None
     failures = newest.failures if newest is not None else 0
-    index = 1 + max([pod.index for pod in observed.pods] + [_recorded_index(experiment)])
+    index = 1 + max([pod.index for pod in observed.pods] + [recorded])
     try:
         trials = builders.trials(experiment, settings)
         body = builders.controller_pod(experiment, index, failures, settings)

@@ -191,6 +191,14 @@ def test_of_two_live_pods_the_newer_stays() -> None:
     assert done.actions == (DeletePod(names.controller_pod("digits", UID, 1), "pod-1"),)
 
 
+def test_a_pod_whose_number_was_passed_gives_way() -> None:
+    """An operator that had not seen controller-3 come and go has made controller-2 once more."""
+    recorded = {"controller": {"pod": names.controller_pod("digits", UID, 3)}}
+    done = look(experiment(status=SEARCHING | recorded), pod(2))
+    assert done.actions[0] == DeletePod(names.controller_pod("digits", UID, 2), "pod-2")
+    assert created(done)["metadata"]["name"] == names.controller_pod("digits", UID, 4)
+
+
 def test_a_change_of_the_controllers_settings_replaces_it_without_a_pause() -> None:
     template = {"metadata": {"labels": {"team": "a"}}}
     raw = experiment(status=SEARCHING, generation=2, controller={"template": template})
