@@ -10,8 +10,9 @@ import argparse
 import statistics
 import time
 
-from nas_api.experiment import ConvolutionalSpec, LayersSpec, PpoSpec, ReinforceSpec, SearcherSpec, SearchSpaceSpec
-from nas_api.search_space import search_space
+from nas_api.experiment import PpoSpec, ReinforceSpec, SearcherSpec
+from nas_api.search_space import SearchSpaceSpec, search_space
+from nas_api.spaces.convolutional import ConvolutionalSpec, LayersSpec
 from nas_controller.policies.factory import make_policy
 
 SPACES = {

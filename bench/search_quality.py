@@ -8,7 +8,7 @@ mean and standard error over the seeds. Random search runs in the same call, see
 is compared with it. The bars are the figures published for this table; they hold when they are within two standard
 errors of the measured mean, or are exceeded.
 
-Table: Su et al., *Prioritized Architecture Sampling with Monto-Carlo Tree Search*, CVPR 2021 (CIFAR-10).
+Table: Su et al., *Prioritized ConvolutionalArchitecture Sampling with Monto-Carlo Tree Search*, CVPR 2021 (CIFAR-10).
 """
 
 import argparse
@@ -18,9 +18,9 @@ import statistics
 import time
 from pathlib import Path
 
-from nas_api.architecture import Architecture
+from nas_api.decisions import Categorical, Choices, Decision
 from nas_api.experiment import Empty, PpoSpec, ReinforceSpec, SearcherSpec
-from nas_api.search_space import Categorical, Choices, Decision
+from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_controller.policies.factory import make_policy
 
 TABLE = Path(__file__).parents[2] / "shared" / "data" / "nas-bench-macro_cifar10.json"
@@ -41,11 +41,11 @@ class TableSpace:
         """Return the eight decisions, all of one kind: which block stands at each place, in the network's order."""
         return (Categorical("block", ("identity", "mb3", "mb6")),) * 8
 
-    def decode(self, choices: Choices) -> Architecture:
+    def decode(self, choices: Choices) -> ConvolutionalArchitecture:
         """Refuse: the table's networks are no networks of ours."""
         raise ValueError("the table's networks cannot be built")
 
-    def encode(self, architecture: Architecture) -> Choices:
+    def encode(self, architecture: ConvolutionalArchitecture) -> Choices:
         """Refuse: the table's networks are no networks of ours."""
         raise ValueError("the table's networks cannot be built")
 

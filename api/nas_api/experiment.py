@@ -10,20 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from nas_api.base import Decimal, DnsLabel, Duration, Model, PositiveDecimal
+from nas_api.cel import at_most_one, cel, exactly_one
 from nas_api.names import MAX_EXPERIMENT_NAME
-
-
-def cel(*rules: tuple[str, str]) -> dict[str, Any]:
-    """Return the schema extra for CEL rules given as (rule, message)."""
-    return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in rules]}
-
-
-def _at_most_one(*fields: str) -> str:
-    return "[" + ", ".join(f"has(self.{field})" for field in fields) + "].filter(set, set).size() <= 1"
-
-
-def _exactly_one(*fields: str) -> str:
-    return "[" + ", ".join(f"has(self.{field})" for field in fields) + "].filter(set, set).size() == 1"
+from nas_api.search_space import SearchSpaceSpec
 
 
 class Empty(Model):
@@ -43,14 +32,7 @@ class InverseSquareReward(Model):
 class RewardSpec(Model):
     """How the metric becomes the reward; the cube when nothing is set."""
 
-    model_config = {
-        "json_schema_extra": cel(
-            (
-                _at_most_one("identity", "cube", "inverseSquare"),
-                "set at most one of identity, cube, inverseSquare",
-            )
-        )
-    }
+    model_config = {"json_schema_extra": cel(at_most_one("identity", "cube", "inverseSquare"))}
 
     identity: Empty | None = None
     """The metric itself, negated when the goal is Minimize."""
@@ -58,6 +40,19 @@ class RewardSpec(Model):
     """The metric's third power (paper section 4.1): stresses the differences between good networks."""
     inverse_square: InverseSquareReward | None = None
     """A constant over the metric's square, for perplexities."""
+
+
+class PenaltySpec(Model):
+    """A second aim: the reward is multiplied by (value / target) ^ -exponent (the soft constraint of MnasNet)."""
+
+    metric: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$", max_length=63)]
+    """A metric that the trainer reports and that should be small: parameters, flops, latencySeconds or your own."""
+    target: PositiveDecimal
+    """The value that changes nothing."""
+    exponent: PositiveDecimal = "0.07"
+    """How much it counts; with 0.07 a network of twice the target must be 5 % better."""
+    only_above: bool = False
+    """Whether values below the target gain nothing."""
 
 
 class ObjectiveSpec(Model):
@@ -79,65 +74,8 @@ class ObjectiveSpec(Model):
     """Whether more or less of the metric is better."""
     reward: RewardSpec = RewardSpec()
     """How the metric becomes the reward."""
-
-
-# ---------------------------------------------------------------- search space
-
-FilterSize = Annotated[int, Field(ge=1, le=31)]
-FilterCount = Annotated[int, Field(ge=1, le=1024)]
-Stride = Annotated[int, Field(ge=1, le=4)]
-_UNIQUE = "self.all(x, self.exists_one(y, y == x))"
-
-
-class LayersSpec(Model):
-    """How many layers a sampled network has (paper section 4.1: 6, then 2 more every 1,600 samples)."""
-
-    model_config = {"json_schema_extra": cel(("self.initial <= self.maximum", "initial must not exceed maximum"))}
-
-    initial: Annotated[int, Field(ge=1, le=40)] = 6
-    """Layers of the first samples."""
-    increment: Annotated[int, Field(ge=0, le=10)] = 0
-    """Layers added at each step of the schedule; 0 keeps the depth."""
-    every_samples: Annotated[int, Field(ge=1, le=1_000_000)] = 1600
-    """Samples between two steps of the schedule."""
-    maximum: Annotated[int, Field(ge=1, le=40)] = 40
-    """The depth at which the schedule stops."""
-
-
-class ConvolutionalSpec(Model):
-    """Convolutional networks with skip connections (paper section 3.3)."""
-
-    layers: LayersSpec = LayersSpec()
-    """How many layers a network has."""
-    filter_heights: Annotated[
-        tuple[FilterSize, ...],
-        Field(min_length=1, max_length=16, json_schema_extra=cel((_UNIQUE, "options must differ"))),
-    ] = (1, 3, 5, 7)
-    """Filter heights to choose from, in pixels."""
-    filter_widths: Annotated[
-        tuple[FilterSize, ...],
-        Field(min_length=1, max_length=16, json_schema_extra=cel((_UNIQUE, "options must differ"))),
-    ] = (1, 3, 5, 7)
-    """Filter widths to choose from, in pixels."""
-    filters: Annotated[
-        tuple[FilterCount, ...],
-        Field(min_length=1, max_length=16, json_schema_extra=cel((_UNIQUE, "options must differ"))),
-    ] = (24, 36, 48, 64)
-    """Numbers of filters to choose from."""
-    strides: Annotated[
-        tuple[Stride, ...],
-        Field(min_length=1, max_length=4, json_schema_extra=cel((_UNIQUE, "options must differ"))),
-    ] = (1,)
-    """Strides: one fixes it for all layers; several are chosen from for height and width apart."""
-    skip_connections: bool = True
-    """Whether each layer chooses its inputs among all earlier layers; otherwise layers form a chain."""
-
-
-class SearchSpaceSpec(Model):
-    """The networks that may be sampled; exactly one space."""
-
-    convolutional: ConvolutionalSpec
-    """Convolutional networks with skip connections."""
+    penalties: Annotated[tuple[PenaltySpec, ...], Field(max_length=4)] = ()
+    """Further aims, such as few parameters; the report draws the Pareto front of the metric and the first of them."""
 
 
 # ---------------------------------------------------------------- searcher
@@ -173,16 +111,55 @@ class ReinforceSpec(Model):
         PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))
     ] = "0.95"
     """Decay of the exponential moving average of past rewards; the paper gives none."""
+    replicas: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Controller replicas, each with its own, possibly stale, parameters and batch: the paper's K (100 and 400)."""
+    gradients_per_update: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Gradients of replicas that are gathered for one update (the paper: 10 for cells)."""
+
+
+class GuidedSpec(Model):
+    """The LSTM policy guided by a critic: a model of the reward, fitted to all samples, that imagines rewards."""
+
+
+class EvolutionSpec(Model):
+    """Regularised evolution (Real et al., 2018): the oldest of the population dies."""
+
+    population: Annotated[int, Field(ge=2, le=10_000)] = 50
+    """Samples that are alive."""
+    tournament: Annotated[int, Field(ge=2, le=10_000)] = 10
+    """Samples that compete to be the parent."""
+
+
+class TpeSpec(Model):
+    """The tree-structured Parzen estimator, Optuna's."""
+
+    startup: Annotated[int, Field(ge=1, le=10_000)] = 10
+    """Random samples at the start."""
+
+
+class ControlSpec(Model):
+    """A control experiment beside the policy."""
+
+    random: Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))] = "0.1"
+    """Share of samples that are drawn uniformly at random, which the policy does not learn from."""
+
+
+class WarmStartSpec(Model):
+    """An earlier experiment, of the same namespace, store and search space, whose samples the policy learns first."""
+
+    experiment: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+    """Its name."""
+    uid: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$", max_length=64)] | None = None
+    """Its uid; needed where several experiments of that name have left their logs."""
+
+
+SearcherKind = Literal["ppo", "reinforce", "guided", "evolution", "tpe", "random"]
 
 
 class SearcherSpec(Model):
     """How the space is searched; ``ppo`` when none is named."""
 
-    model_config = {
-        "json_schema_extra": cel(
-            (_at_most_one("ppo", "reinforce", "random"), "set at most one of ppo, reinforce, random")
-        )
-    }
+    model_config = {"json_schema_extra": cel(at_most_one("ppo", "reinforce", "guided", "evolution", "tpe", "random"))}
 
     seed: Annotated[int, Field(ge=0, le=2_147_483_647)] = 0
     """Every random draw of the search follows from it."""
@@ -190,15 +167,26 @@ class SearcherSpec(Model):
     """Proximal policy optimisation (the default)."""
     reinforce: ReinforceSpec | None = None
     """The paper's REINFORCE."""
+    guided: GuidedSpec | None = None
+    """The LSTM policy guided by a critic."""
+    evolution: EvolutionSpec | None = None
+    """Regularised evolution."""
+    tpe: TpeSpec | None = None
+    """Optuna's tree-structured Parzen estimator."""
     random: Empty | None = None
     """Uniform random search: the control that a policy must beat."""
+    control: ControlSpec | None = None
+    """A random arm beside the policy; the status tells the difference and how sure it is."""
+    warm_start: WarmStartSpec | None = None
+    """An earlier experiment whose samples the policy learns first."""
+    duplicates: Literal["Reuse", "Train"] = "Reuse"
+    """Whether an architecture that was observed before takes that result, or is trained again to see the noise."""
 
     @property
-    def kind(self) -> Literal["ppo", "reinforce", "random"]:
+    def kind(self) -> SearcherKind:
         """The searcher that is set, or the default."""
-        if self.reinforce is not None:
-            return "reinforce"
-        return "random" if self.random is not None else "ppo"
+        kinds: tuple[SearcherKind, ...] = ("ppo", "reinforce", "guided", "evolution", "tpe", "random")
+        return next((kind for kind in kinds if getattr(self, kind) is not None), "ppo")
 
 
 # ---------------------------------------------------------------- budget
@@ -227,8 +215,8 @@ class DigitsDataset(Model):
     """Images to train on; the next 397 validate, and the rest are the test set, which no child sees."""
 
 
-class Cifar10Dataset(Model):
-    """CIFAR-10 in its binary layout: data_batch_1.bin to data_batch_5.bin and test_batch.bin."""
+class CifarDataset(Model):
+    """CIFAR images: the binary files, parquet files, or a folder of images for each class."""
 
     uri: Uri
     """Where the files are: s3://bucket/prefix, or an absolute path on a volume of the pod."""
@@ -236,20 +224,41 @@ class Cifar10Dataset(Model):
     """Training images held out to validate (paper section 4.1: 45,000 and 5,000)."""
 
 
+class TextDataset(Model):
+    """Text for a language model, in the layout of Penn Treebank: ptb.train.txt, ptb.valid.txt and ptb.test.txt."""
+
+    uri: Uri | None = None
+    """Where the files are: s3://bucket/prefix, or a path on a volume; the text that Python ships in pydoc_data.topics
+    when not set, so that there is nothing to download."""
+    level: Literal["word", "character"] = "word"
+    """What one step of the network reads."""
+
+
+class CustomDataset(Model):
+    """Your own trainer sees to its own data."""
+
+
 class DatasetSpec(Model):
     """What children train on; exactly one dataset."""
 
-    model_config = {"json_schema_extra": cel((_exactly_one("digits", "cifar10"), "set exactly one of digits, cifar10"))}
+    model_config = {"json_schema_extra": cel(exactly_one("digits", "cifar10", "cifar100", "text", "custom"))}
 
     digits: DigitsDataset | None = None
     """scikit-learn's digits; nothing to download."""
-    cifar10: Cifar10Dataset | None = None
+    cifar10: CifarDataset | None = None
     """CIFAR-10 from S3 or a volume."""
+    cifar100: CifarDataset | None = None
+    """CIFAR-100 from S3 or a volume."""
+    text: TextDataset | None = None
+    """Text, for recurrent cells."""
+    custom: CustomDataset | None = None
+    """None of ours: trainer.image is your own trainer."""
 
     @model_validator(mode="after")
     def _one(self) -> "DatasetSpec":
-        if (self.digits is None) == (self.cifar10 is None):
-            raise ValueError("set exactly one of digits, cifar10")
+        datasets = (self.digits, self.cifar10, self.cifar100, self.text, self.custom)
+        if sum(dataset is not None for dataset in datasets) != 1:
+            raise ValueError("set exactly one of digits, cifar10, cifar100, text, custom")
         return self
 
 
@@ -294,10 +303,40 @@ class TrainerSpec(Model):
     """How long a finished child Job is kept for its logs, in seconds."""
     image: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = None
     """The trainer's image; the chart's when not set."""
+    command: (
+        Annotated[tuple[Annotated[str, StringConstraints(max_length=4096)], ...], Field(min_length=1, max_length=64)]
+        | None
+    ) = None
+    """Your own trainer's command: it reads $NAS_DIR/architecture.json and writes $NAS_DIR/result.json. `nas run` runs
+    it too, in the folder of the manifest."""
     service_account_name: DnsLabel | None = None
     """An existing ServiceAccount for children, for example one with an IAM role; no token is mounted for the API."""
     template: PodTemplate | None = None
     """A pod template laid over ours: GPU count, nodeSelector, tolerations, volumes. Lists merge by name."""
+
+
+class GridSpec(Model):
+    """What the final training tries: every combination of these (paper section 4.1)."""
+
+    learning_rate: Annotated[tuple[PositiveDecimal, ...], Field(max_length=8)] = ()
+    """Learning rates; the trainer's own when empty."""
+    weight_decay: Annotated[tuple[PositiveDecimal, ...], Field(max_length=8)] = ()
+    """Weight decays; the trainer's own when empty."""
+    batch_norm_epsilon: Annotated[tuple[PositiveDecimal, ...], Field(max_length=8)] = ()
+    """Epsilons of batch normalisation; 0.00001 when empty."""
+    decay_epoch: Annotated[tuple[Annotated[int, Field(ge=1, le=10_000)], ...], Field(max_length=8)] = ()
+    """Epochs after which the learning rate is divided by 10; never when empty."""
+
+
+class FinalTrainingSpec(Model):
+    """What follows the search: the best architectures are trained longer, and the winner is tested once."""
+
+    top: Annotated[int, Field(ge=1, le=50)] = 5
+    """Architectures of highest reward that are trained again."""
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 300
+    """Epochs of the final training."""
+    grid: GridSpec = GridSpec()
+    """Settings that are tried for each of them."""
 
 
 class ControllerSpec(Model):
@@ -366,6 +405,24 @@ class StorageSpec(Model):
 class NASExperimentSpec(Model):
     """The search that is asked for."""
 
+    model_config = {
+        "json_schema_extra": cel(
+            (
+                "!has(self.searchSpace.custom) || has(self.trainer.dataset.custom)",
+                "searchSpace.custom needs trainer.dataset.custom: only your own trainer knows what its decisions mean",
+            ),
+            (
+                "!has(self.searchSpace.recurrentCell) || has(self.trainer.dataset.text)"
+                " || has(self.trainer.dataset.custom)",
+                "searchSpace.recurrentCell needs trainer.dataset.text, or trainer.dataset.custom",
+            ),
+            (
+                "!has(self.searchSpace.convolutional) || !has(self.trainer.dataset.text)",
+                "searchSpace.convolutional needs images: trainer.dataset.text is for recurrentCell",
+            ),
+        )
+    }
+
     suspend: bool = False
     """Stops the search and ends its children, which frees their nodes; false goes on from there."""
     objective: Annotated[
@@ -389,6 +446,8 @@ class NASExperimentSpec(Model):
     """When the search ends. May be changed during a run."""
     trainer: TrainerSpec
     """How one child is trained."""
+    final_training: FinalTrainingSpec | None = None
+    """What follows the search; the best sample's architecture is all that is handed over when not set."""
     controller: ControllerSpec = ControllerSpec()
     """The controller's pod."""
     storage: StorageSpec

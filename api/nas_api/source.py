@@ -11,7 +11,8 @@ The network is the trainer's, with the same names of parameters, so that its wei
 
 import keyword
 
-from nas_api.architecture import Architecture, ConvolutionalLayer
+from nas_api.architecture import Architecture
+from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalLayer
 
 _EVEN_NOTE = (
     "        # A filter of even size has no middle: one more zero below or right keeps ceil(size / stride) pixels."
@@ -77,7 +78,7 @@ def _layer(layer: ConvolutionalLayer, channels: int) -> str:
 
 
 def network_source(
-    architecture: Architecture, *, in_channels: int = 3, classes: int = 10, name: str = "Network"
+    architecture: ConvolutionalArchitecture, *, in_channels: int = 3, classes: int = 10, name: str = "Network"
 ) -> str:
     """Return Python code of one module whose class ``name`` is the architecture's network.
 
@@ -114,3 +115,16 @@ def network_source(
         ),
         features_call=_concatenated(leaves),
     )
+
+
+def architecture_source(architecture: Architecture, *, in_channels: int = 3, classes: int = 10) -> str | None:
+    """Return Python code that builds an architecture, or None where only its own trainer knows how.
+
+    Args:
+        architecture: of any space.
+        in_channels: channels of the image, where it is one.
+        classes: classes to tell apart, where there are any.
+    """
+    if isinstance(architecture, ConvolutionalArchitecture):
+        return network_source(architecture, in_channels=in_channels, classes=classes)
+    return None

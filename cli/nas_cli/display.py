@@ -14,6 +14,9 @@ from rich.text import Text
 
 from nas_api.architecture import Architecture
 from nas_api.experiment import Best, NASExperiment, NASExperimentStatus, Outcome, PolicyVitals, Problem, SampleCounts
+from nas_api.spaces.convolutional import ConvolutionalArchitecture
+from nas_api.spaces.custom import CustomArchitecture
+from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 
 if TYPE_CHECKING:
     # It loads torch, for which `nas status` need not wait.
@@ -56,6 +59,51 @@ def in_channels(experiment: NASExperiment) -> int:
 
 
 def architecture_table(architecture: Architecture, in_channels: int) -> Table:
+    """Return a table of an architecture of any space."""
+    match architecture:
+        case ConvolutionalArchitecture():
+            return _layers_table(architecture, in_channels)
+        case RecurrentCellArchitecture():
+            return _cell_table(architecture)
+        case CustomArchitecture():
+            return _choices_table(architecture)
+
+
+def _cell_table(architecture: RecurrentCellArchitecture) -> Table:
+    """Return a table with one row a node, from the leaves up."""
+    table = Table(show_edge=False, pad_edge=False, header_style="bold")
+    table.add_column("node", justify="right")
+    for column in ("combines", "combination", "activation", "cell state"):
+        table.add_column(column)
+    base = architecture.base
+    for index, node in enumerate(architecture.nodes):
+        first = 2 * (index - base)
+        state = []
+        if index == architecture.injected:
+            state.append(f"takes c[t-1] by {architecture.inject.short()}")
+        if index == architecture.cell_output:
+            state.append("gives c[t]")
+        table.add_row(
+            str(index),
+            "x[t], h[t-1]" if index < base else f"{first}, {first + 1}",
+            node.combination,
+            node.activation,
+            "; ".join(state),
+        )
+    return table
+
+
+def _choices_table(architecture: CustomArchitecture) -> Table:
+    """Return a table with one row a decision."""
+    table = Table(show_edge=False, pad_edge=False, header_style="bold")
+    table.add_column("decision")
+    table.add_column("value")
+    for name, value in architecture.choices.items():
+        table.add_row(name, ", ".join(map(str, value)) if isinstance(value, tuple) else str(value))
+    return table
+
+
+def _layers_table(architecture: ConvolutionalArchitecture, in_channels: int) -> Table:
     """Return a table with one row a layer; layers count from 0, sizes are height x width."""
     leaves = architecture.leaves()
     table = Table(show_edge=False, pad_edge=False, header_style="bold")

@@ -98,8 +98,8 @@ def status(name: str, namespace: str | None, context: str | None) -> None:
 @click.option("--code", is_flag=True, help="Print Python code that builds the network, and nothing else.")
 def best(name: str, namespace: str | None, context: str | None, code: bool) -> None:
     """Show the best network. NAME is an experiment on the cluster, or the folder of a local run."""
-    from nas_api.architecture import Architecture
-    from nas_api.source import network_source
+    from nas_api.search_space import search_space
+    from nas_api.source import architecture_source
     from nas_cli import display
 
     if is_run(Path(name)):
@@ -114,7 +114,7 @@ def best(name: str, namespace: str | None, context: str | None, code: bool) -> N
         architecture = None
         if record is not None:
             try:
-                architecture = Architecture.parse_short(record.architecture)
+                architecture = search_space(experiment.spec.search_space).parse_short(record.architecture)
             except ValueError:
                 # It was cut, as the digest below shows of one that was cut between two words.
                 architecture = None
@@ -124,7 +124,10 @@ def best(name: str, namespace: str | None, context: str | None, code: bool) -> N
         raise Refusal(f"no sample of {name} has a result yet: `nas status {name}` tells how it is going")
     channels = display.in_channels(experiment)
     if code:
-        click.echo(network_source(architecture, in_channels=channels), nl=False)
+        module = architecture_source(architecture, in_channels=channels)
+        if module is None:
+            raise Refusal("only your own trainer knows how to build this network: read its architecture.json")
+        click.echo(module, nl=False)
         return
     console = Console()
     console.print(display.best_text(record, experiment.spec.objective.metric), style="bold", highlight=False)

@@ -154,8 +154,8 @@ def _rule_faults(schema: dict[str, Any], value: Any, path: _Path) -> Iterator[tu
             continue
         try:
             holds = cel.evaluate(validation["rule"], {"self": value})
-        except (ValueError, TypeError, RuntimeError):
-            # The value has the wrong shape for the rule, which the models have reported already.
+        except (KeyError, ValueError, TypeError, RuntimeError):
+            # Something is missing or of the wrong shape for the rule, which the models have reported already.
             continue
         if not holds:
             yield path, validation["message"]

@@ -11,8 +11,9 @@ from pydantic import AwareDatetime, Field, TypeAdapter
 from nas_api.architecture import Architecture
 from nas_api.base import Model
 from nas_api.child import MetricName
-from nas_api.experiment import BudgetSpec, ObjectiveSpec, SearcherSpec, SearchSpaceSpec
+from nas_api.experiment import BudgetSpec, ObjectiveSpec, SearcherSpec
 from nas_api.reasons import LostReason, Reason
+from nas_api.search_space import SearchSpaceSpec
 
 
 class Started(Model):

@@ -19,7 +19,7 @@ import structlog
 from nas_api import names
 from nas_api.child import StoreLocation
 from nas_api.experiment import NASExperiment, Problem, TrainerSpec
-from nas_api.source import network_source
+from nas_api.source import architecture_source
 from nas_controller import decisions, snapshots
 from nas_controller.clock import Clock, SystemClock
 from nas_controller.errors import Fenced, SearchChanged
@@ -661,12 +661,13 @@ class Search:
             return
         self._best_written_at = now
         channels = 1 if self._experiment.spec.trainer.dataset.digits is not None else 3
-        module = network_source(best.architecture, in_channels=channels)
+        module = architecture_source(best.architecture, in_channels=channels)
         tries = 0
         while True:
             try:
                 self._store.put(names.BEST_ARCHITECTURE, best.architecture.canonical().encode())
-                self._store.put(names.BEST_MODULE, module.encode())
+                if module is not None:
+                    self._store.put(names.BEST_MODULE, module.encode())
             except StoreError as error:
                 if not final:
                     # It comes again in a while.

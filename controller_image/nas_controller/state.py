@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pydantic import AwareDatetime
 
 from nas_api.architecture import Architecture
-from nas_api.experiment import BudgetSpec, Outcome, SearcherSpec, SearchSpaceSpec
+from nas_api.experiment import BudgetSpec, Outcome, SearcherSpec
 from nas_api.experiment import ObjectiveSpec as Objective
-from nas_api.search_space import SearchSpace, search_space
+from nas_api.search_space import SearchSpace, SearchSpaceSpec, search_space
 from nas_controller.errors import LogDamaged
 from nas_controller.policies import Policy, Proposal
 from nas_controller.records import Finished, Launched, Lost, Observed, Proposed, Reconfigured, Record, Started

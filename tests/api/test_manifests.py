@@ -38,6 +38,10 @@ def apply(control_plane: ControlPlane, namespace: str, body: dict[str, Any]) -> 
     return control_plane.kubectl("apply", "--server-side", "-n", namespace, "-f", "-", stdin=json.dumps(body))
 
 
+def custom(*decisions: dict[str, Any]) -> dict[str, Any]:
+    return {"custom": {"decisions": list(decisions)}}
+
+
 SPACE = "spec.searchSpace.convolutional"
 TRAINER = "spec.trainer"
 S3 = "spec.storage.s3"
@@ -50,7 +54,34 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"apiVersion": "nas-operator.io/v2"}, "NASExperiment"),
     ({"spec": _REMOVE}, "spec: Required value"),
     ({"spec.searchSpace": _REMOVE}, "spec.searchSpace"),
-    ({"spec.searchSpace": {}}, "spec.searchSpace.convolutional"),
+    ({"spec.searchSpace": {}}, "set exactly one of convolutional, recurrentCell, custom"),
+    ({"spec.searchSpace.recurrentCell": {}}, "set exactly one of convolutional, recurrentCell, custom"),
+    ({"spec.searchSpace": {"recurrentCell": {}}}, "searchSpace.recurrentCell needs trainer.dataset.text"),
+    ({"spec.searchSpace": {"recurrentCell": {"base": 3}}}, "must be 2, 4, 8 or 16"),
+    ({"spec.searchSpace": {"recurrentCell": {"combinations": ["sub"]}}}, "spec.searchSpace.recurrentCell.combinations"),
+    ({"spec.searchSpace": custom({"name": "a", "options": ["x"]})}, "searchSpace.custom needs trainer.dataset.custom"),
+    ({"spec.searchSpace": custom({"name": "a"})}, "set exactly one of options, range"),
+    ({"spec.searchSpace": custom({"name": "a", "options": ["x", "x"]})}, "options must differ"),
+    ({"spec.searchSpace": custom({"name": "a b", "options": ["x"]})}, "spec.searchSpace.custom.decisions[0].name"),
+    ({"spec.searchSpace": custom(*[{"name": "a", "options": ["x"]}] * 2)}, "Duplicate value"),
+    ({"spec.searchSpace": custom({"name": "a", "range": {"from": 3, "to": 2}})}, "from must not exceed to"),
+    ({"spec.searchSpace": custom({"name": "a", "range": {"from": 0, "to": 64}})}, "at most 64 numbers"),
+    (
+        {
+            "spec.searchSpace": custom(
+                {"name": "a", "options": ["x"], "when": {"decision": "b", "in": ["x"]}},
+            )
+        },
+        "when.decision must name another decision",
+    ),
+    ({"spec.trainer.dataset": {"text": {}}}, "searchSpace.convolutional needs images"),
+    ({f"{SPACE}.allSkips": True, f"{SPACE}.skipConnections": False}, "allSkips needs skipConnections"),
+    ({"spec.searcher": {"ppo": {}, "guided": {}}}, "set at most one of ppo"),
+    ({"spec.searcher": {"control": {"random": "1.0"}}}, "must be below 1"),
+    ({"spec.searcher": {"duplicates": "Skip"}}, "spec.searcher.duplicates"),
+    ({"spec.objective.penalties": [{"metric": "parameters"}]}, "spec.objective.penalties[0].target"),
+    ({"spec.finalTraining": {"top": 0}}, "spec.finalTraining.top"),
+    ({"spec.finalTraining": {"grid": {"learningRate": [0.1]}}}, "spec.finalTraining.grid.learningRate[0]"),
     ({"spec.budget": _REMOVE}, "spec.budget"),
     ({"spec.trainer": _REMOVE}, "spec.trainer"),
     ({"spec.storage": _REMOVE}, "spec.storage"),

@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 from cluster_fixtures import ControlPlane
 from experiments import manifest
 
-from nas_api.architecture import Architecture
 from nas_api.source import network_source
+from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_cli.cluster import readable
 from nas_cli.main import main
 from nas_kube import EXPERIMENTS
@@ -41,7 +41,7 @@ STATUS: dict[str, Any] = {
         "reward": "0.9",
         "metric": "0.9876",
         "architecture": ARCHITECTURE,
-        "digest": Architecture.parse_short(ARCHITECTURE).digest,
+        "digest": ConvolutionalArchitecture.parse_short(ARCHITECTURE).digest,
         "uri": "s3://nas/best/architecture.json",
     },
     "policy": {"updates": 9, "meanReward": "0.88", "firstMeanReward": "0.8"},
@@ -144,7 +144,7 @@ def test_best_is_a_table_or_code_alone(answer: Answer) -> None:
     assert "accuracy 0.9876 (sample 7)" in table
     assert [line.split()[-1] for line in table.splitlines() if line.strip()[:1].isdigit()] == ["2", "2", "classifier"]
     assert nas("best", "digits", "--code").stdout == network_source(
-        Architecture.parse_short(ARCHITECTURE), in_channels=1
+        ConvolutionalArchitecture.parse_short(ARCHITECTURE), in_channels=1
     )
 
 

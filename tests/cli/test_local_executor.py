@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from nas_api import names
-from nas_api.architecture import Architecture
 from nas_api.child import StoreLocation, TrainerInput
-from nas_api.experiment import Cifar10Dataset, DatasetSpec, DigitsDataset, OptimizerSpec
+from nas_api.experiment import CifarDataset, DatasetSpec, DigitsDataset, OptimizerSpec
+from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_cli.local_executor import LocalExecutor
 from nas_controller.executor import End, Ended, Event, Launch, Started
 from nas_store.folder import FolderStore
 
-SMALL = Architecture.parse_short("3x3:4")
+SMALL = ConvolutionalArchitecture.parse_short("3x3:4")
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_child_trains_and_says_so(executor: LocalExecutor, child: Child, event
     ("change", "end", "words"),
     [
         ({"metric": "perplexity"}, End.INVALID_INPUT, "spec.objective.metric"),
-        ({"dataset": DatasetSpec(cifar10=Cifar10Dataset(uri="/nowhere"))}, End.DATASET_UNAVAILABLE, "is missing"),
+        ({"dataset": DatasetSpec(cifar10=CifarDataset(uri="/nowhere"))}, End.DATASET_UNAVAILABLE, "is missing"),
         ({"store": StoreLocation(folder="/proc/nowhere")}, End.FAILED, "/proc/nowhere"),
     ],
 )

@@ -61,8 +61,8 @@ def test_all_faults_are_told_at_once_with_line_path_and_cure(tmp_path: Path) -> 
         "10: spec.budget.samples: '5' is not possible: it should be a valid integer",
         "11: spec.objective.goal: 'Minimise' is not possible: use 'Maximize' or 'Minimize'",
         '12: spec.searcher.ppo.learningRate: decimals are strings here: write "0.1" in quotes',
-        "12: spec.searcher: set at most one of ppo, reinforce, random",
-        "14: spec.trainer.dataset: set exactly one of digits, cifar10",
+        "12: spec.searcher: set at most one of ppo, reinforce, guided, evolution, tpe, random",
+        "14: spec.trainer.dataset: set exactly one of digits, cifar10, cifar100, text, custom",
         "15: spec.trainer.optimizer.momentum: must be below 1",
         "16: spec.trainer.deadline: 'tomorrow' does not fit the pattern",
     ]
@@ -145,6 +145,30 @@ def test_every_rule_of_the_schema_can_be_evaluated_here() -> None:
         "self.all(x": {"spec.searchSpace": {"convolutional": {"strides": [1, 1]}}},
         "has(self.ppo)": {"spec.searcher": {"ppo": {}, "random": {}}},
         "has(self.digits)": {"spec.trainer": {"dataset": {"digits": {}, "cifar10": {"uri": "/x"}}}},
+        "!self.allSkips": {"spec.searchSpace": {"convolutional": {"allSkips": True, "skipConnections": False}}},
+        "self in [2, 4, 8, 16]": {"spec.searchSpace": {"recurrentCell": {"base": 3}}},
+        "[has(self.options)": {"spec.searchSpace": {"custom": {"decisions": [{"name": "a"}]}}},
+        "self.from <= self.to": {
+            "spec.searchSpace": {"custom": {"decisions": [{"name": "a", "range": {"from": 2, "to": 1}}]}}
+        },
+        "(self.to - self.from)": {
+            "spec.searchSpace": {"custom": {"decisions": [{"name": "a", "range": {"from": 0, "to": 64}}]}}
+        },
+        "self.decisions.all(d": {
+            "spec.searchSpace": {
+                "custom": {
+                    "decisions": [
+                        {"name": "a", "options": ["x"], "when": {"decision": "a", "in": ["x"]}},
+                    ]
+                }
+            }
+        },
+        "[has(self.convolutional)": {"spec.searchSpace": {}},
+        "!has(self.searchSpace.custom)": {
+            "spec.searchSpace": {"custom": {"decisions": [{"name": "a", "options": ["x"]}]}}
+        },
+        "!has(self.searchSpace.recurrentCell)": {"spec.searchSpace": {"recurrentCell": {}}},
+        "!has(self.searchSpace.convolutional)": {"spec.trainer": {"dataset": {"text": {}}}},
         "double(self) < 1.0": {"spec.searcher": {"reinforce": {"baselineDecay": "1.0"}}},
     }
     for rule in rules(openapi_schema()):

@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 
 from nas_api import names
-from nas_api.architecture import Architecture, ConvolutionalLayer
 from nas_api.child import Result, StoreLocation, TrainerInput
 from nas_api.child_job import child_job, s3_location
 from nas_api.experiment import NASExperiment
 from nas_api.pod_template import overlay
+from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalLayer
 
 UID = "0123456789abcdef"
-NETWORK = Architecture(layers=(ConvolutionalLayer(filter_height=3, filter_width=3, filters=8),))
+NETWORK = ConvolutionalArchitecture(layers=(ConvolutionalLayer(filter_height=3, filter_width=3, filters=8),))
 
 
 def experiment(**trainer: Any) -> NASExperiment:

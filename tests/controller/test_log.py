@@ -10,8 +10,8 @@ import pytest
 from controller.world import CountingPolicy, MemoryStore, make_experiment
 
 from nas_api import names
-from nas_api.architecture import Architecture, ConvolutionalLayer
 from nas_api.reasons import LostReason, Reason
+from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalLayer
 from nas_controller.errors import Fenced, LogDamaged
 from nas_controller.log import Log, decode, encode, read_log, read_objects
 from nas_controller.records import Finished, Launched, Lost, Observed, Proposed, Reconfigured, Record, Started
@@ -19,7 +19,7 @@ from nas_controller.state import fold
 from nas_store.errors import StoreUnreachable
 
 SPEC = make_experiment().spec
-ARCHITECTURE = Architecture(layers=(ConvolutionalLayer(filter_height=1, filter_width=3, filters=4),))
+ARCHITECTURE = ConvolutionalArchitecture(layers=(ConvolutionalLayer(filter_height=1, filter_width=3, filters=4),))
 STARTED = Started(
     epoch=1,
     moment=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),

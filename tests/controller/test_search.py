@@ -20,10 +20,10 @@ from controller.world import (
 )
 
 from nas_api import names
-from nas_api.architecture import Architecture
 from nas_api.child import StoreLocation
 from nas_api.experiment import NASExperiment
 from nas_api.reasons import LostReason, Reason
+from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_controller import search as search_module
 from nas_controller.errors import SearchChanged
 from nas_controller.executor import Blocked
@@ -89,7 +89,7 @@ def test_a_search_runs_to_its_end_in_a_real_folder(tmp_path: Path) -> None:
     assert status.samples is not None and (status.samples.observed, status.samples.running) == (10, 0)
     proposed = {record.sample: record.architecture for record in records if isinstance(record, Proposed)}
     best = max(proposed.values(), key=accuracy)
-    assert Architecture.model_validate_json(store.get(names.BEST_ARCHITECTURE) or b"") == best
+    assert ConvolutionalArchitecture.model_validate_json(store.get(names.BEST_ARCHITECTURE) or b"") == best
     assert b"class Network" in (store.get(names.BEST_MODULE) or b"")
     assert status.best is not None and status.best.digest == best.digest
 

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from nas_api import names
-from nas_api.architecture import Architecture
 from nas_api.child import Result, TrainerInput
+from nas_api.decisions import Anchor
 from nas_api.experiment import NASExperiment, SearcherSpec
-from nas_api.search_space import Anchor, SearchSpace
+from nas_api.search_space import SearchSpace
+from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_controller.executor import End, Ended, Event, Launch, Started
 from nas_controller.policies import Proposal, Vitals
 from nas_controller.records import Launched, Record
@@ -61,7 +62,7 @@ def make_experiment(**spec: Any) -> NASExperiment:
     )
 
 
-def accuracy(architecture: Architecture) -> float:
+def accuracy(architecture: ConvolutionalArchitecture) -> float:
     """Return what training an architecture gives in this world."""
     return sum(layer.filters for layer in architecture.layers) / (8 * len(architecture.layers))
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from nas_api.architecture import Architecture
-from nas_api.experiment import ConvolutionalSpec, LayersSpec, SearchSpaceSpec
-from nas_api.search_space import Categorical, Choices, Decision, SearchSpace, search_space
+from nas_api.decisions import Categorical, Choices, Decision
+from nas_api.search_space import SearchSpace, SearchSpaceSpec, search_space
+from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalSpec, LayersSpec
 from nas_controller.policies import Policy
 
 
@@ -21,10 +21,10 @@ class FlatSpace:
     def decisions(self, sample: int) -> tuple[Decision, ...]:
         return self._decisions
 
-    def decode(self, choices: Choices) -> Architecture:
+    def decode(self, choices: Choices) -> ConvolutionalArchitecture:
         raise ValueError("these choices are no network")
 
-    def encode(self, architecture: Architecture) -> Choices:
+    def encode(self, architecture: ConvolutionalArchitecture) -> Choices:
         raise ValueError("these choices are no network")
 
 

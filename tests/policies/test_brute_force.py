@@ -14,8 +14,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from nas_api.decisions import Anchor, Choices, Decision
 from nas_api.experiment import PpoSpec, ReinforceSpec, SearcherSpec
-from nas_api.search_space import Anchor, Choices, Decision, SearchSpace
+from nas_api.search_space import SearchSpace
 from nas_controller.policies import Proposal
 from nas_controller.policies.draws import Purpose, uniforms
 from nas_controller.policies.network import HIDDEN, LAYERS, Network, layout, vocabulary

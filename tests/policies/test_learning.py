@@ -9,8 +9,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from nas_api.decisions import Choices
 from nas_api.experiment import Empty, PpoSpec, ReinforceSpec, SearcherSpec
-from nas_api.search_space import Choices, SearchSpace
+from nas_api.search_space import SearchSpace
 from nas_controller.policies import Policy, Proposal
 from nas_controller.policies.factory import make_policy
 from nas_controller.policies.learner import Learner

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from nas_api.architecture import Architecture, ConvolutionalLayer
+from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalLayer
 
-Draw = Callable[..., Architecture]
+Draw = Callable[..., ConvolutionalArchitecture]
 
 
 @pytest.fixture
@@ -20,9 +20,9 @@ def draw() -> Draw:
         sizes: Sequence[int] = (1, 3, 5, 7),
         filters: Sequence[int] = (6, 12, 24, 36),
         strides: Sequence[int] = (1, 2),
-    ) -> Architecture:
+    ) -> ConvolutionalArchitecture:
         rng = random.Random(seed)
-        return Architecture(
+        return ConvolutionalArchitecture(
             layers=tuple(
                 ConvolutionalLayer(
                     filter_height=rng.choice(sizes),

@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from nas_api import names
-from nas_api.architecture import Architecture
 from nas_api.child import ExitCode, Result, S3Location, StoreLocation, TrainerInput
-from nas_api.experiment import Cifar10Dataset, DatasetSpec, DigitsDataset, OptimizerSpec
+from nas_api.experiment import CifarDataset, DatasetSpec, DigitsDataset, OptimizerSpec
+from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_store import open_store
 from nas_store.folder import FolderStore
 from nas_trainer import checkpoint, training
 from nas_trainer.main import main
 
-Draw = Callable[..., Architecture]
+Draw = Callable[..., ConvolutionalArchitecture]
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_what_this_trainer_cannot_do_is_invalid_input(
 
 
 def test_a_missing_dataset_has_its_own_code(job: Job, tmp_path: Path) -> None:
-    dataset = DatasetSpec(cifar10=Cifar10Dataset(uri=str(tmp_path / "cifar")))
+    dataset = DatasetSpec(cifar10=CifarDataset(uri=str(tmp_path / "cifar")))
     assert main(job(dataset=dataset)) == ExitCode.DATASET_UNAVAILABLE
     assert "data_batch_1.bin is missing" in message(tmp_path)
 
@@ -149,7 +149,7 @@ def test_real_memory_exhaustion_is_recognised(job: Job, tmp_path: Path) -> None:
         "import resource, sys; from nas_trainer.main import main;"
         "resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30)); sys.exit(main())"
     )
-    big = Architecture.parse_short(" ".join(["31x31:4096", "31x31:4096<0"]))
+    big = ConvolutionalArchitecture.parse_short(" ".join(["31x31:4096", "31x31:4096<0"]))
     end = subprocess.run([sys.executable, "-c", program], env={**os.environ, **job(architecture=big)}, check=False)
     assert end.returncode == ExitCode.OUT_OF_MEMORY
     assert "does not fit into memory" in message(tmp_path)
@@ -198,7 +198,7 @@ def test_wrong_keys_are_refused(
 @pytest.mark.s3
 def test_cifar10_is_looked_for_on_the_stores_own_server(job: Job, s3_location: S3Location, tmp_path: Path) -> None:
     location = StoreLocation(s3=s3_location)
-    dataset = DatasetSpec(cifar10=Cifar10Dataset(uri=f"s3://{s3_location.bucket}/cifar10/"))
+    dataset = DatasetSpec(cifar10=CifarDataset(uri=f"s3://{s3_location.bucket}/cifar10/"))
     assert main(job(store=location, dataset=dataset)) == ExitCode.DATASET_UNAVAILABLE
     assert f"s3://{s3_location.bucket}/cifar10/data_batch_1.bin is missing" in message(tmp_path)
     open_store(StoreLocation(s3=s3_location.model_copy(update={"prefix": "cifar10/"}))).put("data_batch_1.bin", b"x")

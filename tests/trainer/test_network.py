@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from nas_api.architecture import Architecture, ConvolutionalLayer
 from nas_api.source import network_source
+from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalLayer
 from nas_trainer.network import Network, concatenate
 
-Draw = Callable[..., Architecture]
+Draw = Callable[..., ConvolutionalArchitecture]
 
 
 def build(source: str, name: str = "Network") -> torch.nn.Module:
@@ -66,7 +66,9 @@ def test_unconsumed_outputs_feed_the_classifier_and_orphans_take_the_image() -> 
     def layer(filters: int, *inputs: int) -> ConvolutionalLayer:
         return ConvolutionalLayer(filter_height=3, filter_width=3, filters=filters, inputs=inputs)
 
-    network = Network(Architecture(layers=(layer(4), layer(5), layer(6, 0), layer(7, 0, 2))), in_channels=3, classes=10)
+    network = Network(
+        ConvolutionalArchitecture(layers=(layer(4), layer(5), layer(6, 0), layer(7, 0, 2))), in_channels=3, classes=10
+    )
     channels = [each.conv.in_channels for each in network.layers]  # type: ignore[union-attr]
     assert channels == [3, 3, 4, 10]
     assert network.classifier.in_features == 5 + 7
@@ -77,17 +79,17 @@ def test_unconsumed_outputs_feed_the_classifier_and_orphans_take_the_image() -> 
 )
 def test_a_convolution_keeps_the_ceiling_of_size_over_stride(size: int, stride: int, pixels: int) -> None:
     layer = ConvolutionalLayer(filter_height=size, filter_width=1, filters=4, stride_height=stride)
-    network = Network(Architecture(layers=(layer,)), in_channels=1, classes=2)
+    network = Network(ConvolutionalArchitecture(layers=(layer,)), in_channels=1, classes=2)
     assert network.layers[0](torch.zeros(1, 1, 8, 8)).shape == (1, 4, pixels, 8)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_short_form_reads_back(draw: Draw, seed: int) -> None:
     architecture = draw(seed, layers=1 + seed, strides=(1, 2, 3))
-    assert Architecture.parse_short(architecture.short()) == architecture
+    assert ConvolutionalArchitecture.parse_short(architecture.short()) == architecture
 
 
 @pytest.mark.parametrize("text", ["", "3x3", "3x3:24<0", "3x3:24 1x1:6<", "3x3:24/1 1x1:6"])
 def test_a_damaged_short_form_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
-        Architecture.parse_short(text)
+        ConvolutionalArchitecture.parse_short(text)

@@ -15,16 +15,16 @@ import torch
 from sklearn.datasets import load_digits
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nas_api.architecture import Architecture
 from nas_api.child import StoreLocation, TrainerInput
-from nas_api.experiment import Cifar10Dataset, DatasetSpec, DigitsDataset, OptimizerSpec
+from nas_api.experiment import CifarDataset, DatasetSpec, DigitsDataset, OptimizerSpec
+from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_trainer import checkpoint
 from nas_trainer.data import CIFAR10_FILE_BYTES, CIFAR10_FILES, DatasetUnavailable, Images, fixed_order, load
 from nas_trainer.network import Network
 from nas_trainer.optimizer import NesterovSGD
 from nas_trainer.training import Progress, Training, augment, best_of_last
 
-Draw = Callable[..., Architecture]
+Draw = Callable[..., ConvolutionalArchitecture]
 NOWHERE = StoreLocation(folder="/nowhere")
 
 
@@ -38,11 +38,13 @@ def digits() -> Images:
     return load(DatasetSpec(digits=DigitsDataset(training_images=300)), NOWHERE)
 
 
-def training(architecture: Architecture, images: Images, seed: int = 1, learning_rate: str = "0.1") -> Training:
+def training(
+    architecture: ConvolutionalArchitecture, images: Images, seed: int = 1, learning_rate: str = "0.1"
+) -> Training:
     return Training(architecture, images, OptimizerSpec(learning_rate=learning_rate), 64, seed, torch.device("cpu"))
 
 
-def document(architecture: Architecture, **changes: object) -> TrainerInput:
+def document(architecture: ConvolutionalArchitecture, **changes: object) -> TrainerInput:
     values: dict[str, object] = {
         "experiment": "digits",
         "sample": 3,
@@ -102,7 +104,7 @@ def cifar(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_cifar10_is_split_and_whitened_and_the_test_file_is_not_even_there(cifar: Path) -> None:
-    images = load(DatasetSpec(cifar10=Cifar10Dataset(uri=str(cifar), validation_images=5000)), NOWHERE)
+    images = load(DatasetSpec(cifar10=CifarDataset(uri=str(cifar), validation_images=5000)), NOWHERE)
     assert images.train_images.shape == (45_000, 3, 32, 32)
     assert images.validation_images.shape == (5_000, 3, 32, 32)
     assert images.augmented
@@ -125,7 +127,7 @@ def test_a_broken_cifar10_says_what_is_wrong_and_what_to_do(tmp_path: Path, dama
     if damage == "folder":
         (tmp_path / CIFAR10_FILES[0]).mkdir()
     with pytest.raises(DatasetUnavailable) as caught:
-        load(DatasetSpec(cifar10=Cifar10Dataset(uri=str(tmp_path))), NOWHERE)
+        load(DatasetSpec(cifar10=CifarDataset(uri=str(tmp_path))), NOWHERE)
     text = str(caught.value)
     assert str(tmp_path / CIFAR10_FILES[0]) in text
     assert "trainer.dataset.cifar10.uri" in text
@@ -178,13 +180,14 @@ def test_the_optimiser_computes_what_torchs_does(draw: Draw, momentum: float) ->
 def test_a_child_loads_nothing_that_costs_more_than_its_training() -> None:
     program = """
 import sys, torch
-from nas_api.architecture import Architecture
+from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.child import StoreLocation
 from nas_api.experiment import DatasetSpec, DigitsDataset, OptimizerSpec
 from nas_trainer.data import load
 from nas_trainer.training import Training
 images = load(DatasetSpec(digits=DigitsDataset(training_images=100)), StoreLocation(folder="/"))
-Training(Architecture.parse_short("3x3:4"), images, OptimizerSpec(), 50, 0, torch.device("cpu")).run(1, lambda: None)
+network = ConvolutionalArchitecture.parse_short("3x3:4")
+Training(network, images, OptimizerSpec(), 50, 0, torch.device("cpu")).run(1, lambda: None)
 print([name for name in ("torch._dynamo", "sklearn", "scipy", "boto3") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas_api.child import S3Location, StoreLocation
-from nas_api.experiment import Cifar10Dataset, DatasetSpec, DigitsDataset
+from nas_api.experiment import CifarDataset, DatasetSpec, DigitsDataset
 from nas_store import open_store
 from nas_store.errors import StoreError, StoreUnreachable
 
@@ -96,7 +96,7 @@ def _digits(spec: DigitsDataset) -> Images:
     return _split(images[:seen], labels[:seen], spec.training_images, augmented=False)
 
 
-def _cifar10(spec: Cifar10Dataset, store: StoreLocation) -> Images:
+def _cifar10(spec: CifarDataset, store: StoreLocation) -> Images:
     # One record is the label, then 32x32 pixels of red, of green and of blue.
     records = np.concatenate(
         [np.frombuffer(data, dtype=np.uint8).reshape(-1, 3073) for data in _cifar10_files(spec.uri, store)]

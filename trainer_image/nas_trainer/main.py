@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from nas_api import names
 from nas_api.child import ExitCode, Result, TrainerInput
+from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_store import Store, open_store
 from nas_store.errors import StoreError
 from nas_trainer import checkpoint
@@ -137,6 +138,8 @@ def _read_input(environment: Mapping[str, str]) -> TrainerInput:
 
 
 def _prepare(document: TrainerInput) -> Training:
+    if not isinstance(document.architecture, ConvolutionalArchitecture):
+        raise Failure(ExitCode.INVALID_INPUT, f"a {document.architecture.space} architecture cannot learn images")
     try:
         images = load(document.dataset, document.store)
     except DatasetUnavailable as error:

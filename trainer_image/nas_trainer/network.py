@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas_api.architecture import Architecture, ConvolutionalLayer
+from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalLayer
 
 
 def concatenate(maps: Sequence[Tensor]) -> Tensor:
@@ -65,7 +65,7 @@ class Layer(nn.Module):
 class Network(nn.Module):
     """Images (batch, in_channels, height, width) to logits (batch, classes)."""
 
-    def __init__(self, architecture: Architecture, in_channels: int, classes: int) -> None:
+    def __init__(self, architecture: ConvolutionalArchitecture, in_channels: int, classes: int) -> None:
         super().__init__()
         self._inputs = tuple(layer.inputs for layer in architecture.layers)
         self._leaves = architecture.leaves()

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nas_api.architecture import Architecture
 from nas_api.experiment import OptimizerSpec
+from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_trainer.data import Images
 from nas_trainer.network import Network
 from nas_trainer.optimizer import NesterovSGD
@@ -76,7 +76,7 @@ class Training:
 
     def __init__(
         self,
-        architecture: Architecture,
+        architecture: ConvolutionalArchitecture,
         images: Images,
         optimizer: OptimizerSpec,
         batch_size: int,

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from nas_api.search_space import Choices
+from nas_api.decisions import Choices
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from nas_api.search_space import Choices, Decision, SearchSpace
+from nas_api.decisions import Choices, Decision
+from nas_api.search_space import SearchSpace
 from nas_controller.policies import Proposal, Vitals
 from nas_controller.policies.draws import Purpose, uniforms
 from nas_controller.policies.network import Network, layout, vocabulary

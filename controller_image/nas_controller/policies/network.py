@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas_api.search_space import Anchor, Categorical, Choices, Decision
+from nas_api.decisions import Anchor, Categorical, Choices, Decision
 from nas_controller.policies.draws import Purpose, uniforms
 
 HIDDEN = 35

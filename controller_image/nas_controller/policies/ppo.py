@@ -11,8 +11,9 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
+from nas_api.decisions import Choices
 from nas_api.experiment import PpoSpec, SearcherSpec
-from nas_api.search_space import Choices, SearchSpace
+from nas_api.search_space import SearchSpace
 from nas_controller.policies import Proposal
 from nas_controller.policies.learner import Learner, Observation, by_decisions, pack, unpack
 

@@ -4,8 +4,9 @@ import math
 
 from torch import Tensor
 
+from nas_api.decisions import Anchor
 from nas_api.experiment import SearcherSpec
-from nas_api.search_space import Anchor, SearchSpace
+from nas_api.search_space import SearchSpace
 from nas_controller.policies import Proposal, Vitals
 from nas_controller.policies.draws import Purpose, uniforms
 

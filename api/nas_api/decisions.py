@@ -1,0 +1,50 @@
+"""What a search space asks of a policy: a tuple of decisions, each answered with one integer.
+
+A policy knows nothing of networks. The tuple of a sample is fixed before anything is drawn, whatever is
+chosen: a decision that an earlier choice makes pointless is still in it, and is answered with 0.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class When:
+    """A decision counts only if the one at ``step`` (from 0, earlier) counts and chose one of ``choices``."""
+
+    step: int
+    choices: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """One softmax over ``len(options)`` choices; decisions of one kind share an embedding and a softmax."""
+
+    kind: str
+    options: tuple[str, ...]
+    when: When | None = None
+    """None: it always counts."""
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """Skip connections into layer ``index`` (paper section 3.3): one yes/no for each earlier anchor.
+
+    Anchors of a sample are numbered from 0 in order; the choice at anchor ``index`` is a bit mask in
+    [0, 2**index) whose bit j says that layer j is an input of layer ``index``.
+    """
+
+    index: int
+
+
+Decision = Categorical | Anchor
+Choices = tuple[int, ...]
+
+
+def counting(decisions: Sequence[Decision], choices: Choices) -> tuple[bool, ...]:
+    """Return which decisions count, given the choices; the others are answered with 0, with probability 1."""
+    out: list[bool] = []
+    for decision in decisions:
+        when = decision.when if isinstance(decision, Categorical) else None
+        out.append(when is None or (out[when.step] and choices[when.step] in when.choices))
+    return tuple(out)

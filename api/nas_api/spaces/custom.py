@@ -1,0 +1,241 @@
+"""A user's own decisions, declared in the manifest, for a user's own trainer."""
+
+from collections.abc import Mapping
+from math import prod
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from nas_api.base import Model
+from nas_api.cel import UNIQUE, cel, exactly_one
+from nas_api.decisions import Categorical, Choices, Decision, When, counting
+from nas_api.spaces.base import SampledArchitecture
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,62}$", max_length=63)]
+Option = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/+-]{1,63}$", min_length=1, max_length=63)]
+_MAX_OPTIONS = 64
+_MAX_STEPS = 256
+
+
+class WhenSpec(Model):
+    """When a decision is taken at all."""
+
+    decision: Name
+    """Name of an earlier decision that is not repeated."""
+    among: Annotated[tuple[Option, ...], Field(min_length=1, max_length=_MAX_OPTIONS, alias="in")]
+    """Options of that decision with which this one is taken."""
+
+
+class RangeSpec(Model):
+    """Whole numbers from ``from`` to ``to``, both included."""
+
+    model_config = {
+        "json_schema_extra": cel(
+            ("self.from <= self.to", "from must not exceed to"),
+            (
+                f"(self.to - self.from) / self.step < {_MAX_OPTIONS}",
+                f"a range may have at most {_MAX_OPTIONS} numbers: raise step",
+            ),
+        )
+    }
+
+    first: Annotated[int, Field(ge=-1_000_000, le=1_000_000, alias="from")]
+    """The first number."""
+    to: Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
+    """The last number."""
+    step: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    """The distance between two numbers."""
+
+
+class DecisionSpec(Model):
+    """One decision: options or a range of whole numbers, perhaps repeated, perhaps only with an earlier choice."""
+
+    model_config = {"json_schema_extra": cel(exactly_one("options", "range"))}
+
+    name: Name
+    """Its name in architecture.json."""
+    options: (
+        Annotated[
+            tuple[Option, ...],
+            Field(min_length=1, max_length=_MAX_OPTIONS, json_schema_extra=cel((UNIQUE, "options must differ"))),
+        ]
+        | None
+    ) = None
+    """The words to choose from."""
+    range: RangeSpec | None = None
+    """The whole numbers to choose from."""
+    repeat: Annotated[int, Field(ge=1, le=128)] | None = None
+    """How often it is taken; its value is then a list, and the policy learns its options together."""
+    when: WhenSpec | None = None
+    """When it is taken; left out of architecture.json otherwise."""
+
+    @model_validator(mode="after")
+    def _one(self) -> "DecisionSpec":
+        if (self.options is None) == (self.range is None):
+            raise ValueError("set exactly one of options, range")
+        return self
+
+    @property
+    def values(self) -> tuple[str | int, ...]:
+        """What there is to choose from."""
+        if self.options is not None:
+            return self.options
+        assert self.range is not None
+        return tuple(range(self.range.first, self.range.to + 1, self.range.step))
+
+
+class CustomSpec(Model):
+    """Your own decisions, for your own trainer: it reads `architecture.json` and writes `result.json`."""
+
+    model_config = {
+        "json_schema_extra": cel(
+            (
+                "self.decisions.all(d, !has(d.when) || self.decisions.exists(e,"
+                " e.name == d.when.decision && e.name != d.name && !has(e.repeat)))",
+                "when.decision must name another decision that is not repeated",
+            )
+        )
+    }
+
+    decisions: Annotated[
+        tuple[DecisionSpec, ...],
+        Field(
+            min_length=1,
+            max_length=100,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ]
+    """The decisions, in the order they are taken."""
+
+    @model_validator(mode="after")
+    def _names_come_earlier(self) -> "CustomSpec":
+        earlier: dict[str, DecisionSpec] = {}
+        for index, decision in enumerate(self.decisions):
+            if decision.name in earlier:
+                raise ValueError(f"decisions[{index}].name: {decision.name!r} is there already")
+            if decision.when is not None:
+                source = earlier.get(decision.when.decision)
+                if source is None or source.repeat is not None:
+                    raise ValueError(f"decisions[{index}].when.decision must name an earlier decision, not repeated")
+                unknown = set(decision.when.among) - set(map(str, source.values))
+                if unknown:
+                    raise ValueError(f"decisions[{index}].when.in: {source.name} has no option {min(unknown)!r}")
+            earlier[decision.name] = decision
+        steps = sum(decision.repeat or 1 for decision in self.decisions)
+        if steps > _MAX_STEPS:
+            raise ValueError(f"decisions: {steps} with their repeats, but at most {_MAX_STEPS} are possible")
+        return self
+
+
+Value = Annotated[int, Field(strict=True)] | Annotated[str, Field(strict=True)]
+
+
+class CustomArchitecture(SampledArchitecture):
+    """The values of a user's decisions by name; a decision that was not taken is not there."""
+
+    space: Literal["custom"] = "custom"
+    choices: Annotated[Mapping[str, Value | tuple[Value, ...]], Field(max_length=100)]
+
+    def short(self) -> str:
+        """Return ``name=value`` words; the values of a repeated decision are joined by commas."""
+        return " ".join(f"{name}={_word(value)}" for name, value in self.choices.items())
+
+
+def _word(value: str | int | tuple[str | int, ...]) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+class CustomSpace:
+    """The decisions of a manifest, in their order; a repeated one is as many steps of one kind."""
+
+    def __init__(self, spec: CustomSpec) -> None:
+        self._spec = spec
+        steps: dict[str, tuple[int, DecisionSpec]] = {}
+        decisions: list[Decision] = []
+        for decision in spec.decisions:
+            when = None
+            if decision.when is not None:
+                step, source = steps[decision.when.decision]
+                words = list(map(str, source.values))
+                when = When(step, frozenset(words.index(word) for word in decision.when.among))
+            steps[decision.name] = (len(decisions), decision)
+            decisions += [Categorical(decision.name, tuple(map(str, decision.values)), when)] * (decision.repeat or 1)
+        self._decisions = tuple(decisions)
+        self._steps = {name: step for name, (step, _) in steps.items()}
+
+    def decisions(self, sample: int) -> tuple[Decision, ...]:
+        """See :class:`~nas_api.spaces.base.Space`."""
+        return self._decisions
+
+    def size(self, sample: int) -> int:
+        """See :class:`~nas_api.spaces.base.Space`; decisions that are not taken make no difference."""
+        below: dict[str, list[DecisionSpec]] = {}
+        for decision in self._spec.decisions:
+            if decision.when is not None:
+                below.setdefault(decision.when.decision, []).append(decision)
+
+        def count(decision: DecisionSpec) -> int:
+            inner = below.get(decision.name, [])
+            if not inner:
+                return int(len(decision.values) ** (decision.repeat or 1))
+            return sum(
+                int(prod(count(each) for each in inner if each.when is not None and str(value) in each.when.among))
+                for value in decision.values
+            )
+
+        return int(prod(count(decision) for decision in self._spec.decisions if decision.when is None))
+
+    def decode(self, choices: Choices) -> CustomArchitecture:
+        """See :class:`~nas_api.spaces.base.Space`."""
+        if len(choices) != len(self._decisions):
+            raise ValueError(f"{len(self._decisions)} choices are needed, not {len(choices)}")
+        for step, (decision, choice) in enumerate(zip(self._decisions, choices, strict=True)):
+            assert isinstance(decision, Categorical)
+            if not 0 <= choice < len(decision.options):
+                raise ValueError(f"decision {step}: {decision.kind} has no option {choice}")
+        taken = counting(self._decisions, choices)
+        values: dict[str, str | int | tuple[str | int, ...]] = {}
+        for spec in self._spec.decisions:
+            step = self._steps[spec.name]
+            if not taken[step]:
+                continue
+            options = spec.values
+            if spec.repeat is None:
+                values[spec.name] = options[choices[step]]
+            else:
+                values[spec.name] = tuple(options[choice] for choice in choices[step : step + spec.repeat])
+        return CustomArchitecture(choices=values)
+
+    def encode(self, architecture: CustomArchitecture) -> Choices:
+        """See :class:`~nas_api.spaces.base.Space`."""
+        choices: list[int] = []
+        for spec in self._spec.decisions:
+            value = architecture.choices.get(spec.name)
+            if value is None:
+                choices += [0] * (spec.repeat or 1)
+                continue
+            row = value if isinstance(value, tuple) else (value,)
+            if len(row) != (spec.repeat or 1):
+                raise ValueError(f"{spec.name} has {len(row)} values, not {spec.repeat or 1}")
+            choices += [spec.values.index(each) for each in row]
+        if self.decode(tuple(choices)) != architecture:
+            raise ValueError("the architecture is not in this space")
+        return tuple(choices)
+
+    def parse_short(self, text: str) -> CustomArchitecture:
+        """See :class:`~nas_api.spaces.base.Space`."""
+        specs = {spec.name: spec for spec in self._spec.decisions}
+        values: dict[str, str | int | tuple[str | int, ...]] = {}
+        for word in text.split():
+            name, equals, rest = word.partition("=")
+            if not equals or name not in specs:
+                raise ValueError(f"{word!r} is no decision of this space")
+            options = {str(value): value for value in specs[name].values}
+            try:
+                row = tuple(options[each] for each in rest.split(","))
+            except KeyError as error:
+                raise ValueError(f"{name} has no option {error}") from None
+            values[name] = row[0] if specs[name].repeat is None else row
+        architecture = CustomArchitecture(choices=values)
+        self.encode(architecture)
+        return architecture
