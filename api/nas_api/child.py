@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from nas_api.architecture import Architecture
-from nas_api.base import Model
+from nas_api.base import Model, PositiveDecimal
 from nas_api.experiment import DatasetSpec, OptimizerSpec
 
 
@@ -55,6 +55,17 @@ class StoreLocation(Model):
         return self
 
 
+class FinalSettings(Model):
+    """What a final training has that a search's child has not (paper section 4.1)."""
+
+    batch_norm_epsilon: PositiveDecimal = "0.00001"
+    decay_epoch: Annotated[int, Field(ge=1)] | None = None
+    """The learning rate is divided by 10 after this epoch; None: never."""
+    test: bool = False
+    """Train on everything but the test set, measure the metric on the test set once at the end, and leave the weights
+    and the ONNX model beside the result. Otherwise the metric is the validation set's, as in a search."""
+
+
 class TrainerInput(Model):
     """The one JSON document in ``NAS_INPUT``."""
 
@@ -71,6 +82,8 @@ class TrainerInput(Model):
     batch_size: Annotated[int, Field(ge=1)]
     optimizer: OptimizerSpec
     threads: Annotated[int, Field(ge=1)] = 1
+    final: FinalSettings | None = None
+    """None: a child of the search."""
     store: StoreLocation
 
 

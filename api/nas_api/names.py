@@ -76,6 +76,9 @@ SNAPSHOT_PREFIX = "snapshots/"
 SAMPLES_PREFIX = "samples/"
 BEST_ARCHITECTURE = "best/architecture.json"
 BEST_MODULE = "best/network.py"
+BEST_WEIGHTS = "best/weights.safetensors"
+BEST_ONNX = "best/network.onnx"
+REPORT = "report/report.html"
 
 # Written once by whoever checks that the store honours conditional writes; its content means nothing.
 PROBE = "probe"
@@ -99,3 +102,13 @@ def result_key(sample: int) -> str:
 def checkpoint_key(sample: int) -> str:
     """Return the key of a sample's training checkpoint."""
     return f"{SAMPLES_PREFIX}{sample:06d}/checkpoint"
+
+
+def weights_key(sample: int) -> str:
+    """Return the key of the weights that a final training leaves."""
+    return f"{SAMPLES_PREFIX}{sample:06d}/weights.safetensors"
+
+
+def onnx_key(sample: int) -> str:
+    """Return the key of the ONNX model that a final training leaves."""
+    return f"{SAMPLES_PREFIX}{sample:06d}/network.onnx"
