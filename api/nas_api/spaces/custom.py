@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from nas_api.base import Model
-from nas_api.cel import UNIQUE, cel, exactly_one
+from nas_api.cel import cel, exactly_one
 from nas_api.decisions import Categorical, Choices, Decision, When, counting
 from nas_api.spaces.base import SampledArchitecture
 
@@ -57,7 +57,8 @@ class DecisionSpec(Model):
     options: (
         Annotated[
             tuple[Option, ...],
-            Field(min_length=1, max_length=_MAX_OPTIONS, json_schema_extra=cel((UNIQUE, "options must differ"))),
+            # A set, because a rule in CEL would cost more than the API server grants for so many words.
+            Field(min_length=1, max_length=_MAX_OPTIONS, json_schema_extra={"x-kubernetes-list-type": "set"}),
         ]
         | None
     ) = None
@@ -73,6 +74,8 @@ class DecisionSpec(Model):
     def _one(self) -> "DecisionSpec":
         if (self.options is None) == (self.range is None):
             raise ValueError("set exactly one of options, range")
+        if self.options is not None and len(set(self.options)) < len(self.options):
+            raise ValueError("options must differ")
         return self
 
     @property
