@@ -173,20 +173,20 @@ class CustomSpace:
     def size(self, sample: int) -> int:
         """See :class:`~nas_api.spaces.base.Space`; decisions that are not taken make no difference."""
         below: dict[str, list[DecisionSpec]] = {}
-        for decision in self._spec.decisions:
+        counts: dict[str, int] = {}
+        # From the last one back: what hangs on a decision comes after it, and each is counted once.
+        for decision in reversed(self._spec.decisions):
             if decision.when is not None:
                 below.setdefault(decision.when.decision, []).append(decision)
-
-        def count(decision: DecisionSpec) -> int:
-            inner = below.get(decision.name, [])
-            if not inner:
-                return int(len(decision.values) ** (decision.repeat or 1))
-            return sum(
-                int(prod(count(each) for each in inner if each.when is not None and str(value) in each.when.among))
+            counts[decision.name] = sum(
+                prod(
+                    counts[inner.name]
+                    for inner in below.get(decision.name, [])
+                    if inner.when is not None and str(value) in inner.when.among
+                )
                 for value in decision.values
-            )
-
-        return int(prod(count(decision) for decision in self._spec.decisions if decision.when is None))
+            ) ** (decision.repeat or 1)
+        return prod(counts[decision.name] for decision in self._spec.decisions if decision.when is None)
 
     def decode(self, choices: Choices) -> CustomArchitecture:
         """See :class:`~nas_api.spaces.base.Space`."""

@@ -1,0 +1,163 @@
+"""All three spaces: choices, architectures and short lines are three forms of one thing, and sizes are true."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas_api.architecture import ARCHITECTURE
+from nas_api.decisions import Anchor, Choices, Decision, counting
+from nas_api.search_space import SearchSpace, SearchSpaceSpec, search_space
+from nas_api.spaces.custom import CustomSpace
+
+CONDITIONAL: list[dict[str, Any]] = [
+    {"name": "op", "options": ["conv", "pool", "identity"]},
+    {"name": "kernel", "range": {"from": 1, "to": 5, "step": 2}, "when": {"decision": "op", "in": ["conv"]}},
+    {"name": "dilated", "options": ["yes", "no"], "when": {"decision": "kernel", "in": ["3", "5"]}},
+    {"name": "rates", "range": {"from": -1, "to": 1}, "repeat": 2, "when": {"decision": "dilated", "in": ["yes"]}},
+    {"name": "window", "options": ["2", "3"], "when": {"decision": "op", "in": ["pool", "identity"]}},
+    {"name": "width", "options": ["8", "16"]},
+]
+
+
+def space(**spec: Any) -> SearchSpace:
+    return search_space(SearchSpaceSpec.model_validate(spec))
+
+
+SPACES: dict[str, SearchSpace] = {
+    "skips, strides, blocks, pooling": space(
+        convolutional={
+            "layers": {"initial": 5},
+            "strides": [1, 2, 3],
+            "blockLayers": 3,
+            "extraFilters": 40,
+            "poolingAfter": [4, 13],
+        }
+    ),
+    "all skips": space(convolutional={"layers": {"initial": 4}, "allSkips": True, "strides": [2]}),
+    "no skips": space(convolutional={"layers": {"initial": 4}, "skipConnections": False}),
+    "cells of base 8": space(recurrentCell={}),
+    "cells of base 2 with max and sin": space(
+        recurrentCell={
+            "base": 2,
+            "combinations": ["add", "elem_mult", "max"],
+            "activations": ["identity", "tanh", "sigmoid", "relu", "sin"],
+        }
+    ),
+    "custom": space(custom={"decisions": CONDITIONAL}),
+}
+SMALL: dict[str, SearchSpace] = {
+    "convolutional": space(
+        convolutional={"layers": {"initial": 2}, "filterHeights": [1, 3], "filters": [8], "filterWidths": [3, 5]}
+    ),
+    "convolutional with strides": space(
+        convolutional={
+            "layers": {"initial": 2},
+            "filterHeights": [1],
+            "filterWidths": [3],
+            "filters": [8, 9],
+            "strides": [1, 2],
+        }
+    ),
+    "cells": space(recurrentCell={"base": 2, "combinations": ["add", "max"], "activations": ["tanh", "sin"]}),
+    "custom": SPACES["custom"],
+}
+
+
+def options(decision: Decision) -> int:
+    return 2**decision.index if isinstance(decision, Anchor) else len(decision.options)
+
+
+def all_choices(of: SearchSpace) -> Iterator[Choices]:
+    return itertools.product(*(range(options(decision)) for decision in of.decisions(0)))
+
+
+@pytest.mark.parametrize("name", SPACES)
+@given(data=st.data())
+def test_choices_architectures_and_short_lines_are_forms_of_one_thing(name: str, data: st.DataObject) -> None:
+    of = SPACES[name]
+    decisions = of.decisions(0)
+    drawn = tuple(data.draw(st.integers(0, options(decision) - 1)) for decision in decisions)
+    architecture = of.decode(drawn)
+    taken = tuple(choice if counts else 0 for choice, counts in zip(drawn, counting(decisions, drawn), strict=True))
+    assert of.encode(architecture) == taken
+    assert of.decode(taken) == architecture
+    assert of.parse_short(architecture.short()) == architecture
+    read = ARCHITECTURE.validate_json(architecture.canonical())
+    assert read == architecture
+    assert read.digest == architecture.digest
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_space_is_as_large_as_it_says(name: str) -> None:
+    of = SMALL[name]
+    assert len({of.decode(choices).digest for choices in all_choices(of)}) == of.size(0)
+
+
+def test_the_paper_s_cell_space_has_its_size() -> None:
+    assert SPACES["cells of base 8"].size(0) == 8**15 * 8 * 15**2
+    assert f"{SPACES['cells of base 8'].size(0):.2e}" == "6.33e+16"
+
+
+def test_the_order_of_a_cell_s_decisions_is_the_paper_s() -> None:
+    kinds = [decision.kind for decision in SPACES["cells of base 8"].decisions(0) if not isinstance(decision, Anchor)]
+    assert kinds == ["combination", "activation"] * 16 + ["cellOutput", "injected"]
+
+
+@pytest.mark.parametrize(
+    ("op", "kernel", "dilated", "there"),
+    [
+        ("pool", 0, 0, {"op", "window", "width"}),
+        ("conv", 0, 0, {"op", "kernel", "width"}),
+        ("conv", 1, 1, {"op", "kernel", "dilated", "width"}),
+        ("conv", 2, 0, {"op", "kernel", "dilated", "rates", "width"}),
+    ],
+)
+def test_what_hangs_on_another_choice_is_there_only_with_it(
+    op: str, kernel: int, dilated: int, there: set[str]
+) -> None:
+    of = SPACES["custom"]
+    choices = (["conv", "pool", "identity"].index(op), kernel, dilated, 0, 0, 1, 1)
+    assert set(of.decode(choices).choices) == there
+
+
+def test_a_long_chain_of_conditions_is_counted_at_once() -> None:
+    chain: list[dict[str, Any]] = [{"name": "d0", "options": ["a", "b"]}]
+    for index in range(1, 100):
+        when = {"decision": f"d{index - 1}", "in": ["a", "b"]}
+        chain.append({"name": f"d{index}", "options": ["a", "b"], "when": when})
+    assert space(custom={"decisions": chain}).size(0) == 2**100
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ({"op": "pool", "window": "2"}, "not in this space"),
+        ({"op": "pool", "window": "2", "width": "8", "kernel": 1}, "not in this space"),
+        ({"op": "pool", "window": ["2", "2"], "width": "8"}, "window has 2 values"),
+        ({"op": "pool", "window": 2, "width": "8"}, "not in"),
+        ({"op": "pool", "window": "2", "width": "8", "colour": "red"}, "not in this space"),
+    ],
+)
+def test_what_a_custom_space_does_not_hold_is_refused(architecture: dict[str, Any], message: str) -> None:
+    of = SPACES["custom"]
+    assert isinstance(of, CustomSpace)
+    document = {"space": "custom", "choices": architecture}
+    with pytest.raises(ValueError, match=message):
+        of.encode(ARCHITECTURE.validate_python(document))
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_line_that_was_cut_never_passes_for_the_whole(name: str) -> None:
+    """Cut anywhere, it is refused, or reads as another architecture, which its digest shows."""
+    of = SPACES[name]
+    architecture = of.decode(tuple(options(decision) - 1 for decision in of.decisions(0)))
+    text = architecture.short()
+    for end in range(len(text)):
+        try:
+            assert of.parse_short(text[:end]).digest != architecture.digest
+        except ValueError:
+            continue
