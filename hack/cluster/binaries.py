@@ -4,19 +4,17 @@ Every module folder under tools/ holds a go.mod and go.sum, so that what is buil
 Kubernetes programs share one module; the others have one each, or their dependencies would clash.
 """
 
-import fcntl
 import os
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hack.cluster.errors import ClusterError
-from hack.cluster.paths import TOOLS, binaries_folder
+from hack.cluster.paths import TOOLS, binaries_folder, locked
 from hack.cluster.say import say
 
 KUBERNETES = "1.35.4"
@@ -91,18 +89,6 @@ NODE = ("kubelet", "kube-proxy", "pause", "coredns")
 FOR_PEOPLE = ("kubectl", "helm", "kubeconform")
 
 
-@contextmanager
-def _building_lock(folder: Path) -> Iterator[None]:
-    """Two builds at once would only compile the same packages twice; the second waits and then finds all there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _build(binary: Binary) -> None:
     """Compile into a temporary folder beside the target and rename: a killed build leaves no half-written program."""
     began = time.monotonic()
@@ -149,7 +135,8 @@ def ensure(names: Sequence[str]) -> None:
         return
     if shutil.which("go") is None:
         raise ClusterError("no Go compiler: `go` is not on PATH, and the programs are built from their modules")
-    with _building_lock(binaries_folder()):
+    # Two builds at once would only compile the same packages twice; the second waits and then finds all there.
+    with locked(binaries_folder()):
         for name in names:
             if not BINARIES[name].path.exists():
                 _build(BINARIES[name])

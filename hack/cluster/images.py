@@ -5,7 +5,6 @@ as they are outside of it: the host's certificates, pip's index and uv are mount
 mount leaves in a layer is an empty file in its place, and that in a build stage only.
 """
 
-import fcntl
 import json
 import os
 import subprocess
@@ -20,10 +19,12 @@ from pathlib import Path
 from hack.cluster import deps, leftovers, node
 from hack.cluster.errors import ClusterError
 from hack.cluster.instance import Instance
-from hack.cluster.paths import REPOSITORY, cache_folder, images_folder
+from hack.cluster.paths import REPOSITORY, cache_folder, images_folder, locked
 from hack.cluster.say import say
 
 BASE_IMAGE = "localhost/nas-base:bookworm-1"
+# Going back to what was there before a change costs no build.
+_KEPT_BEFORE = 1
 _BUNDLE_IN_IMAGE = "/etc/ssl/certs/ca-certificates.crt"
 
 
@@ -55,14 +56,11 @@ def _storage() -> Iterator[None]:
         raise ClusterError("building images needs root")
     deps.ensure(deps.IMAGES)
     folder = _buildah_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        leftovers.unmount(folder.resolve())
-        os.close(descriptor)
+    with locked(folder):
+        try:
+            yield
+        finally:
+            leftovers.unmount(folder.resolve())
 
 
 def _image_id(reference: str) -> str:
@@ -176,7 +174,18 @@ def build(target: str, reference: str, build_arguments: Sequence[str]) -> Path:
             f"--file={REPOSITORY / 'Dockerfile'}",
             str(REPOSITORY),
         )
+        _forget_superseded(reference)
         return _archive(reference)
+
+
+def _forget_superseded(reference: str) -> None:
+    """Keep the newest builds of a name, so that the cache does not grow with every change of the sources."""
+    listed = _buildah("images", "--json", "--filter", f"reference={reference.rpartition(':')[0]}", quiet=True)
+    # A build whose layers were all there keeps its old date.
+    others = [image for image in json.loads(listed) if reference not in image["names"]]
+    for image in sorted(others, key=lambda image: image["createdatraw"], reverse=True)[_KEPT_BEFORE:]:
+        # The layers that only this build used go with it.
+        _buildah("rmi", "--force", image["id"], quiet=True)
 
 
 def _archive(reference: str) -> Path:

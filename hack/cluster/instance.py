@@ -4,9 +4,7 @@ The record is written before anything else is made, and again after every proces
 `up` is interrupted, `down` knows what may be there.
 """
 
-import fcntl
 import json
-import os
 import re
 import secrets
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from hack.cluster.errors import ClusterError
-from hack.cluster.paths import clusters_folder
+from hack.cluster.paths import clusters_folder, locked
 from hack.cluster.processes import Process
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?")
@@ -143,11 +141,5 @@ def names() -> list[str]:
 @contextmanager
 def exclusive() -> Iterator[None]:
     """One `up` or `down` at a time: ports and subnets are chosen by what is free."""
-    folder = clusters_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with locked(clusters_folder()):
         yield
-    finally:
-        os.close(descriptor)

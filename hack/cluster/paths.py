@@ -1,6 +1,9 @@
 """Where things are kept: built binaries and images in the user's cache, clusters in the user's state folder."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parent
@@ -30,3 +33,15 @@ def images_folder() -> Path:
 
 def clusters_folder() -> Path:
     return _xdg("XDG_STATE_HOME", ".local/state") / "clusters"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, made if it is not there, against other processes; the kernel lets go when this one dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
