@@ -20,9 +20,12 @@ def draw() -> Draw:
         sizes: Sequence[int] = (1, 3, 5, 7),
         filters: Sequence[int] = (6, 12, 24, 36),
         strides: Sequence[int] = (1, 2),
+        block_layers: int = 1,
+        pooling: float = 0.0,
     ) -> ConvolutionalArchitecture:
         rng = random.Random(seed)
         return ConvolutionalArchitecture(
+            block_layers=block_layers,
             layers=tuple(
                 ConvolutionalLayer(
                     filter_height=rng.choice(sizes),
@@ -31,9 +34,10 @@ def draw() -> Draw:
                     stride_height=rng.choice(strides),
                     stride_width=rng.choice(strides),
                     inputs=tuple(source for source in range(index) if rng.random() < 0.5),
+                    pool=rng.random() < pooling,
                 )
                 for index in range(layers)
-            )
+            ),
         )
 
     return architecture

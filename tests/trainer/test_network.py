@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from nas_api.source import network_source
 from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalLayer
-from nas_trainer.network import Network, concatenate
+from nas_trainer.network import Network, concatenate, multiply_adds
 
 Draw = Callable[..., ConvolutionalArchitecture]
 
@@ -20,11 +21,19 @@ def build(source: str, name: str = "Network") -> torch.nn.Module:
     return module
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_the_source_is_the_trained_network(draw: Draw, seed: int) -> None:
-    architecture = draw(seed, layers=1 + seed, sizes=(1, 2, 3, 4, 5), strides=(1, 2, 3))
-    trained = Network(architecture, in_channels=2, classes=7)
-    written = build(network_source(architecture, in_channels=2, classes=7, name="Found"), "Found")
+@pytest.mark.parametrize("pooling", [0.0, 0.4])
+@pytest.mark.parametrize("block_layers", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_source_is_the_trained_network(draw: Draw, seed: int, block_layers: int, pooling: float) -> None:
+    architecture = draw(
+        seed, 1 + 2 * seed, sizes=(1, 2, 3, 4, 5), strides=(1, 2, 3), block_layers=block_layers, pooling=pooling
+    )
+    epsilon = 1e-5 if seed % 2 else 0.01
+    trained = Network(architecture, in_channels=2, classes=7, epsilon=epsilon)
+    source = network_source(architecture, in_channels=2, classes=7, name="Found", epsilon=epsilon)
+    assert ("max_pool2d" in source) == any(layer.pool for layer in architecture.layers)
+    assert ("class Block" in source) == (block_layers > 1)
+    written = build(source, "Found")
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in trained.parameters():
@@ -35,11 +44,12 @@ def test_the_source_is_the_trained_network(draw: Draw, seed: int) -> None:
         trained.train(mode)
         written.train(mode)
         assert torch.equal(trained(images), written(images))
-    assert torch.equal(trained.layers[0].norm.running_var, written.layers[0].norm.running_var)  # type: ignore[union-attr,operator,index]
+    expected, found = trained.state_dict(), written.state_dict()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def test_source_needs_only_torch_and_has_defaults(draw: Draw) -> None:
-    source = network_source(draw(3))
+    source = network_source(draw(3, block_layers=2, pooling=0.5))
     assert {line.split()[1].split(".")[0] for line in source.splitlines() if line.startswith(("import", "from"))} == {
         "torch"
     }
@@ -81,6 +91,44 @@ def test_a_convolution_keeps_the_ceiling_of_size_over_stride(size: int, stride: 
     layer = ConvolutionalLayer(filter_height=size, filter_width=1, filters=4, stride_height=stride)
     network = Network(ConvolutionalArchitecture(layers=(layer,)), in_channels=1, classes=2)
     assert network.layers[0](torch.zeros(1, 1, 8, 8)).shape == (1, 4, pixels, 8)
+
+
+def test_a_block_is_densely_connected_and_its_last_layer_is_its_output() -> None:
+    layer = ConvolutionalLayer(filter_height=3, filter_width=3, filters=4, stride_width=2)
+    block = Network(ConvolutionalArchitecture(block_layers=3, layers=(layer,)), in_channels=2, classes=2).layers[0]
+    block.eval()
+    first, second, third = block.layers  # type: ignore[misc,union-attr]
+    x = torch.randn(3, 2, 5, 7)
+    thin, one = x[..., ::2], first(x)
+    two = second(torch.cat([thin, one], 1))
+    assert torch.equal(block(x), third(torch.cat([thin, one, two], 1)))
+    assert block(x).shape == (3, 4, 5, 4)
+
+
+@pytest.mark.parametrize(("size", "pixels"), [(1, 1), (2, 1), (5, 3), (8, 4)])
+def test_pooling_halves_and_loses_no_pixel(size: int, pixels: int) -> None:
+    layer = ConvolutionalLayer(filter_height=1, filter_width=1, filters=1, pool=True)
+    after = ConvolutionalLayer(filter_height=1, filter_width=1, filters=1, inputs=(0,))
+    network = Network(ConvolutionalArchitecture(layers=(layer, after)), in_channels=1, classes=2).eval()
+    seen: list[torch.Tensor] = []
+    network.layers[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    image = torch.zeros(1, 1, size, size)
+    image[..., -1, -1] = 1
+    with torch.no_grad():
+        network.layers[0].conv.weight.fill_(1)  # type: ignore[union-attr]
+        network(image)
+    assert seen[0].shape == (1, 1, pixels, pixels)
+    assert seen[0].argmax() == pixels * pixels - 1
+
+
+@pytest.mark.parametrize("block_layers", [1, 3])
+@pytest.mark.parametrize("seed", range(5))
+def test_multiply_adds_are_what_torch_counts(draw: Draw, seed: int, block_layers: int) -> None:
+    architecture = draw(seed, layers=7, sizes=(1, 2, 3), strides=(1, 2), block_layers=block_layers, pooling=0.3)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        Network(architecture, in_channels=3, classes=7).eval()(torch.zeros(1, 3, 9, 12))
+    # That counter has multiplications and additions apart.
+    assert 2 * multiply_adds(architecture, (3, 9, 12), 7) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("seed", range(20))
