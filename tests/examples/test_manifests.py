@@ -1,0 +1,116 @@
+"""Every manifest of examples/ is valid, says what the paper says, and has a small twin of the same structure."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cluster_fixtures import ControlPlane
+
+from nas_api.experiment import NASExperiment
+from nas_api.search_space import search_space
+from nas_api.spaces.convolutional import ConvolutionalSpace
+from nas_cli.manifest import read_documents, read_experiment
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+PAPER = EXAMPLES / "paper"
+# A user's own Job, Dockerfile and the like may lie beside a manifest.
+MANIFESTS = sorted(path for path in EXAMPLES.rglob("*.yaml") if "kind: NASExperiment" in path.read_text())
+FULL = sorted(path.stem for path in PAPER.glob("*.yaml") if not path.stem.endswith("-small"))
+
+
+def experiment(name: str) -> NASExperiment:
+    return read_experiment(PAPER / f"{name}.yaml")
+
+
+def skeleton(value: Any) -> Any:
+    """Return the fields of a manifest without their values."""
+    if isinstance(value, dict):
+        return {key: skeleton(child) for key, child in value.items()}
+    return None
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_a_manifest_is_valid(path: Path) -> None:
+    documents = [document for document in read_documents(path) if not document.foreign]
+    assert [fault.text for document in documents for fault in document.faults] == []
+    assert all(document.experiment is not None for document in documents)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_the_api_server_accepts_a_manifest(control_plane: ControlPlane, shared_namespace: str, path: Path) -> None:
+    """As ``kubectl apply`` would, with every field known and every rule held; nothing is stored."""
+    command = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "-n", shared_namespace)
+    result = control_plane.kubectl(*command, "-f", str(path))
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("path", sorted(PAPER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_name_is_its_file_s_and_names_differ(path: Path) -> None:
+    assert read_experiment(path).metadata.name == path.stem
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_a_small_twin_has_the_same_structure(name: str) -> None:
+    """Same space, objective, searcher and stages; what is smaller is a number, or the data."""
+    full, small = (yaml.safe_load((PAPER / f"{stem}.yaml").read_text())["spec"] for stem in (name, f"{name}-small"))
+    for part in ("searchSpace", "objective", "searcher"):
+        assert skeleton(small[part]) == skeleton(full[part]), part
+    assert set(small) == set(full)
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_a_small_twin_says_what_differs(name: str) -> None:
+    text = (PAPER / f"{name}-small.yaml").read_text()
+    assert f"nas run examples/paper/{name}-small.yaml" in text
+    assert "What differs:" in text.split("apiVersion")[0]
+
+
+def test_the_table_lists_every_manifest() -> None:
+    table = (PAPER / "README.md").read_text()
+    missing = [path.name for path in PAPER.glob("*.yaml") if f"({path.name})" not in table]
+    assert missing == []
+
+
+def test_the_search_on_images_is_the_paper_s() -> None:
+    """Sections 3.2 and 4.1: what any row has in common, and the depth that v1 reaches."""
+    for name in FULL:
+        if not name.startswith("cifar-"):
+            continue
+        spec = experiment(name).spec
+        reinforce = spec.searcher.reinforce
+        assert reinforce is not None
+        assert (reinforce.learning_rate, reinforce.replicas, reinforce.batch) == ("0.0006", 100, 8)
+        assert reinforce.replicas * reinforce.batch == spec.parallelism == 800
+        assert spec.budget.samples == 12_800
+        assert (spec.trainer.epochs, spec.trainer.reward_epochs) == (50, 5)
+        assert spec.objective.reward.cube is not None
+    v1 = search_space(experiment("cifar-v1").spec.search_space)
+    assert isinstance(v1, ConvolutionalSpace)
+    assert [v1.depth(sample) for sample in (0, 1600, 12_799)] == [6, 8, 20]
+
+
+def test_v3_has_39_layers_and_two_poolings() -> None:
+    space = search_space(experiment("cifar-v3").spec.search_space)
+    network = space.decode((0,) * len(space.decisions(0)))
+    assert len(network.layers) * network.block_layers == 39
+    # The blocks that hold layers 13 and 24 of the 39.
+    assert [index for index, layer in enumerate(network.layers) if layer.pool] == [4, 7]
+    wider = search_space(experiment("cifar-v3-filters").spec.search_space)
+    assert {layer.filters for layer in wider.decode((0,) * len(wider.decisions(0))).layers} == {6 + 40}
+
+
+def test_the_ablations_leave_no_connection_to_choose() -> None:
+    for name, inputs in (("cifar-all-skips", (0, 1, 2)), ("cifar-no-skips", (2,))):
+        space = search_space(experiment(name).spec.search_space)
+        assert space.decode((0,) * len(space.decisions(0))).layers[3].inputs == inputs
+
+
+def test_examples_are_json_at_heart() -> None:
+    """No anchors, tags or dates that another YAML reader would take for something else."""
+    for path in MANIFESTS:
+        text = path.read_text()
+        json.dumps(yaml.safe_load(text))
+        assert "&" not in text.split("apiVersion", 1)[1]
