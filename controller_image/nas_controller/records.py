@@ -63,6 +63,8 @@ class Launched(Model):
     """Counts the launches of these samples from 1."""
     failures: int = 0
     """How many of the earlier attempts count against ``trainer.attempts``."""
+    moment: AwareDatetime | None = None
+    """Wall-clock time of the record; None in logs of older writers. For reports: nothing is decided by it."""
 
 
 class Observed(Model):
@@ -76,6 +78,8 @@ class Observed(Model):
     reward: float
     seconds: float = 0.0
     parameters: int = 0
+    moment: AwareDatetime | None = None
+    """Wall-clock time of the record; None in logs of older writers. For reports: nothing is decided by it."""
 
 
 class Lost(Model):
@@ -86,6 +90,8 @@ class Lost(Model):
     sample: int
     reason: LostReason
     message: str = ""
+    moment: AwareDatetime | None = None
+    """Wall-clock time of the record; None in logs of older writers. For reports: nothing is decided by it."""
 
 
 class Finished(Model):
@@ -96,6 +102,8 @@ class Finished(Model):
     outcome: Literal["Complete", "Failed"]
     reason: Reason
     message: str
+    moment: AwareDatetime | None = None
+    """Wall-clock time of the record; None in logs of older writers. For reports: nothing is decided by it."""
 
 
 Record = Annotated[

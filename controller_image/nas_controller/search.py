@@ -28,7 +28,7 @@ from nas_controller.executor import Started as Runs
 from nas_controller.launch_input import trainer_input
 from nas_controller.log import Log
 from nas_controller.policies.factory import make_policy
-from nas_controller.records import Launched, Lost, Observed, Proposed, Reconfigured, Record, Started
+from nas_controller.records import Finished, Launched, Lost, Observed, Proposed, Reconfigured, Record, Started
 from nas_controller.recovery import recover
 from nas_controller.state import MakePolicy, SearchState
 from nas_controller.status import SearchStatus, StatusSink, search_status
@@ -603,6 +603,8 @@ class Search:
 
     def _record(self, record: Record) -> None:
         """Fold a record and have it appended. Nobody sees the state before it is in the log."""
+        if isinstance(record, Launched | Observed | Lost | Finished):
+            record = record.model_copy(update={"moment": self._clock.now()})
         self._state.apply(record)
         self._batch.append(record)
 
