@@ -120,6 +120,15 @@ class ReinforceSpec(Model):
 class GuidedSpec(Model):
     """The LSTM policy guided by a critic: a model of the reward, fitted to all samples, that imagines rewards."""
 
+    learning_rate: PositiveDecimal = "0.0035"
+    """Adam's learning rate for the policy."""
+    batch: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Observed samples after which the critic and the policy learn."""
+    entropy_bonus: PositiveDecimal = "0.05"
+    """Weight of the policy's entropy; keeps it from collapsing."""
+    candidates: Annotated[int, Field(ge=1, le=10_000)] = 300
+    """Draws of the policy, and as many mutations of the best samples, that the critic chooses the next sample from."""
+
 
 class EvolutionSpec(Model):
     """Regularised evolution (Real et al., 2018): the oldest of the population dies."""

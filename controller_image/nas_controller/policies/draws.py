@@ -16,6 +16,8 @@ class Purpose(StrEnum):
 
     PROPOSE = "propose"
     INITIALISE = "initialise"
+    IMAGINE = "imagine"
+    MUTATE = "mutate"
 
 
 def uniforms(seed: int, sample: int, purpose: Purpose, counter: int, size: int) -> NDArray[np.float64]:

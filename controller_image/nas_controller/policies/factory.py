@@ -7,6 +7,7 @@ import torch
 from nas_api.experiment import SearcherSpec
 from nas_api.search_space import SearchSpace
 from nas_controller.policies import Policy
+from nas_controller.policies.guided import GuidedPolicy
 from nas_controller.policies.ppo import PpoPolicy
 from nas_controller.policies.random import RandomPolicy
 from nas_controller.policies.reinforce import ReinforcePolicy
@@ -14,6 +15,7 @@ from nas_controller.policies.reinforce import ReinforcePolicy
 _POLICIES: dict[str, Callable[[SearcherSpec, SearchSpace], Policy]] = {
     "ppo": PpoPolicy,
     "reinforce": ReinforcePolicy,
+    "guided": GuidedPolicy,
     "random": RandomPolicy,
 }
 
