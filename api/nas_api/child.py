@@ -98,29 +98,42 @@ class Result(Model):
     attempt: Annotated[int, Field(ge=1)]
     architecture: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     """Digest of the architecture that was trained."""
-    status: Literal["Trained", "Diverged"] = "Trained"
+    status: Literal["Trained", "Diverged", "Invalid"] = "Trained"
+    """Invalid: a user's own trainer ended well and left no result that can be used."""
     metrics: Annotated[dict[MetricName, float], Field(max_length=64)]
     """Numbers by name; empty when diverged. The objective's metric must be among them when trained."""
     history: Annotated[tuple[float, ...], Field(max_length=10_000)] = ()
     """The objective's metric after each epoch."""
     seconds: Annotated[float, Field(ge=0)] = 0.0
+    """Wall-clock time of the training."""
     parameters: Annotated[int, Field(ge=0)] = 0
+    """Weights of the network; 0 where the trainer does not count them."""
+    message: Annotated[str, StringConstraints(max_length=1000)] = ""
+    """What is wrong with an invalid one and where to look, for people."""
 
     @classmethod
     def parse(cls, data: bytes, *, sample: int, digest: str, metric: str) -> "Result":
         """Read a result object and check that it answers the question that was asked.
 
         Raises:
-            ValueError: not JSON, not a result, another sample or architecture, or the metric is missing.
+            ValueError: not JSON, not a result, another sample or architecture, or the metric is missing; or a
+                trainer says itself that its result is invalid.
         """
         result = cls.model_validate(json.loads(data), extra="ignore")
         if result.sample != sample:
             raise ValueError(f"the result is of sample {result.sample}, not {sample}")
         if result.architecture != digest:
             raise ValueError("the result is of another architecture")
+        if result.status == "Invalid":
+            raise ValueError(result.message)
         if result.status == "Trained" and metric not in result.metrics:
             raise ValueError(f"metrics has no {metric!r}, only {sorted(result.metrics)}")
         return result
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The metrics, with ``parameters`` among them where the trainer counted those apart."""
+        return {"parameters": float(self.parameters), **self.metrics} if self.parameters else self.metrics
 
     def diverged(self, metric: str) -> bool:
         """Return whether the training diverged: said so, or its metric is not finite."""

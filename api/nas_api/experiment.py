@@ -43,11 +43,14 @@ class RewardSpec(Model):
 
 
 class PenaltySpec(Model):
-    """A second aim: the reward is multiplied by (value / target) ^ -exponent (the soft constraint of MnasNet)."""
+    """A second aim: the reward is multiplied by (value / target) ^ -exponent, or divided by it where it is negative.
+
+    This is the soft constraint of MnasNet. A sample whose trainer does not report the metric is lost (InvalidResult).
+    """
 
     metric: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$", max_length=63)]
     """A metric that the trainer reports and that should be small: parameters, flops, latencySeconds or your own."""
-    target: PositiveDecimal
+    target: Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) > 0.0", "must be above 0")))]
     """The value that changes nothing."""
     exponent: PositiveDecimal = "0.07"
     """How much it counts; with 0.07 a network of twice the target must be 5 % better."""

@@ -82,7 +82,11 @@ def _judge_result(core: Core, sample: int, data: bytes) -> Observed | Lost:
         result = Result.parse(data, sample=sample, digest=core.open[sample].architecture.digest, metric=metric)
         diverged = result.diverged(metric)
         # The lowest reward, so that the policy learns to avoid what diverges.
-        value = min(0.0, core.lowest_reward or 0.0) if diverged else reward(core.objective, result.metrics[metric])
+        value = (
+            min(0.0, core.lowest_reward or 0.0)
+            if diverged
+            else reward(core.objective, result.metrics[metric], result.values)
+        )
     except (ValueError, ArithmeticError, RecursionError) as error:
         # ArithmeticError: a finite metric whose reward is not; RecursionError: JSON nested beyond reason.
         return Lost(sample=sample, reason=LostReason.INVALID_RESULT, message=str(error)[:_LONGEST_MESSAGE])

@@ -176,6 +176,24 @@ def test_divergence_has_the_lowest_reward() -> None:
     assert bench.sink.last.best is not None and bench.sink.last.best.sample != 1
 
 
+def test_a_penalty_is_part_of_the_reward() -> None:
+    bench = Bench()
+    bench.world.metrics = {"flops": 400.0}
+    penalties = [{"metric": "parameters", "target": "1000", "exponent": "1"}, {"metric": "flops", "target": "100"}]
+    bench.run(make_experiment(budget={"samples": 3}, objective={"penalties": penalties}))
+    for record in bench.of_kind(Observed):
+        assert record.reward == pytest.approx(record.metrics["accuracy"] ** 3 / 2 * 4**-0.07)
+
+
+def test_a_child_that_does_not_report_a_penalised_metric_is_lost() -> None:
+    bench = Bench()
+    objective = {"penalties": [{"metric": "latencySeconds", "target": "0.1"}]}
+    bench.run(make_experiment(budget={"samples": 2}, objective=objective))
+    lost = bench.of_kind(Lost)
+    assert [record.reason for record in lost] == [LostReason.INVALID_RESULT] * 2
+    assert "objective.penalties names 'latencySeconds', but metrics has only ['accuracy'" in lost[0].message
+
+
 def test_too_many_losses_in_a_row_fail_the_experiment() -> None:
     bench = Bench(["OutOfMemory", "result", "OutOfMemory", "OutOfMemory", "OutOfMemory"])
     bench.run(make_experiment(parallelism=2, budget={"samples": 100, "consecutiveFailures": 3}))

@@ -138,6 +138,8 @@ class World:
     fault: Callable[[str], None] = lambda _: None
     """Called before (``name``) and after (``name!``) each call of a port; may raise."""
     waits: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What every trained child reports beside its accuracy."""
 
     def records(self) -> list[Record]:
         """Return the log, read without faults."""
@@ -165,7 +167,8 @@ class World:
                 attempt=job.input.attempt,
                 architecture=job.input.architecture.digest,
                 status="Diverged" if diverged else "Trained",
-                metrics={} if diverged else {"accuracy": accuracy(job.input.architecture)},
+                metrics={} if diverged else {"accuracy": accuracy(job.input.architecture), **self.metrics},
+                parameters=1000 * len(job.input.architecture.layers),
             )
             self.store.put_if_absent(names.result_key(job.input.sample), result.model_dump_json(by_alias=True).encode())
             job.end = End.FAILED if fate == "result-then-killed" else End.SUCCEEDED
