@@ -8,6 +8,7 @@ import torch
 from nas_api.decisions import Categorical, Choices, Decision
 from nas_api.search_space import SearchSpace, SearchSpaceSpec, search_space
 from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalSpec, LayersSpec
+from nas_api.spaces.recurrent_cell import RecurrentCellSpec
 from nas_controller.policies import Policy
 
 
@@ -47,6 +48,51 @@ def tiny_space() -> SearchSpace:
             convolutional=ConvolutionalSpec(
                 layers=LayersSpec(initial=3), filter_heights=(1, 3), filter_widths=(1,), filters=(8, 16)
             )
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_cell_space() -> SearchSpace:
+    """Cells of base 2 with one combination and two activations: 2**4 * 3**2 = 144 choices."""
+    return search_space(
+        SearchSpaceSpec(
+            recurrent_cell=RecurrentCellSpec(base=2, combinations=("add",), activations=("tanh", "sigmoid"))
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def cell_space() -> SearchSpace:
+    """The paper's space of cells, base 8."""
+    return search_space(SearchSpaceSpec(recurrent_cell=RecurrentCellSpec()))
+
+
+@pytest.fixture(scope="session")
+def conditional_space() -> SearchSpace:
+    """Custom decisions with a chain of conditions, repeats and a range: (1 + 2 * (1 + 2 * 4) + 2) * 4 = 84 choices."""
+    return search_space(
+        SearchSpaceSpec.model_validate(
+            {
+                "custom": {
+                    "decisions": [
+                        {"name": "block", "options": ["none", "conv", "pool"]},
+                        {
+                            "name": "kernel",
+                            "options": ["k1", "k3", "k5"],
+                            "when": {"decision": "block", "in": ["conv"]},
+                        },
+                        {
+                            "name": "groups",
+                            "range": {"from": 2, "to": 8, "step": 6},
+                            "repeat": 2,
+                            "when": {"decision": "kernel", "in": ["k3", "k5"]},
+                        },
+                        {"name": "size", "options": ["s", "l"], "when": {"decision": "block", "in": ["conv", "pool"]}},
+                        {"name": "bias", "options": ["yes", "no"], "repeat": 2},
+                    ]
+                }
+            }
         )
     )
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from nas_api.decisions import Anchor, Choices, Decision
+from nas_api.decisions import Anchor, Choices, Decision, counting
 from nas_api.experiment import PpoSpec, ReinforceSpec, SearcherSpec
 from nas_api.search_space import SearchSpace
 from nas_controller.policies import Proposal
@@ -37,7 +37,7 @@ def reference(w: dict[str, Vector], decisions: tuple[Decision, ...], choices: Ch
     anchors: list[Vector] = []
     x = w["start"]
     log_p = entropy = 0.0
-    for decision, choice in zip(decisions, choices, strict=True):
+    for decision, choice, counts in zip(decisions, choices, counting(decisions, choices), strict=True):
         for layer in range(LAYERS):
             name = f"lstm.{layer}"
             gates = w[f"{name}.input"] @ x + w[f"{name}.input_bias"]
@@ -57,6 +57,9 @@ def reference(w: dict[str, Vector], decisions: tuple[Decision, ...], choices: Ch
                     chosen.append(w["anchor.embedding"][earlier])
             anchors.append(x)
             x = np.mean(chosen, axis=0) if chosen else w["anchor.none"]
+        elif not counts:
+            assert choice == 0
+            x = np.zeros(HIDDEN)
         else:
             logits = x @ w[f"softmax.{decision.kind}.weight"] + w[f"softmax.{decision.kind}.bias"]
             p_all = np.exp(logits) / np.exp(logits).sum()
@@ -68,7 +71,11 @@ def reference(w: dict[str, Vector], decisions: tuple[Decision, ...], choices: Ch
 
 def enumerate_space(decisions: tuple[Decision, ...]) -> list[Choices]:
     widths = [2**d.index if isinstance(d, Anchor) else len(d.options) for d in decisions]
-    return list(itertools.product(*map(range, widths)))
+    return [
+        choices
+        for choices in itertools.product(*map(range, widths))
+        if not any(choice and not counts for choice, counts in zip(choices, counting(decisions, choices), strict=True))
+    ]
 
 
 def numpy_weights(network: Network) -> dict[str, Vector]:
@@ -99,11 +106,27 @@ def directions(network: Network, count: int) -> list[torch.Tensor]:
     return [torch.from_numpy(uniforms(1, index, Purpose.INITIALISE, 0, size) - 0.5) for index in range(count)]
 
 
+SPACES = {"tiny_space": 512, "tiny_cell_space": 144, "conditional_space": (1 + 2 * 9 + 2) * 4}
+"""Fixtures of spaces, and how many different choices each has."""
+
+
+@pytest.fixture(params=SPACES)
+def space(request: pytest.FixtureRequest) -> SearchSpace:
+    made: SearchSpace = request.getfixturevalue(request.param)
+    assert len(enumerate_space(made.decisions(0))) == made.size(0) == SPACES[request.param]
+    return made
+
+
 @pytest.fixture
-def network(tiny_space: SearchSpace) -> Network:
-    made = Network(vocabulary(tiny_space.decisions(0)), seed=3, dtype=torch.float64)
+def network(space: SearchSpace) -> Network:
+    made = Network(vocabulary(space.decisions(0)), seed=3, dtype=torch.float64)
     widen(made)
     return made
+
+
+def draws(space: SearchSpace, count: int, seed: int = 0) -> NDArray[np.float64]:
+    width = layout(space.decisions(0)).draws
+    return uniforms(seed, 0, Purpose.PROPOSE, 0, count * width).reshape(count, width)
 
 
 def test_initial_weights_are_uniform_within_the_papers_bounds(tiny_space: SearchSpace) -> None:
@@ -114,10 +137,9 @@ def test_initial_weights_are_uniform_within_the_papers_bounds(tiny_space: Search
     assert float(weights.std()) == pytest.approx(0.16 / 12**0.5, rel=0.01)
 
 
-def test_every_probability_agrees_and_they_sum_to_one(network: Network, tiny_space: SearchSpace) -> None:
-    decisions = tiny_space.decisions(0)
+def test_every_probability_agrees_and_they_sum_to_one(network: Network, space: SearchSpace) -> None:
+    decisions = space.decisions(0)
     everything = enumerate_space(decisions)
-    assert len(everything) == 512
     evaluation = network.evaluate(decisions, everything)
     log_p = evaluation.log_probabilities.sum(1).detach().numpy()
     w = numpy_weights(network)
@@ -127,15 +149,28 @@ def test_every_probability_agrees_and_they_sum_to_one(network: Network, tiny_spa
         evaluation.entropies.sum(1).detach().numpy(), [entropy for _, entropy in expected], atol=1e-6, rtol=0
     )
     assert np.exp(log_p).sum() == pytest.approx(1, abs=1e-6)
-    assert np.exp(log_p).max() > 4 / 512, "the distribution must be far from uniform to test anything"
+    assert np.exp(log_p).max() > 2 / len(everything), "the distribution must be far from uniform to test anything"
 
 
-def test_entropy_is_that_of_whole_distributions(network: Network, tiny_space: SearchSpace) -> None:
+def test_the_mean_entropy_is_over_draws_that_count(network: Network, space: SearchSpace) -> None:
+    """A skip connection is a draw of its own; what does not count must not make the policy look surer."""
+    decisions = space.decisions(0)
+    everything = enumerate_space(decisions)
+    w = numpy_weights(network)
+    for choices, mean in zip(everything, network.evaluate(decisions, everything).mean_entropies(), strict=True):
+        number = sum(
+            decision.index if isinstance(decision, Anchor) else int(counts)
+            for decision, counts in zip(decisions, counting(decisions, choices), strict=True)
+        )
+        assert mean == pytest.approx(reference(w, decisions, choices)[1] / number, abs=1e-6)
+
+
+def test_entropy_is_that_of_whole_distributions(network: Network, space: SearchSpace) -> None:
     """Chain rule: the mean over samples of the summed entropies is the entropy of the joint distribution.
 
     It fails when the entropy is taken of the sampled options alone.
     """
-    decisions = tiny_space.decisions(0)
+    decisions = space.decisions(0)
     evaluation = network.evaluate(decisions, enumerate_space(decisions))
     log_p = evaluation.log_probabilities.sum(1).detach()
     joint = -(log_p.exp() * log_p).sum()
@@ -144,48 +179,50 @@ def test_entropy_is_that_of_whole_distributions(network: Network, tiny_space: Se
 
 @pytest.mark.parametrize("temperatures", [None, [4.0] * 64])
 def test_sampling_reports_the_probability_of_what_it_sampled(
-    network: Network, tiny_space: SearchSpace, temperatures: list[float] | None
+    network: Network, space: SearchSpace, temperatures: list[float] | None
 ) -> None:
     """Fails when the argmax, or anything but the sampled option, is fed to the next step.
 
     At any temperature of the draw, the probability is the network's own.
     """
-    decisions = tiny_space.decisions(0)
-    drawn = network.sample(decisions, uniforms(0, 0, Purpose.PROPOSE, 0, 64 * 12).reshape(64, 12), temperatures)
-    assert layout(decisions).draws == 9 + 3
+    decisions = space.decisions(0)
+    drawn = network.sample(decisions, draws(space, 64), temperatures)
     assert len(set(drawn.choices)) > 10
     w = numpy_weights(network)
     expected = [reference(w, decisions, choices)[0] for choices in drawn.choices]
     np.testing.assert_allclose(drawn.log_probabilities, expected, atol=1e-6, rtol=0)
 
 
-def test_a_high_temperature_draws_from_everything_alike(network: Network, tiny_space: SearchSpace) -> None:
+def test_a_high_temperature_draws_from_everything_alike(tiny_space: SearchSpace) -> None:
     decisions = tiny_space.decisions(0)
+    network = Network(vocabulary(decisions), seed=3, dtype=torch.float64)
+    widen(network)
     count = 20_000
-    numbers = uniforms(0, 0, Purpose.PROPOSE, 0, count * 12).reshape(count, 12)
-    hot = Counter(network.sample(decisions, numbers, [1e6] * count).choices)
-    cold = Counter(network.sample(decisions, numbers).choices)
+    assert layout(decisions).draws == 9 + 3
+    hot = Counter(network.sample(decisions, draws(tiny_space, count), [1e6] * count).choices)
+    cold = Counter(network.sample(decisions, draws(tiny_space, count)).choices)
     # 39 of each are expected, with a standard deviation of 6.
     assert len(hot) == 512
     assert max(hot.values()) < 39 + 5 * 6.3 < max(cold.values())
 
 
-def test_samples_come_as_often_as_their_probability_says(network: Network, tiny_space: SearchSpace) -> None:
-    decisions = tiny_space.decisions(0)
+def test_samples_come_as_often_as_their_probability_says(network: Network, space: SearchSpace) -> None:
+    decisions = space.decisions(0)
     everything = enumerate_space(decisions)
     p = network.evaluate(decisions, everything).log_probabilities.sum(1).exp().detach().numpy()
     count = 40_000
-    drawn = network.sample(decisions, uniforms(0, 0, Purpose.PROPOSE, 0, count * 12).reshape(count, 12))
+    drawn = network.sample(decisions, draws(space, count))
     place = {choices: index for index, choices in enumerate(everything)}
-    seen = np.bincount([place[choices] for choices in drawn.choices], minlength=512)
+    seen = np.bincount([place[choices] for choices in drawn.choices], minlength=len(everything))
     chi_square = ((seen - count * p) ** 2 / (count * p)).sum()
-    # 511 degrees of freedom: mean 511, standard deviation 32.
-    assert chi_square < 511 + 5 * 32
+    # Mean: the degrees of freedom; variance: twice that, and more where options are expected less than once.
+    freedom = len(everything) - 1
+    assert chi_square < freedom + 5 * (2 * freedom + (1 / (count * p)).sum()) ** 0.5
 
 
-def test_gradient_of_the_expected_reward_over_the_whole_space(network: Network, tiny_space: SearchSpace) -> None:
+def test_gradient_of_the_expected_reward_over_the_whole_space(network: Network, space: SearchSpace) -> None:
     """The policy gradient theorem, exactly: E[R d log p] is the derivative of E[R]."""
-    decisions = tiny_space.decisions(0)
+    decisions = space.decisions(0)
     everything = enumerate_space(decisions)
     rewards = uniforms(0, 0, Purpose.PROPOSE, 7, len(everything))
     log_p = network.evaluate(decisions, everything).log_probabilities.sum(1)
@@ -203,6 +240,22 @@ def test_gradient_of_the_expected_reward_over_the_whole_space(network: Network, 
         assert float(network.parameters.grad @ direction) == pytest.approx(
             slope(network, direction, expected_reward), abs=1e-6
         )
+
+
+def test_what_does_not_count_has_no_gradient(conditional_space: SearchSpace) -> None:
+    """The softmaxes and embeddings of decisions that were not taken stay as they are."""
+    decisions = conditional_space.decisions(0)
+    network = Network(vocabulary(decisions), seed=3, dtype=torch.float64)
+    evaluation = network.evaluate(decisions, [(0, 0, 0, 0, 0, 1, 0)] * 2)
+    (evaluation.log_probabilities.sum() + evaluation.entropies.sum()).backward()
+    gradient = network.parameters.grad
+    assert gradient is not None
+    offset = 0
+    for name, weight in network.weights().items():
+        moves = bool(gradient[offset : offset + weight.numel()].any())
+        offset += weight.numel()
+        if name.split(".")[0] in ("softmax", "embedding"):
+            assert moves == (name.split(".")[1] in ("block", "bias")), name
 
 
 FORCED: list[tuple[Choices, float]] = [

@@ -20,6 +20,7 @@ SEARCHERS = {
     "random": SearcherSpec(seed=5, random=Empty()),
 }
 EVERY_SEARCHER = pytest.mark.parametrize("name", SEARCHERS)
+SPACES = ["growing_space", "tiny_cell_space", "cell_space", "conditional_space"]
 Record = Callable[[Policy], None]
 
 
@@ -40,6 +41,12 @@ def lost(sample: int) -> Record:
     return lambda policy: policy.lost(sample)
 
 
+@pytest.fixture(params=SPACES, scope="session")
+def space(request: pytest.FixtureRequest) -> SearchSpace:
+    made: SearchSpace = request.getfixturevalue(request.param)
+    return made
+
+
 @EVERY_SEARCHER
 @settings(max_examples=15, deadline=None)
 @given(
@@ -49,9 +56,9 @@ def lost(sample: int) -> Record:
     )
 )
 def test_any_history_with_restarts_equals_its_replay(
-    name: str, growing_space: SearchSpace, steps: list[tuple[str, int]]
+    name: str, space: SearchSpace, steps: list[tuple[str, int]]
 ) -> None:
-    policy = make_policy(SEARCHERS[name], growing_space)
+    policy = make_policy(SEARCHERS[name], space)
     records: list[Record] = []
     in_flight: list[int] = []
     samples = 0
@@ -63,7 +70,7 @@ def test_any_history_with_restarts_equals_its_replay(
     for action, number in steps:
         if action == "restart":
             state = load(save(policy.dump()))
-            policy = make_policy(SEARCHERS[name], growing_space)
+            policy = make_policy(SEARCHERS[name], space)
             policy.load(state)
         elif action == "propose":
             append(proposed(samples, policy.propose(samples)))
@@ -76,7 +83,7 @@ def test_any_history_with_restarts_equals_its_replay(
                 if action == "observe"
                 else lost(sample)
             )
-    replayed = make_policy(SEARCHERS[name], growing_space)
+    replayed = make_policy(SEARCHERS[name], space)
     for record in records:
         record(replayed)
     assert bits(policy.dump()) == bits(replayed.dump())
@@ -85,8 +92,8 @@ def test_any_history_with_restarts_equals_its_replay(
 
 
 @EVERY_SEARCHER
-def test_loaded_in_the_middle_goes_on_as_if_nothing_had_been(name: str, growing_space: SearchSpace) -> None:
-    one = make_policy(SEARCHERS[name], growing_space)
+def test_loaded_in_the_middle_goes_on_as_if_nothing_had_been(name: str, space: SearchSpace) -> None:
+    one = make_policy(SEARCHERS[name], space)
 
     def go_on(policy: Policy, first: int) -> list[Proposal]:
         out = []
@@ -98,7 +105,7 @@ def test_loaded_in_the_middle_goes_on_as_if_nothing_had_been(name: str, growing_
         return out
 
     go_on(one, 0)
-    other = make_policy(SEARCHERS[name], growing_space)
+    other = make_policy(SEARCHERS[name], space)
     other.load(load(save(one.dump())))
     assert go_on(one, 10) == go_on(other, 10)
     assert bits(one.dump()) == bits(other.dump())
@@ -107,23 +114,23 @@ def test_loaded_in_the_middle_goes_on_as_if_nothing_had_been(name: str, growing_
 
 
 @EVERY_SEARCHER
-def test_proposing_changes_nothing_and_depends_on_the_sample_alone(name: str, growing_space: SearchSpace) -> None:
-    policy = make_policy(SEARCHERS[name], growing_space)
+def test_proposing_changes_nothing_and_depends_on_the_sample_alone(name: str, space: SearchSpace) -> None:
+    policy = make_policy(SEARCHERS[name], space)
     before = bits(policy.dump())
     backwards = [policy.propose(sample) for sample in reversed(range(20))]
     assert [policy.propose(sample) for sample in range(20)] == backwards[::-1]
     assert bits(policy.dump()) == before
     assert len({proposal.choices for proposal in backwards}) > 10
     for sample, proposal in enumerate(reversed(backwards)):
-        growing_space.decode(proposal.choices)
-        assert len(proposal.choices) == len(growing_space.decisions(sample))
+        assert space.encode(space.decode(proposal.choices)) == proposal.choices
+        assert len(proposal.choices) == len(space.decisions(sample))
 
 
 @EVERY_SEARCHER
-def test_the_seed_decides(name: str, growing_space: SearchSpace) -> None:
+def test_the_seed_decides(name: str, space: SearchSpace) -> None:
     spec = SEARCHERS[name]
-    one = make_policy(spec, growing_space)
-    other = make_policy(spec.model_copy(update={"seed": 6}), growing_space)
+    one = make_policy(spec, space)
+    other = make_policy(spec.model_copy(update={"seed": 6}), space)
     assert [one.propose(sample) for sample in range(5)] != [other.propose(sample) for sample in range(5)]
 
 

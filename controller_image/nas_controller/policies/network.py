@@ -10,6 +10,10 @@ one Bernoulli draw each. The paper does not say what follows an anchor; here the
 one learnt embedding per chosen layer, or a learnt "none" when no layer was chosen. That depends on the choices alone,
 so that a whole sequence is evaluated by one LSTM call.
 
+A decision that does not count (``nas_api.decisions.When``) takes its step like any other, so that shapes never depend
+on choices; but it is answered with 0, adds nothing to the log-probability, the entropy or the gradient of its softmax,
+and feeds the next step a vector of zeros.
+
 All parameters are views of one flat vector, which makes the optimiser, snapshots and copies one tensor each.
 """
 
@@ -22,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas_api.decisions import Anchor, Categorical, Choices, Decision
+from nas_api.decisions import Anchor, Categorical, Choices, Decision, When
 from nas_controller.policies.draws import Purpose, uniforms
 
 HIDDEN = 35
@@ -45,6 +49,8 @@ class Layout:
     """Kind of decision to the steps that take it."""
     anchors: tuple[int, ...]
     """Step of each anchor."""
+    conditions: tuple[tuple[int, When], ...]
+    """Steps that may not count, and when they do."""
     draws: int
     """Number of elementary draws."""
 
@@ -58,6 +64,7 @@ def layout(decisions: tuple[Decision, ...]) -> Layout:
     """
     steps: dict[str, list[int]] = {}
     anchors: list[int] = []
+    conditions: list[tuple[int, When]] = []
     draws = 0
     for step, decision in enumerate(decisions):
         if isinstance(decision, Anchor):
@@ -68,7 +75,9 @@ def layout(decisions: tuple[Decision, ...]) -> Layout:
         else:
             steps.setdefault(decision.kind, []).append(step)
             draws += 1
-    return Layout(decisions, {kind: tuple(at) for kind, at in steps.items()}, tuple(anchors), draws)
+            if decision.when is not None:
+                conditions.append((step, decision.when))
+    return Layout(decisions, {kind: tuple(at) for kind, at in steps.items()}, tuple(anchors), tuple(conditions), draws)
 
 
 @dataclass(frozen=True)
@@ -84,11 +93,18 @@ class Evaluation:
     """What the network thinks of given sequences; a column is an elementary draw, in no promised order.
 
     Both are of shape (samples, draws): the log-probability of what was chosen, in nats, and the entropy of the
-    whole distribution it was chosen from.
+    whole distribution it was chosen from; 0 where a decision does not count.
     """
 
     log_probabilities: Tensor
     entropies: Tensor
+    counted: Tensor
+    """Of shape (samples,): how many draws count."""
+
+    def mean_entropies(self) -> list[float]:
+        """Return the mean entropy of each sample's draws that count, in nats."""
+        means: list[float] = (self.entropies.detach().sum(1) / self.counted.clamp(min=1)).tolist()
+        return means
 
 
 class Network:
@@ -161,8 +177,9 @@ class Network:
         inputs = w["start"].expand(count, HIDDEN)
         taken: list[Tensor] = []
         logs: list[Tensor] = []
+        counts = _Counts()
         used = 0
-        for decision in decisions:
+        for step, decision in enumerate(decisions):
             state = inputs
             for layer in range(LAYERS):
                 hidden[layer], cell[layer] = torch.lstm_cell(state, (hidden[layer], cell[layer]), *lstm[layer])
@@ -190,13 +207,19 @@ class Network:
                 below = p.cumsum(1) <= numbers[used].unsqueeze(1)
                 # Rounding may leave the last bound under 1.
                 choice = below.sum(1).clamp_(max=len(decision.options) - 1)
-                logs.append(log_p.gather(1, choice.unsqueeze(1)).squeeze(1))
-                taken.append(choice)
+                log = log_p.gather(1, choice.unsqueeze(1)).squeeze(1)
                 inputs = embedding[choice]
+                if decision.when is not None:
+                    count_it = counts.of(step, decision.when, taken[decision.when.step])
+                    choice = choice * count_it
+                    log = log * count_it
+                    inputs = inputs * count_it.unsqueeze(1)
+                logs.append(log)
+                taken.append(choice)
                 used += 1
         columns = [
-            _masks(step) if isinstance(decision, Anchor) else step.tolist()
-            for decision, step in zip(decisions, taken, strict=True)
+            _masks(chosen) if isinstance(decision, Anchor) else chosen.tolist()
+            for decision, chosen in zip(decisions, taken, strict=True)
         ]
         totals = torch.stack(logs, 1).double().sum(1) if logs else torch.zeros(count)
         return Draw(list(zip(*columns, strict=True)), totals.tolist())
@@ -211,11 +234,13 @@ class Network:
         plan = layout(decisions)
         table = torch.tensor(choices, dtype=torch.int64)
         count = len(choices)
+        counted = self._counted(table, plan)
         # What each step is fed with, kind by kind, then put in order.
         fed = [w["start"].expand(count, 1, HIDDEN)]
         order = [0]
         for kind, steps in plan.steps.items():
-            fed.append(w[f"embedding.{kind}"][table[:, steps]])
+            embedded = w[f"embedding.{kind}"][table[:, steps]]
+            fed.append(embedded if counted is None else embedded * counted[:, steps].unsqueeze(2))
             order += [step + 1 for step in steps]
         bits = self._bits(table, plan)
         if plan.anchors:
@@ -230,8 +255,10 @@ class Network:
         for kind, steps in plan.steps.items():
             logits = outputs[:, steps] @ w[f"softmax.{kind}.weight"] + w[f"softmax.{kind}.bias"]
             log_p = torch.log_softmax(logits, 2)
-            log_probabilities.append(log_p.gather(2, table[:, steps].unsqueeze(2)).squeeze(2))
-            entropies.append(-(log_p.exp() * log_p).sum(2))
+            chosen = log_p.gather(2, table[:, steps].unsqueeze(2)).squeeze(2)
+            entropy = -(log_p.exp() * log_p).sum(2)
+            log_probabilities.append(chosen if counted is None else chosen * counted[:, steps])
+            entropies.append(entropy if counted is None else entropy * counted[:, steps])
         if len(plan.anchors) > 1:
             states = outputs[:, plan.anchors]
             previous = (states @ w["anchor.previous"]).unsqueeze(1)
@@ -239,10 +266,23 @@ class Network:
             into, source = torch.tril_indices(len(plan.anchors), len(plan.anchors), offset=-1)
             scores = (torch.tanh(previous + current) @ w["anchor.v"])[:, into, source]
             on, off = torch.nn.functional.logsigmoid(scores), torch.nn.functional.logsigmoid(-scores)
-            chosen = bits[:, into, source]
-            log_probabilities.append(chosen * on + (1 - chosen) * off)
+            is_input = bits[:, into, source]
+            log_probabilities.append(is_input * on + (1 - is_input) * off)
             entropies.append(-(on.exp() * on + off.exp() * off))
-        return Evaluation(torch.cat(log_probabilities, 1), torch.cat(entropies, 1))
+        number = inputs.new_full((count,), plan.draws)
+        if counted is not None:
+            number = number - (1 - counted).sum(1)
+        return Evaluation(torch.cat(log_probabilities, 1), torch.cat(entropies, 1), number)
+
+    def _counted(self, table: Tensor, plan: Layout) -> Tensor | None:
+        """Return (samples, steps): 1 where a decision counts and 0 elsewhere; None when all always do."""
+        if not plan.conditions:
+            return None
+        out = self.parameters.new_ones(table.shape)
+        counts = _Counts()
+        for step, when in plan.conditions:
+            out[:, step] = counts.of(step, when, table[:, when.step])
+        return out
 
     def _bits(self, table: Tensor, plan: Layout) -> Tensor:
         """Return (samples, anchors, anchors): 1 where layer j (last axis) is an input of layer i."""
@@ -274,6 +314,28 @@ def vocabulary(decisions: tuple[Decision, ...]) -> dict[str, int]:
                     f"decisions of kind {decision.kind!r} have {known} and {len(decision.options)} options"
                 )
     return out
+
+
+class _Counts:
+    """Works out, decision by decision in their order, in which samples conditional ones count."""
+
+    def __init__(self) -> None:
+        self._by_step: dict[int, Tensor] = {}
+        self._by_when: dict[When, Tensor] = {}
+
+    def of(self, step: int, when: When, chosen: Tensor) -> Tensor:
+        """Return (samples,): whether decision ``step`` counts, given what was chosen at ``when.step``.
+
+        The steps of a repeated decision share one answer.
+        """
+        answer = self._by_when.get(when)
+        if answer is None:
+            answer = torch.isin(chosen, torch.tensor(sorted(when.choices)))
+            if when.step in self._by_step:
+                answer = answer & self._by_step[when.step]
+            self._by_when[when] = answer
+        self._by_step[step] = answer
+        return answer
 
 
 def _name_number(name: str) -> int:

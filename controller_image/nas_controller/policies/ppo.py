@@ -94,10 +94,9 @@ class PpoPolicy(Learner):
                 advantage = self._tensor([advantages[seen.sample] for seen in mine])
                 ratio = (log_p[: len(mine)] - old).clamp(-CLAMP, CLAMP).exp()
                 gain = torch.minimum(ratio * advantage, ratio.clamp(1 - self._clip, 1 + self._clip) * advantage)
-                entropies = evaluation.entropies[: len(mine)]
-                bonus = self._entropy_bonus * entropies.sum(1)
+                bonus = self._entropy_bonus * evaluation.entropies[: len(mine)].sum(1)
                 loss = loss - (gain + bonus).sum() / len(batch)
-                entropy += float(entropies.detach().mean(1).sum()) / len(batch)
+                entropy += sum(evaluation.mean_entropies()[: len(mine)]) / len(batch)
             if theirs:
                 loss = loss - self._imitation_weight * log_p[len(mine) :].sum() / len(self._best)
         return loss, entropy

@@ -1,10 +1,11 @@
 """Uniform random search: the control that every policy must beat (paper section 4.2, figure 6)."""
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from nas_api.decisions import Anchor
+from nas_api.decisions import Anchor, Choices, Decision, counting
 from nas_api.experiment import SearcherSpec
 from nas_api.search_space import SearchSpace
 from nas_controller.policies import Proposal, Vitals
@@ -24,19 +25,14 @@ class RandomPolicy:
     def propose(self, sample: int) -> Proposal:
         """See :class:`~nas_controller.policies.Policy`."""
         decisions = self._space.decisions(sample)
-        # Up to 63 bits of a mask come from as many coins, an option from one number.
-        widths = [decision.index if isinstance(decision, Anchor) else 1 for decision in decisions]
-        draws = iter(uniforms(self._seed, sample, Purpose.PROPOSE, 0, sum(widths)).tolist())
-        choices: list[int] = []
+        choices = uniform_choices(decisions, uniforms(self._seed, sample, Purpose.PROPOSE, 0, draws(decisions)))
         log_probability = 0.0
-        for decision in decisions:
+        for decision, counts in zip(decisions, counting(decisions, choices), strict=True):
             if isinstance(decision, Anchor):
-                choices.append(sum((next(draws) < 0.5) << earlier for earlier in range(decision.index)))
                 log_probability -= decision.index * math.log(2)
-            else:
-                choices.append(int(next(draws) * len(decision.options)))
+            elif counts:
                 log_probability -= math.log(len(decision.options))
-        return Proposal(tuple(choices), log_probability, version=0)
+        return Proposal(choices, log_probability, version=0)
 
     def proposed(self, sample: int, proposal: Proposal) -> None:
         """Nothing to note: samples are independent."""
@@ -63,3 +59,35 @@ class RandomPolicy:
         """
         if state:
             raise ValueError(f"random search has no state, but the snapshot holds {sorted(state)}")
+
+
+def draws(decisions: Sequence[Decision]) -> int:
+    """Return how many numbers ``uniform_choices`` takes: one an option, and one a skip connection."""
+    return sum(decision.index if isinstance(decision, Anchor) else 1 for decision in decisions)
+
+
+def uniform_choices(
+    decisions: Sequence[Decision], numbers: Iterable[float], given: Mapping[int, int] | None = None
+) -> Choices:
+    """Choose each decision uniformly; one that does not count is answered with 0.
+
+    Args:
+        decisions: what is asked for.
+        numbers: uniform in [0, 1), ``draws(decisions)`` of them, whatever is chosen.
+        given: choices that are fixed, by step; they matter only where their decisions count.
+    """
+    given = given or {}
+    left = iter(numbers)
+    choices: list[int] = []
+    counts: list[bool] = []
+    for step, decision in enumerate(decisions):
+        if isinstance(decision, Anchor):
+            # Up to 63 bits of a mask come from as many coins, an option from one number.
+            choice = sum((next(left) < 0.5) << earlier for earlier in range(decision.index))
+            when = None
+        else:
+            choice = int(next(left) * len(decision.options))
+            when = decision.when
+        counts.append(when is None or (counts[when.step] and choices[when.step] in when.choices))
+        choices.append(given.get(step, choice) if counts[-1] else 0)
+    return tuple(choices)

@@ -40,7 +40,7 @@ class ReinforcePolicy(Learner):
             evaluation = self._network.evaluate(decisions, [seen.proposal.choices for seen in group])
             advantages = self._tensor([seen.reward - self._baseline for seen in group])
             loss = loss - (advantages @ evaluation.log_probabilities.sum(1)) / len(batch)
-            entropy += float(evaluation.entropies.detach().mean(1).sum()) / len(batch)
+            entropy += sum(evaluation.mean_entropies()) / len(batch)
         self._step(loss)
         self._entropy = entropy
         for seen in batch:
