@@ -5,7 +5,7 @@ The operator dry-runs what the controller will create, so both build it here.
 
 from typing import Any
 
-from nas_api import names
+from nas_api import custom_trainer, names
 from nas_api.base import duration
 from nas_api.child import ExitCode, S3Location, TrainerInput
 from nas_api.experiment import NASExperiment, S3Spec
@@ -20,6 +20,10 @@ _FATAL_EXIT_CODES = [
     ExitCode.OUT_OF_MEMORY_KILL,
 ]
 CA_BUNDLE_FOLDER = "/etc/nas/ca"
+PREPARE_CONTAINER = "prepare"
+UPLOAD_CONTAINER = "upload"
+# What a container that runs before or after the trainer may ask for without raising what the pod needs.
+_SHARED_RESOURCES = ("cpu", "memory", "ephemeral-storage")
 
 
 def owner_reference(experiment: NASExperiment) -> dict[str, Any]:
@@ -62,6 +66,15 @@ def s3_environment(spec: S3Spec, *, trainer: bool) -> list[dict[str, Any]]:
     return environment
 
 
+def restricted_container() -> dict[str, Any]:
+    """Return the security context of a container in a pod that meets the ``restricted`` standard."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
 def restricted_pod(
     container: dict[str, Any], *, service_account: str | None, mount_token: bool, s3: S3Spec
 ) -> dict[str, Any]:
@@ -91,12 +104,8 @@ def restricted_pod(
             {
                 **container,
                 "env": [{"name": "HOME", "value": "/tmp"}, *container.get("env", [])],
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
-                "volumeMounts": mounts,
+                "securityContext": restricted_container(),
+                "volumeMounts": [*mounts, *container.get("volumeMounts", [])],
             }
         ],
         "volumes": volumes,
@@ -109,25 +118,26 @@ def restricted_pod(
 def trainer_pod_template(experiment: NASExperiment, trainer_input: TrainerInput, image: str) -> dict[str, Any]:
     """Return the pod template of one child, the user's template laid over ours.
 
+    Args:
+        experiment: the manifest.
+        trainer_input: what the trainer is told.
+        image: the built-in trainer's image, which also has what runs around a user's own trainer.
+
     Raises:
-        ValueError: the user's template cannot be laid over ours; the message names the place.
+        ValueError: the user's template cannot be laid over ours, or a user's own trainer has no image; the message
+            names the place.
     """
     spec = experiment.spec.trainer
+    own = spec.dataset.custom is not None
     pod = restricted_pod(
-        {
-            "name": names.TRAINER_CONTAINER,
-            "image": spec.image or image,
-            "env": [
-                {"name": names.ENV_TRAINER_INPUT, "value": trainer_input.model_dump_json(by_alias=True)},
-                {"name": "OMP_NUM_THREADS", "value": str(spec.threads)},
-                *s3_environment(experiment.spec.storage.s3, trainer=True),
-            ],
-            "terminationMessagePolicy": "FallbackToLogsOnError",
-        },
+        _own_trainer(experiment, trainer_input) if own else _built_in_trainer(experiment, trainer_input, image),
         service_account=spec.service_account_name,
         mount_token=False,
         s3=experiment.spec.storage.s3,
     )
+    if own:
+        # /tmp is HOME: what a user's program leaves in its own must not configure the one that has the keys.
+        pod["volumes"] += [{"name": "nas", "emptyDir": {}}, {"name": "nas-tmp", "emptyDir": {}}]
     pod["activeDeadlineSeconds"] = int(duration(spec.deadline).total_seconds())
     pod["terminationGracePeriodSeconds"] = 30
     ours = {
@@ -135,9 +145,106 @@ def trainer_pod_template(experiment: NASExperiment, trainer_input: TrainerInput,
         "spec": pod,
     }
     try:
-        return overlay(ours, spec.template or {})
+        template = overlay(ours, spec.template or {})
     except ValueError as error:
         raise ValueError(f"spec.trainer.template: {error}") from error
+    return _between_ours(experiment, trainer_input, template, image) if own else template
+
+
+def _built_in_trainer(experiment: NASExperiment, trainer_input: TrainerInput, image: str) -> dict[str, Any]:
+    spec = experiment.spec.trainer
+    return {
+        "name": names.TRAINER_CONTAINER,
+        "image": spec.image or image,
+        "env": [
+            {"name": names.ENV_TRAINER_INPUT, "value": trainer_input.model_dump_json(by_alias=True)},
+            {"name": "OMP_NUM_THREADS", "value": str(spec.threads)},
+            *s3_environment(experiment.spec.storage.s3, trainer=True),
+        ],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def _own_trainer(experiment: NASExperiment, trainer_input: TrainerInput) -> dict[str, Any]:
+    """Return the container of a user's own trainer: its image may be missing here and come from the template."""
+    spec = experiment.spec.trainer
+    plain = custom_trainer.environment(trainer_input, custom_trainer.POD_FOLDER)
+    container: dict[str, Any] = {
+        "name": names.TRAINER_CONTAINER,
+        "env": [{"name": name, "value": value} for name, value in plain.items()],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [{"name": "nas", "mountPath": custom_trainer.POD_FOLDER}],
+    }
+    if spec.image is not None:
+        container["image"] = spec.image
+    if spec.command is not None:
+        container["command"] = list(spec.command)
+    return container
+
+
+def _between_ours(
+    experiment: NASExperiment, trainer_input: TrainerInput, template: dict[str, Any], image: str
+) -> dict[str, Any]:
+    """Return the pod template with the user's trainer between a container that writes its input and one that uploads.
+
+    The trainer becomes the last init container: the kubelet then starts the upload only when it has ended with
+    code 0, waits for the upload as long as that takes, and tells both ends in the pod's status (ADR 7).
+    """
+    pod = template["spec"]
+    trainer = next(item for item in pod["containers"] if item["name"] == names.TRAINER_CONTAINER)
+    if not trainer.get("image"):
+        raise ValueError("spec.trainer.image: name the image of your own trainer")
+    before = [_sidecar(experiment, trainer_input, trainer, image, PREPARE_CONTAINER), *pod.get("initContainers", ())]
+    rest = [item for item in pod["containers"] if item["name"] != names.TRAINER_CONTAINER]
+    return {
+        # kubectl logs and exec go to the trainer unless told otherwise.
+        "metadata": overlay(
+            {"annotations": {"kubectl.kubernetes.io/default-container": names.TRAINER_CONTAINER}}, template["metadata"]
+        ),
+        "spec": {
+            **pod,
+            "initContainers": [*before, trainer],
+            "containers": [_sidecar(experiment, trainer_input, trainer, image, UPLOAD_CONTAINER), *rest],
+        },
+    }
+
+
+def _sidecar(
+    experiment: NASExperiment, trainer_input: TrainerInput, trainer: dict[str, Any], image: str, task: str
+) -> dict[str, Any]:
+    """Return our container that does a task before or after a user's trainer; only the upload has keys."""
+    s3 = experiment.spec.storage.s3
+    container: dict[str, Any] = {
+        "name": task,
+        "image": image,
+        "command": ["python3", "-m", "nas_trainer.sidecar", task],
+        "env": [
+            {"name": "HOME", "value": "/tmp"},
+            {"name": "NAS_DIR", "value": custom_trainer.POD_FOLDER},
+            {"name": names.ENV_TRAINER_INPUT, "value": trainer_input.model_dump_json(by_alias=True)},
+        ],
+        "securityContext": restricted_container(),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "nas", "mountPath": custom_trainer.POD_FOLDER},
+            {"name": "nas-tmp", "mountPath": "/tmp"},
+        ],
+    }
+    if task == UPLOAD_CONTAINER:
+        container["env"].append({"name": "NAS_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
+        container["env"] += s3_environment(s3, trainer=True)
+        if s3.ca_bundle is not None:
+            container["volumeMounts"].append({"name": "ca", "mountPath": CA_BUNDLE_FOLDER})
+    # One after the other: as much as the trainer has costs nothing more, and satisfies every quota that it does.
+    resources = {
+        kind: shared
+        for kind, amounts in (trainer.get("resources") or {}).items()
+        if kind in ("requests", "limits")
+        and (shared := {name: amount for name, amount in amounts.items() if name in _SHARED_RESOURCES})
+    }
+    if resources:
+        container["resources"] = resources
+    return container
 
 
 def child_job(experiment: NASExperiment, launch: int, trainer_input: TrainerInput, image: str) -> dict[str, Any]:
@@ -154,6 +261,9 @@ def child_job(experiment: NASExperiment, launch: int, trainer_input: TrainerInpu
         names.LABEL_ATTEMPT: str(trainer_input.attempt),
     }
     template = overlay({"metadata": {"labels": labels}}, trainer_pod_template(experiment, trainer_input, image))
+    # Around a user's own trainer the codes of our containers count, too.
+    own = experiment.spec.trainer.dataset.custom is not None
+    on_container = {} if own else {"containerName": names.TRAINER_CONTAINER}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -178,7 +288,7 @@ def child_job(experiment: NASExperiment, launch: int, trainer_input: TrainerInpu
                     {
                         "action": "FailJob",
                         "onExitCodes": {
-                            "containerName": names.TRAINER_CONTAINER,
+                            **on_container,
                             "operator": "In",
                             "values": [int(code) for code in _FATAL_EXIT_CODES],
                         },

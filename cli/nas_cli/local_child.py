@@ -8,7 +8,8 @@ from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from nas_trainer.main import configure_logging, main
+from nas_trainer.main import main
+from nas_trainer.process import configure_logging
 
 
 def run(environment: dict[str, str], log: str) -> None:

@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from nas_api import names
 from nas_api.child import ExitCode
 from nas_controller.executor import End, Ended, Event, Launch, Started
-from nas_trainer.main import ENV_TERMINATION_LOG
+from nas_trainer.process import ENV_TERMINATION_LOG
 
 # How long a child may take to save its checkpoint once it is told to end.
 _GRACE_SECONDS = 10.0

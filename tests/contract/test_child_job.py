@@ -38,6 +38,12 @@ def experiment(**trainer: Any) -> NASExperiment:
     )
 
 
+def custom(**trainer: Any) -> NASExperiment:
+    """Return an experiment with a user's own trainer."""
+    chosen = {"dataset": {"custom": {}}, "image": "mine:1", "command": ["/train"], "epochs": 7, **trainer}
+    return experiment(**{key: value for key, value in chosen.items() if value is not None})
+
+
 def job(of: NASExperiment, launch: int = 7) -> dict[str, Any]:
     spec = of.spec.trainer
     return child_job(
@@ -166,3 +172,86 @@ def test_a_termination_message_fits_what_a_kubelet_keeps() -> None:
     )
     read_back = Result.parse(result.termination_message().encode(), sample=0, digest=NETWORK.digest, metric="accuracy")
     assert read_back.metrics == {"accuracy": 0.5} and len(result.termination_message()) <= 4096
+
+
+def own_pod(of: NASExperiment) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return the pod of a user's own trainer, and its containers by name in their order."""
+    pod = job(of)["spec"]["template"]["spec"]
+    return pod, {item["name"]: item for item in (*pod["initContainers"], *pod["containers"])}
+
+
+def test_a_users_trainer_runs_between_two_of_ours_in_its_own_image() -> None:
+    pod, containers = own_pod(custom())
+    assert list(containers) == ["prepare", "trainer", "upload"]
+    assert [item["name"] for item in pod["containers"]] == ["upload"], "it starts when the trainer has ended with 0"
+    assert {name: item["image"] for name, item in containers.items()} == {
+        "prepare": "trainer:1",
+        "trainer": "mine:1",
+        "upload": "trainer:1",
+    }
+    assert containers["trainer"]["command"] == ["/train"]
+    env = {item["name"]: item["value"] for item in containers["trainer"]["env"]}
+    assert env == {
+        "HOME": "/tmp",
+        "NAS_DIR": "/nas",
+        "NAS_SAMPLE": "3",
+        "NAS_SEED": "1",
+        "NAS_EPOCHS": "7",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def test_only_the_upload_has_keys_and_shares_no_home_with_a_users_trainer() -> None:
+    _, containers = own_pod(custom())
+    with_keys = [name for name, item in containers.items() if "secretKeyRef" in str(item)]
+    assert with_keys == ["upload"]
+    homes = {
+        name: next(mount["name"] for mount in item["volumeMounts"] if mount["mountPath"] == "/tmp")
+        for name, item in containers.items()
+    }
+    assert homes == {"prepare": "nas-tmp", "trainer": "tmp", "upload": "nas-tmp"}
+
+
+def test_every_container_around_a_users_trainer_meets_the_restricted_standard() -> None:
+    pod, containers = own_pod(custom())
+    assert pod["automountServiceAccountToken"] is False
+    for item in containers.values():
+        assert item["securityContext"]["readOnlyRootFilesystem"] is True
+        assert item["securityContext"]["allowPrivilegeEscalation"] is False
+
+
+def test_a_template_reaches_a_users_trainer_and_what_runs_before_it() -> None:
+    template = {
+        "spec": {
+            "containers": [
+                {
+                    "name": "trainer",
+                    "image": "theirs:2",
+                    "resources": {"limits": {"cpu": "2", "nvidia.com/gpu": 1}, "requests": {"memory": "1Gi"}},
+                    "securityContext": {"readOnlyRootFilesystem": False},
+                }
+            ],
+            "initContainers": [{"name": "cache", "image": "cache:1", "restartPolicy": "Always"}],
+            "volumes": [{"name": "nas", "emptyDir": {"sizeLimit": "1Gi"}}],
+        }
+    }
+    pod, containers = own_pod(custom(image=None, template=template))
+    assert list(containers) == ["prepare", "cache", "trainer", "upload"]
+    assert containers["trainer"]["image"] == "theirs:2"
+    assert containers["trainer"]["securityContext"]["readOnlyRootFilesystem"] is False
+    assert containers["trainer"]["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert containers["upload"]["resources"] == {"limits": {"cpu": "2"}, "requests": {"memory": "1Gi"}}
+    assert [item for item in pod["volumes"] if item["name"] == "nas"] == [
+        {"name": "nas", "emptyDir": {"sizeLimit": "1Gi"}}
+    ]
+
+
+def test_a_users_trainer_needs_an_image() -> None:
+    with pytest.raises(ValueError, match=r"spec\.trainer\.image"):
+        job(custom(image=None))
+
+
+def test_exit_codes_of_all_containers_around_a_users_trainer_count() -> None:
+    rule = job(custom())["spec"]["podFailurePolicy"]["rules"][1]["onExitCodes"]
+    assert "containerName" not in rule, "an upload that is refused ends with a code of its own"
+    assert job(experiment())["spec"]["podFailurePolicy"]["rules"][1]["onExitCodes"]["containerName"] == "trainer"

@@ -2,7 +2,8 @@
 
 import sys
 
-from nas_trainer.main import configure_logging, main
+from nas_trainer.main import main
+from nas_trainer.process import configure_logging
 
 if __name__ == "__main__":
     configure_logging()

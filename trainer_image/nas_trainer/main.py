@@ -6,12 +6,10 @@ termination message. The exit codes are ``nas_api.child.ExitCode``.
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
 import structlog
@@ -25,14 +23,10 @@ from nas_store import Store, open_store
 from nas_store.errors import StoreError
 from nas_trainer import checkpoint
 from nas_trainer.data import DatasetUnavailable, load
+from nas_trainer.process import leave_message
 from nas_trainer.training import Progress, Training, best_of_last, choose_device
 
 METRIC = "accuracy"
-ENV_TERMINATION_LOG = "NAS_TERMINATION_LOG"
-ENV_LOG_LEVEL = "NAS_LOG_LEVEL"
-_LOG_LEVELS = ("debug", "info", "warning", "error")
-_KUBELET_TERMINATION_LOG = Path("/dev/termination-log")
-_MESSAGE_BYTES = 4096
 # A child that ends sooner is cheaper to repeat than to save.
 _CHECKPOINT_SECONDS = 60.0
 # What CPU allocators say; a GPU's has an exception of its own.
@@ -66,13 +60,13 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
             result = _run(environment, defer)
     except Failure as failure:
         _log.error("failed", reason=failure.message, code=failure.code)
-        _leave_message(environment, failure.message)
+        leave_message(environment, failure.message)
         return failure.code
     except Terminated:
         _log.warning("terminated")
-        _leave_message(environment, "terminated by SIGTERM; the next attempt goes on from the last checkpoint")
+        leave_message(environment, "terminated by SIGTERM; the next attempt goes on from the last checkpoint")
         return ExitCode.TERMINATED
-    _leave_message(environment, result)
+    leave_message(environment, result)
     return ExitCode.OK
 
 
@@ -247,31 +241,5 @@ def _terminated_by_sigterm() -> Iterator[Callable[[], None]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _leave_message(environment: Mapping[str, str], message: str) -> None:
-    """Write the container's termination message, where the kubelet or our caller looks for one."""
-    named = environment.get(ENV_TERMINATION_LOG)
-    path = Path(named) if named else _KUBELET_TERMINATION_LOG
-    if not named and not path.exists():
-        return
-    try:
-        path.write_bytes(message.encode()[:_MESSAGE_BYTES])
-    except OSError as error:
-        _log.warning("no termination message", reason=str(error))
-
-
 def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def configure_logging(environment: Mapping[str, str] = os.environ) -> None:
-    """Log JSON, or lines for people when standard error is a terminal; ``NAS_LOG_LEVEL=debug`` tells more."""
-    level = environment.get(ENV_LOG_LEVEL, "info")
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level if level in _LOG_LEVELS else "info"),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from nas_api import names
 from nas_api.reasons import Reason
 
 Object = Mapping[str, Any]
@@ -29,6 +30,15 @@ def diagnose(pod: Object | None, events: Iterable[Object]) -> Diagnosis | None:
         events: events about the Job (``events.k8s.io/v1``).
     """
     return _from_pod(pod) if pod is not None else _from_events(events)
+
+
+def trains(pod: Object) -> bool:
+    """Return whether the trainer's container runs, wherever in the pod it is."""
+    status = pod.get("status") or {}
+    containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    return any(
+        item["name"] == names.TRAINER_CONTAINER and "running" in (item.get("state") or {}) for item in containers
+    )
 
 
 def _from_pod(pod: Object) -> Diagnosis | None:

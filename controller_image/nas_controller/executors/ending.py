@@ -78,8 +78,8 @@ def _pod_ending(pod: Object, words: str) -> tuple[End, str]:
 
 
 def _terminated(status: Object) -> Object | None:
-    """Return how the trainer's container ended, else another one's that failed."""
+    """Return how the trainer's container failed, else another one; how the trainer ended when none failed."""
     statuses = [*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ())]
     ended = [item for item in statuses if (item.get("state") or {}).get("terminated")]
-    ended.sort(key=lambda item: (item["name"] != names.TRAINER_CONTAINER, item["state"]["terminated"]["exitCode"] == 0))
+    ended.sort(key=lambda item: (item["state"]["terminated"]["exitCode"] == 0, item["name"] != names.TRAINER_CONTAINER))
     return dict(ended[0]["state"]["terminated"]) if ended else None

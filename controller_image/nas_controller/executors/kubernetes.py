@@ -16,7 +16,7 @@ from nas_api.child_job import child_job
 from nas_api.experiment import NASExperiment
 from nas_api.reasons import EXPLANATIONS, Reason
 from nas_controller.executor import Blocked, End, Ended, Event, Launch, Started
-from nas_controller.executors.diagnosis import diagnose
+from nas_controller.executors.diagnosis import diagnose, trains
 from nas_controller.executors.ending import ending, finished
 from nas_kube import EVENTS, JOBS, PODS, ApiError, ApiUnavailable, EventType, KubeClient, KubeError, Reflector
 
@@ -304,8 +304,13 @@ class KubernetesExecutor:
         for child in idle:
             own = [pod for pod in pods if pod["metadata"]["labels"].get(names.LABEL_LAUNCH) == str(child.number)]
             about = [event for event in events if (event.get("regarding") or {}).get("uid") == child.uid]
-            found = diagnose(_newest(own), about)
-            if found is not None:
+            pod = _newest(own)
+            if pod is not None and trains(pod):
+                # A user's own trainer is an init container, so that its Job is not ready before the end.
+                with self._lock:
+                    child.ready = True
+                self._post(Started(child.number))
+            elif (found := diagnose(pod, about)) is not None:
                 self._post(_blocked(child.number, *found))
 
     def _pods(self, numbers: list[int]) -> list[Object]:

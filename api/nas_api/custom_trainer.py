@@ -1,0 +1,110 @@
+"""The contract with a user's own trainer: what it finds in its folder, and what it leaves there. Pure.
+
+Its program is started with ``NAS_DIR`` in its environment, reads ``architecture.json`` there, and leaves
+``result.json``. Nothing of ours need be in its image; docs/custom-trainer.md is the page for its author.
+"""
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from nas_api import names
+from nas_api.base import Model
+from nas_api.child import MetricName, Result, TrainerInput
+from nas_api.experiment import TrainerSpec
+
+POD_FOLDER = "/nas"
+"""``NAS_DIR`` in a pod."""
+ARCHITECTURE = "architecture.json"
+SETTINGS = "settings.json"
+RESULT = "result.json"
+MAX_RESULT_BYTES = 1 << 20
+_LONGEST_MESSAGE = 1000
+
+
+class OwnResult(Model):
+    """``$NAS_DIR/result.json``; only ``metrics`` is needed, and fields that are not named here are ignored."""
+
+    version: Literal[1] = 1
+    status: Literal["Trained", "Diverged"] = "Trained"
+    """Diverged: the training came to nothing because of the architecture; the search learns to avoid it."""
+    metrics: Annotated[dict[MetricName, float], Field(max_length=64)] = {}
+    """Numbers by name; the objective's metric must be among them unless the training diverged."""
+    history: Annotated[tuple[float, ...], Field(max_length=10_000)] = ()
+    """The objective's metric after each epoch."""
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """How long the training took; the time between start and end when not set."""
+    parameters: Annotated[int, Field(ge=0)] = 0
+    """Parameters of the network, for the report and for penalties."""
+
+
+def settings(document: TrainerInput) -> str:
+    """Return ``settings.json``: all that the manifest says of a training, for trainers that want to know."""
+    return document.model_dump_json(by_alias=True, exclude={"architecture", "store", "dataset"})
+
+
+def environment(document: TrainerInput, folder: str) -> dict[str, str]:
+    """Return what a user's trainer finds in its environment beside what is there anyway."""
+    return {
+        "NAS_DIR": folder,
+        "NAS_SAMPLE": str(document.sample),
+        "NAS_SEED": str(document.seed),
+        "NAS_EPOCHS": str(document.epochs),
+        "OMP_NUM_THREADS": str(document.threads),
+    }
+
+
+def command(spec: TrainerSpec) -> tuple[str, ...]:
+    """Return the command of a user's trainer: ``trainer.command``, or what the template says; empty for neither."""
+    if spec.command is not None:
+        return spec.command
+    containers: list[dict[str, Any]] = ((spec.template or {}).get("spec") or {}).get("containers") or []
+    container = next((item for item in containers if item.get("name") == names.TRAINER_CONTAINER), {})
+    return (*(container.get("command") or ()), *(container.get("args") or ()))
+
+
+def result(document: TrainerInput, data: bytes, *, seconds: float, look: str) -> Result:
+    """Return the result object for what a user's trainer has left in ``result.json``.
+
+    Args:
+        document: what the trainer was asked.
+        data: the file's content.
+        seconds: how long it took, for results that do not say so.
+        look: where the trainer's own output is, for people.
+    """
+    try:
+        own = OwnResult.model_validate(json.loads(data), extra="ignore")
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        return invalid(document, f"{place or 'the document'}: {first['msg']}", look=look)
+    except (ValueError, RecursionError) as error:
+        # ValueError: no JSON, or no UTF-8; RecursionError: nested beyond reason.
+        return invalid(document, f"this is no JSON: {error}", look=look)
+    if own.status == "Trained" and document.metric not in own.metrics:
+        there = f"only {', '.join(sorted(own.metrics))}" if own.metrics else "it is empty or missing"
+        return invalid(document, f"metrics has no {document.metric!r} (spec.objective.metric): {there}", look=look)
+    return Result(
+        sample=document.sample,
+        attempt=document.attempt,
+        architecture=document.architecture.digest,
+        status=own.status,
+        metrics=own.metrics,
+        history=own.history,
+        seconds=seconds if own.seconds is None else own.seconds,
+        parameters=own.parameters,
+    )
+
+
+def invalid(document: TrainerInput, problem: str, *, look: str) -> Result:
+    """Return the result object that says why a trainer's own result cannot be used; ``look`` as in ``result``."""
+    tail = f". Its output: {look}"
+    return Result(
+        sample=document.sample,
+        attempt=document.attempt,
+        architecture=document.architecture.digest,
+        status="Invalid",
+        metrics={},
+        message=f"{RESULT}: {problem}"[: _LONGEST_MESSAGE - len(tail)].rstrip(".") + tail,
+    )

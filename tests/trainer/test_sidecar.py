@@ -1,0 +1,201 @@
+"""What stands around a user's own trainer: its input, and what becomes of every kind of result."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas_api import names
+from nas_api.child import ExitCode, Result, StoreLocation, TrainerInput
+from nas_api.experiment import CustomDataset, DatasetSpec, OptimizerSpec
+from nas_api.spaces.custom import CustomArchitecture
+from nas_store.errors import CredentialsRefused, StoreUnreachable
+from nas_store.folder import FolderStore
+from nas_trainer import sidecar
+
+ARCHITECTURE = CustomArchitecture(choices={"depth": 4, "op": ("conv", "pool")})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return the trainer's NAS_DIR."""
+    (tmp_path / "nas").mkdir()
+    return tmp_path / "nas"
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> TrainerInput:
+    return TrainerInput(
+        experiment="mine",
+        sample=5,
+        attempt=2,
+        seed=11,
+        metric="accuracy",
+        architecture=ARCHITECTURE,
+        dataset=DatasetSpec(custom=CustomDataset()),
+        epochs=9,
+        reward_epochs=1,
+        batch_size=2,
+        optimizer=OptimizerSpec(),
+        store=StoreLocation(folder=str(tmp_path / "store")),
+    )
+
+
+@pytest.fixture
+def run(folder: Path, document: TrainerInput, tmp_path: Path) -> Callable[..., int]:
+    """Return a function that runs the program with an argument, as its pod does."""
+
+    def start(argument: str, pause: Callable[[float], None] = lambda _: None) -> int:
+        environment = {
+            names.ENV_TRAINER_INPUT: document.model_dump_json(by_alias=True),
+            "NAS_DIR": str(folder),
+            "NAS_POD": "mine-0-abc",
+            "NAS_TERMINATION_LOG": str(tmp_path / "message"),
+        }
+        return sidecar.main([argument], environment, pause)
+
+    return start
+
+
+Run = Callable[..., int]
+
+
+def stored(tmp_path: Path) -> bytes:
+    data = FolderStore(tmp_path / "store").get(names.result_key(5))
+    assert data is not None
+    return data
+
+
+def parsed(tmp_path: Path) -> Result:
+    return Result.parse(stored(tmp_path), sample=5, digest=ARCHITECTURE.digest, metric="accuracy")
+
+
+def test_the_input_is_plain_json(run: Run, folder: Path) -> None:
+    assert run("prepare") == ExitCode.OK
+    assert json.loads((folder / "architecture.json").read_text()) == {
+        "version": 1,
+        "space": "custom",
+        "choices": {"depth": 4, "op": ["conv", "pool"]},
+    }
+    settings = json.loads((folder / "settings.json").read_text())
+    assert (settings["sample"], settings["seed"], settings["epochs"], settings["batchSize"]) == (5, 11, 9, 2)
+    assert "store" not in settings, "where results are is no concern of a user's program"
+
+
+def test_a_result_becomes_the_samples(run: Run, folder: Path, tmp_path: Path) -> None:
+    run("prepare")
+    (folder / "result.json").write_text('{"metrics": {"accuracy": 0.93, "loss": 1}, "parameters": 7, "note": "mine"}')
+    assert run("upload") == ExitCode.OK
+    result = parsed(tmp_path)
+    assert result.metrics == {"accuracy": 0.93, "loss": 1.0}
+    assert (result.attempt, result.parameters) == (2, 7)
+    assert 0 <= result.seconds < 60
+    assert '"accuracy"' in (tmp_path / "message").read_text()
+
+
+def test_a_divergence_needs_no_metric(run: Run, folder: Path, tmp_path: Path) -> None:
+    run("prepare")
+    (folder / "result.json").write_text('{"status": "Diverged", "seconds": 3}')
+    assert run("upload") == ExitCode.OK
+    assert parsed(tmp_path).diverged("accuracy")
+    assert parsed(tmp_path).seconds == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "did not write it"),
+        (b"", "no JSON"),
+        (b"\xff\xfe", "no JSON"),
+        (b'{"metrics": {"accuracy": 0.9}', "no JSON"),
+        (b"[" * 100_000, "no JSON"),
+        (b"0.93", "the document"),
+        (b'{"metrics": 0.93}', "metrics"),
+        (b'{"metrics": {"loss": 0.1}}', "metrics has no 'accuracy' (spec.objective.metric): only loss"),
+        (b'{"accuracy": 0.93}', "it is empty or missing"),
+        (b'{"metrics": {"accuracy": "high"}}', "metrics.accuracy"),
+        (b'{"status": "Fine", "metrics": {"accuracy": 1}}', "status"),
+        (b" " * (1 << 20) + b"{}", "larger than"),
+    ],
+)
+def test_a_result_that_cannot_be_used_says_why_and_where_to_look(
+    run: Run, folder: Path, tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    run("prepare")
+    if content is not None:
+        (folder / "result.json").write_bytes(content)
+    assert run("upload") == ExitCode.OK
+    with pytest.raises(ValueError, match=r"^result\.json: ") as caught:
+        parsed(tmp_path)
+    assert words in str(caught.value)
+    assert str(caught.value).endswith("Its output: kubectl logs mine-0-abc -c trainer")
+
+
+@pytest.mark.parametrize("trick", ["link", "pipe", "folder"])
+def test_what_is_no_file_is_not_followed(run: Run, folder: Path, tmp_path: Path, trick: str) -> None:
+    run("prepare")
+    secret = tmp_path / "secret"
+    secret.write_text('{"metrics": {"accuracy": 0.5}}')
+    match trick:
+        case "link":
+            (folder / "result.json").symlink_to(secret)
+        case "pipe":
+            os.mkfifo(folder / "result.json")
+        case _:
+            (folder / "result.json").mkdir()
+    assert run("upload") == ExitCode.OK
+    with pytest.raises(ValueError, match=r"^result\.json: it (is no regular file|cannot be read)"):
+        parsed(tmp_path)
+
+
+def test_the_first_result_counts(run: Run, folder: Path, tmp_path: Path) -> None:
+    run("prepare")
+    (folder / "result.json").write_text('{"metrics": {"accuracy": 0.1}}')
+    run("upload")
+    (folder / "result.json").write_text('{"metrics": {"accuracy": 0.2}}')
+    assert run("upload") == ExitCode.OK
+    assert parsed(tmp_path).metrics["accuracy"] == 0.1
+
+
+def test_an_upload_outlasts_a_store_in_trouble(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = FolderStore.put_if_absent
+    failures = iter(range(8))
+
+    def failing(store: FolderStore, key: str, data: bytes) -> bool:
+        if next(failures, None) is not None:
+            raise StoreUnreachable("no answer")
+        return put(store, key, data)
+
+    monkeypatch.setattr(FolderStore, "put_if_absent", failing)
+    run("prepare")
+    (folder / "result.json").write_text('{"metrics": {"accuracy": 0.1}}')
+    pauses: list[float] = []
+    assert run("upload", pauses.append) == ExitCode.OK
+    assert parsed(tmp_path).metrics["accuracy"] == 0.1
+    assert pauses == [1, 2, 4, 8, 15, 30, 30, 30]
+
+
+def test_refused_keys_are_told_with_their_exit_code(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> bool:
+        raise CredentialsRefused("correct storage.s3.credentialsSecret")
+
+    monkeypatch.setattr(FolderStore, "put_if_absent", refuse)
+    run("prepare")
+    (folder / "result.json").write_text('{"metrics": {"accuracy": 0.1}}')
+    assert run("upload") == ExitCode.STORAGE_REFUSED
+    assert (tmp_path / "message").read_text() == "correct storage.s3.credentialsSecret"
+
+
+def test_it_loads_no_torch() -> None:
+    program = "import sys, nas_trainer.sidecar; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
