@@ -137,6 +137,29 @@ def best(name: str, namespace: str | None, context: str | None, code: bool) -> N
 
 @main.command()
 @click.argument("name")
+@click.option("-o", "--output", type=_FILE, required=True, help="The folder to write; made when it is missing.")
+@_namespace
+@_context
+@click.option("--endpoint", help="URL at which the S3 server is seen from here; the manifest's when not given.")
+def export(name: str, output: Path, namespace: str | None, context: str | None, endpoint: str | None) -> None:
+    """Hand the best network over: architecture, Python module, weights and ONNX model, with a page that says how.
+
+    NAME is an experiment on the cluster, whose bucket is read with your own AWS credentials, or the folder of a
+    local run.
+    """
+    from nas_cli.experiment_store import open_experiment
+    from nas_cli.export import README, hand_over
+
+    experiment, store = open_experiment(name, namespace, context, endpoint)
+    written = hand_over(experiment, store, output)
+    for file in written.files:
+        click.echo(output / file)
+    if not written.trained:
+        click.echo(f"There are no weights yet; {output / README} says why.", err=True)
+
+
+@main.command()
+@click.argument("name")
 @_namespace
 @_context
 @click.option("-f", "--follow", is_flag=True, help="Go on as new lines come.")

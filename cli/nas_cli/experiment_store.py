@@ -1,0 +1,84 @@
+"""Where an experiment's objects are, for commands that read more than its status: a run's folder, or the bucket."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+
+from nas_api import names
+from nas_api.child import StoreLocation
+from nas_api.child_job import s3_location
+from nas_api.experiment import NASExperiment
+from nas_cli.cluster import Cluster
+from nas_cli.errors import Refusal
+from nas_cli.folders import EXPERIMENT, is_run, local_hint
+from nas_store import Store, open_store
+from nas_store.errors import StoreError
+
+
+def open_experiment(
+    name: str, namespace: str | None, context: str | None, endpoint: str | None
+) -> tuple[NASExperiment, Store]:
+    """Return an experiment and its store, which is read with the keys that boto3 finds for whoever is calling.
+
+    Args:
+        name: of an experiment on the cluster, or the folder of a local run.
+        namespace: the context's when None.
+        context: of the kubeconfig; the current one when None.
+        endpoint: where the S3 server is seen from here; as the manifest says when None.
+
+    Raises:
+        Refusal: there is no such experiment, or its manifest cannot be read.
+    """
+    if is_run(Path(name)):
+        try:
+            experiment = NASExperiment.model_validate_json((Path(name) / EXPERIMENT).read_bytes(), extra="ignore")
+        except (OSError, ValidationError) as error:
+            raise Refusal(f"{name} is no readable run: {error}") from error
+        return experiment, open_store(StoreLocation(folder=name))
+    try:
+        experiment = Cluster(namespace, context).experiment(name)
+    except Refusal as refusal:
+        raise Refusal(refusal.message + local_hint(name)) from refusal
+    location = s3_location(experiment)
+    if endpoint is not None:
+        location = location.model_copy(update={"endpoint": endpoint})
+    with reading(experiment):
+        return experiment, open_store(StoreLocation(s3=location))
+
+
+@contextmanager
+def reading(experiment: NASExperiment) -> Iterator[None]:
+    """Turn a store's trouble into a refusal that says what to do on the machine that reads."""
+    try:
+        yield
+    except StoreError as error:
+        # What comes after the last colon is the cure in the manifest, which is right for the pods.
+        words = str(error).rpartition(": ")[0]
+        raise Refusal(f"the experiment's objects cannot be read from here: {words}. {_cure(experiment)}") from error
+
+
+def _cure(experiment: NASExperiment) -> str:
+    s3, namespace = experiment.spec.storage.s3, experiment.metadata.namespace
+    words = f"The bucket is read with your own keys: set {' and '.join(names.CREDENTIAL_KEYS)}"
+    if s3.credentials_secret is not None:
+        words += f" (the pods' are in Secret {s3.credentials_secret.name} of namespace {namespace})"
+    words += ". Where the endpoint is another from here, give it with --endpoint"
+    if s3.endpoint is not None and (host := _service(s3.endpoint)) is not None:
+        service, _, rest = host.partition(".")
+        port = urlsplit(s3.endpoint).port or 80
+        words += (
+            f"; {host} looks like a name that only the cluster knows: kubectl port-forward -n"
+            f" {rest.partition('.')[0] or namespace} service/{service} {port}, then --endpoint http://127.0.0.1:{port}"
+        )
+    return words
+
+
+def _service(endpoint: str) -> str | None:
+    """Return the host of an endpoint that looks like a Service's: NAME, NAME.NAMESPACE or NAME.NAMESPACE.svc..."""
+    parts = urlsplit(endpoint)
+    host = parts.hostname or ""
+    likely = ".svc" in host or (parts.scheme == "http" and host.count(".") <= 1 and ":" not in host)
+    return host if likely else None

@@ -1,0 +1,190 @@
+"""``nas export``: a folder that needs nothing of ours, and a page in it that is run word for word."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from experiments import manifest
+from safetensors.torch import save
+
+from nas_api import names
+from nas_api.architecture import ARCHITECTURE, Architecture
+from nas_api.child import S3Location, StoreLocation
+from nas_api.experiment import NASExperiment
+from nas_api.source import architecture_source
+from nas_api.spaces.convolutional import ConvolutionalArchitecture
+from nas_cli.errors import Refusal
+from nas_cli.main import main
+from nas_store import Store, open_store
+
+NETWORK = ConvolutionalArchitecture.parse_short("*2 3x3:6 2x1:12/1x2p<0 5x3:8<0,1")
+UID = "12345678-0000-0000-0000-000000000000"
+
+
+def nas(*words: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
+
+
+def run_folder(folder: Path, **spec: Any) -> Store:
+    """Return the store of a local run's folder without a best network."""
+    folder.mkdir()
+    document = manifest(namespace="local", **spec)
+    document["metadata"]["uid"] = UID
+    (folder / "experiment.json").write_text(json.dumps(document))
+    return open_store(StoreLocation(folder=str(folder)))
+
+
+def leave_best(store: Store, architecture: Architecture) -> str | None:
+    """Leave what the controller writes, and return the module."""
+    module = architecture_source(architecture, in_channels=1)
+    store.put(names.BEST_ARCHITECTURE, architecture.canonical().encode())
+    if module is not None:
+        store.put(names.BEST_MODULE, module.encode())
+    return module
+
+
+def leave_trained(store: Store, module: str, example: torch.Tensor) -> torch.Tensor:
+    """Leave what a final training does, and return the trained network's output for an example."""
+    namespace: dict[str, Any] = {}
+    exec(module, namespace)
+    torch.manual_seed(0)
+    network = namespace["Network"]()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    network(torch.randn(64, *example.shape[1:]))
+    network.eval()
+    store.put(names.BEST_WEIGHTS, save({name: value.clone() for name, value in network.state_dict().items()}))
+    with torch.no_grad():
+        output: torch.Tensor = network(example)
+    return output
+
+
+def run_page(folder: Path, tail: str) -> str:
+    """Run all code of the folder's page, one block after the other, and return what it prints.
+
+    In a process that sees nothing of ours: what is installed for development is not on its path.
+    """
+    blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    guard = "import sys\nsys.modules.update({name: None for name in ('nas_api', 'nas_trainer', 'nas_store')})\n"
+    script = folder / "page.py"
+    script.write_text(guard + "\n".join(blocks) + tail)
+    done = subprocess.run([sys.executable, str(script)], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_page_s_code_loads_the_weights(tmp_path: Path) -> None:
+    store = run_folder(tmp_path / "run")
+    module = leave_best(store, NETWORK)
+    assert module is not None
+    expected = leave_trained(store, module, torch.zeros(1, 1, 8, 8))
+    outcome = nas("export", tmp_path / "run", "-o", tmp_path / "out")
+    assert outcome.exit_code == 0, outcome.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        *("README.md", "architecture.json", "network.py", "weights.safetensors"),
+    ]
+    assert ARCHITECTURE.validate_json((tmp_path / "out" / "architecture.json").read_bytes()) == NETWORK
+    printed = run_page(tmp_path / "out", "print(output.tolist())")
+    torch.testing.assert_close(torch.tensor(json.loads(printed)), expected)
+
+
+def test_without_a_final_training_the_page_builds_a_fresh_network(tmp_path: Path) -> None:
+    leave_best(run_folder(tmp_path / "run"), NETWORK)
+    outcome = nas("export", tmp_path / "run", "-o", tmp_path / "deep" / "out")
+    assert outcome.exit_code == 0
+    assert "There are no weights yet" in outcome.stderr
+    page = (tmp_path / "deep" / "out" / "README.md").read_text()
+    assert "spec.finalTraining" in page
+    assert "onnxruntime" not in page
+    assert run_page(tmp_path / "deep" / "out", "print(tuple(output.shape))") == "(1, 10)\n"
+
+
+def test_a_custom_architecture_is_handed_over_as_it_is(tmp_path: Path) -> None:
+    architecture = ARCHITECTURE.validate_python({"space": "custom", "choices": {"op": "conv", "widths": [8, 16]}})
+    store = run_folder(
+        tmp_path / "run",
+        searchSpace={"custom": {"decisions": [{"name": "op", "options": ["conv"]}]}},
+        trainer={"dataset": {"custom": {}}},
+    )
+    leave_best(store, architecture)
+    assert nas("export", tmp_path / "run", "-o", tmp_path / "out").exit_code == 0
+    assert "Only the trainer that trained it knows" in (tmp_path / "out" / "README.md").read_text()
+    assert not (tmp_path / "out" / "network.py").exists()
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    run_folder(tmp_path / "run")
+    nothing = nas("export", tmp_path / "run", "-o", tmp_path / "out")
+    assert nothing.exit_code == 1
+    assert "has no best network yet" in nothing.stderr
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("")
+    leave_best(open_store(StoreLocation(folder=str(tmp_path / "run"))), NETWORK)
+    refused = nas("export", tmp_path / "run", "-o", tmp_path / "file" / "out")
+    assert refused.exit_code == 1
+    assert "choose another with -o" in refused.stderr
+
+
+class OneExperiment:
+    """A cluster that knows one experiment."""
+
+    document: dict[str, Any]
+
+    def __init__(self, namespace: str | None, context: str | None) -> None: ...
+
+    def experiment(self, name: str) -> NASExperiment:
+        if name != self.document["metadata"]["name"]:
+            raise Refusal(f"no experiment {name}")
+        return NASExperiment.model_validate(self.document)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> type[OneExperiment]:
+    """One experiment on a cluster, with its bucket behind a name that only the cluster knows."""
+    s3 = {"bucket": "nas", "endpoint": "http://nas-s3.team-a:7070", "credentialsSecret": {"name": "nas-s3"}}
+    document = manifest("team-b", storage={"s3": s3})
+    document["metadata"]["uid"] = UID
+    monkeypatch.setattr(OneExperiment, "document", document, raising=False)
+    monkeypatch.setattr("nas_cli.experiment_store.Cluster", OneExperiment)
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return OneExperiment
+
+
+@pytest.mark.s3
+def test_an_experiment_s_bucket_is_read_at_another_address(
+    cluster: type[OneExperiment], s3_location: S3Location, tmp_path: Path
+) -> None:
+    cluster.document["spec"]["storage"]["s3"]["bucket"] = s3_location.bucket
+    prefix = names.experiment_prefix("nas", "team-b", "digits", UID)
+    leave_best(open_store(StoreLocation(s3=s3_location.model_copy(update={"prefix": prefix}))), NETWORK)
+    assert s3_location.endpoint is not None
+    outcome = nas("export", "digits", "-o", tmp_path / "out", "--endpoint", s3_location.endpoint)
+    assert outcome.exit_code == 0, outcome.output
+    assert (tmp_path / "out" / "network.py").exists()
+
+
+def test_without_keys_the_refusal_says_where_they_are(cluster: type[OneExperiment], tmp_path: Path) -> None:
+    outcome = nas("export", "digits", "-o", tmp_path / "out")
+    assert outcome.exit_code == 1
+    for words in (
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        "Secret nas-s3 of namespace team-b",
+        "kubectl port-forward -n team-a service/nas-s3 7070",
+        "--endpoint http://127.0.0.1:7070",
+    ):
+        assert words in outcome.stderr
+
+
+def test_an_unknown_name_is_refused(cluster: type[OneExperiment], tmp_path: Path) -> None:
+    outcome = nas("export", "other", "-o", tmp_path / "out")
+    assert outcome.exit_code == 1
+    assert "no experiment other" in outcome.stderr
