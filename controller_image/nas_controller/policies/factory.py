@@ -7,6 +7,7 @@ import torch
 from nas_api.experiment import SearcherSpec
 from nas_api.search_space import SearchSpace
 from nas_controller.policies import Policy
+from nas_controller.policies.evolution import EvolutionPolicy
 from nas_controller.policies.guided import GuidedPolicy
 from nas_controller.policies.ppo import PpoPolicy
 from nas_controller.policies.random import RandomPolicy
@@ -16,6 +17,7 @@ _POLICIES: dict[str, Callable[[SearcherSpec, SearchSpace], Policy]] = {
     "ppo": PpoPolicy,
     "reinforce": ReinforcePolicy,
     "guided": GuidedPolicy,
+    "evolution": EvolutionPolicy,
     "random": RandomPolicy,
 }
 
