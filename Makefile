@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml requirements/dev.txt requirements/torch.txt
 
 .PHONY: test-fast
 test-fast: venv ## Tests that need nothing but Python, under a minute
-	$(BIN)/pytest -m "not cluster and not node and not s3 and not slow"
+	$(BIN)/pytest -n 2 -m "not cluster and not node and not s3 and not slow"
 
 .PHONY: test
 test: venv ## Every test: builds the programs and images, brings clusters up and down (node tests need root)
