@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from nas_api.architecture import Architecture
 from nas_api.base import Model, PositiveDecimal
-from nas_api.experiment import DatasetSpec, OptimizerSpec
+from nas_api.experiment import DatasetSpec, GpuSpec, OptimizerSpec
 
 
 class ExitCode(IntEnum):
@@ -82,10 +82,15 @@ class TrainerInput(Model):
     batch_size: Annotated[int, Field(ge=1)]
     optimizer: OptimizerSpec
     threads: Annotated[int, Field(ge=1)] = 1
+    gpu: GpuSpec = GpuSpec()
+    dataset_cache: str | None = None
     final: FinalSettings | None = None
     """None: a child of the search."""
     store: StoreLocation
 
+
+MAX_RESULT_BYTES = 2**20
+"""The largest result object that is read; a larger one loses its sample (InvalidResult)."""
 
 MetricName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$")]
 

@@ -208,7 +208,7 @@ class BudgetSpec(Model):
     """When the search ends. May be changed during a run."""
 
     samples: Annotated[int, Field(ge=1, le=1_000_000)]
-    """Architectures to train; the paper used 12,800."""
+    """Architectures to sample; the paper used 12,800. One that takes an earlier result counts too."""
     duration: Duration | None = None
     """Longest time from the first start, for example 72h; children in flight are still awaited."""
     consecutive_failures: Annotated[int, Field(ge=1, le=100_000)] = 50
@@ -273,6 +273,16 @@ class DatasetSpec(Model):
             raise ValueError("set exactly one of digits, cifar10, cifar100, text, custom")
         return self
 
+    @property
+    def channels(self) -> int:
+        """Channels of an image, where the dataset has images."""
+        return 1 if self.digits is not None else 3
+
+    @property
+    def classes(self) -> int:
+        """Classes to tell apart, where the dataset has images."""
+        return 100 if self.cifar100 is not None else 10
+
 
 class OptimizerSpec(Model):
     """Stochastic gradient descent with Nesterov momentum (paper section 4.1)."""
@@ -292,6 +302,18 @@ PodTemplate = Annotated[
 ]
 
 
+class GpuSpec(Model):
+    """How our trainer uses a GPU; without one nothing of this applies."""
+
+    autocast: bool = True
+    """Whether layers are computed in bfloat16; weights, statistics and the optimiser stay in float32."""
+    compile: bool = False
+    """Whether each network is compiled by torch.compile first: that takes a minute or more, so it pays only in long
+    trainings."""
+    cuda_graphs: bool = False
+    """Whether a step is recorded once and then replayed as a whole, which spares small networks most of their time."""
+
+
 class TrainerSpec(Model):
     """How one child is trained."""
 
@@ -307,6 +329,11 @@ class TrainerSpec(Model):
     """The optimiser."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """CPU threads of a child."""
+    gpu: GpuSpec = GpuSpec()
+    """How a GPU is used; that there is one says trainer.template."""
+    dataset_cache: Annotated[str, StringConstraints(pattern=r"^/.+$", max_length=1024)] | None = None
+    """A folder of the node, on a volume that trainer.template mounts: a dataset in S3 is downloaded into it once and
+    then shared by all children of the node. Without it every child downloads it."""
     deadline: Duration = "6h"
     """Longest run of one child's pod; one that takes longer is lost, not tried again."""
     attempts: Annotated[int, Field(ge=1, le=20)] = 3
@@ -503,6 +530,8 @@ class SampleCounts(Model):
     """Observed samples whose training diverged."""
     retried: int = 0
     """Launches beyond the first of their samples."""
+    reused: int = 0
+    """Observed samples whose architecture had been observed before: they took that result, nothing was trained."""
 
 
 class Best(Model):
@@ -530,9 +559,33 @@ class PolicyVitals(Model):
     entropy: Decimal | None = None
     """Mean entropy of a decision under the newest batch, in nats."""
     mean_reward: Decimal | None = None
-    """Mean reward of the last 20 observed samples."""
+    """Mean reward of the last 20 observed samples that the policy drew."""
     first_mean_reward: Decimal | None = None
-    """Mean reward of the first 20 observed samples: the policy had hardly learnt then."""
+    """Mean reward of the first 20 observed samples that the policy drew: it had hardly learnt then."""
+
+
+class ArmStatus(Model):
+    """What one arm of the comparison has earned."""
+
+    observed: int = 0
+    """Its observed samples."""
+    mean_reward: Decimal | None = None
+    """Mean reward of all of them."""
+
+
+class ControlStatus(Model):
+    """The policy against the random arm."""
+
+    policy: ArmStatus
+    """Samples that the policy drew."""
+    random: ArmStatus
+    """Samples drawn uniformly at random."""
+    pairs: int = 0
+    """Pairs of one observed sample of each arm, neighbours in time, so that counts are equal."""
+    difference: Decimal | None = None
+    """Mean over the pairs of the policy's reward minus the random one's."""
+    standard_error: Decimal | None = None
+    """Standard error of the difference."""
 
 
 class Outcome(Model):
@@ -598,6 +651,8 @@ class NASExperimentStatus(Model):
     """The best sample so far."""
     policy: PolicyVitals | None = None
     """Signs of the policy's health."""
+    control: ControlStatus | None = None
+    """The policy against the random arm, where searcher.control asks for one."""
     problem: Problem | None = None
     """What keeps the search from going on."""
     outcome: Outcome | None = None

@@ -9,7 +9,8 @@ from nas_api.reasons import LostReason, Reason
 from nas_api.reward import reward
 from nas_controller.executor import End
 from nas_controller.records import Finished, Lost, Observed
-from nas_controller.state import Core
+from nas_controller.state import Core, KnownResult
+from nas_store.errors import TooLarge
 
 _LONGEST_MESSAGE = 1000
 _FIRST_PAUSE_SECONDS = 5.0
@@ -45,7 +46,7 @@ _CURABLE = {
 }
 
 
-def judge(core: Core, sample: int, end: End, message: str, data: bytes | None, attempts: int) -> Verdict:
+def judge(core: Core, sample: int, end: End, message: str, data: bytes | TooLarge | None, attempts: int) -> Verdict:
     """Return what the end of a child means for its open sample.
 
     A result object decides whatever the end says: it may come from an earlier attempt, or the child may have
@@ -56,9 +57,11 @@ def judge(core: Core, sample: int, end: End, message: str, data: bytes | None, a
         sample: an open sample.
         end: how its newest launch ended.
         message: the child's last words.
-        data: the sample's result object, or None when there is none.
+        data: the sample's result object, None when there is none, or that it is too large to be read.
         attempts: ``trainer.attempts``.
     """
+    if isinstance(data, TooLarge):
+        return Lost(sample=sample, reason=LostReason.INVALID_RESULT, message=str(data))
     if data is not None:
         return _judge_result(core, sample, data)
     failures = core.open[sample].failures
@@ -97,6 +100,14 @@ def _judge_result(core: Core, sample: int, data: bytes) -> Observed | Lost:
         reward=value,
         seconds=result.seconds,
         parameters=result.parameters,
+    )
+
+
+def reuse(core: Core, sample: int, known: KnownResult) -> Observed:
+    """Return the observation of an open sample whose architecture's result is known."""
+    metrics = {} if known.metric is None else {core.objective.metric: known.metric}
+    return Observed(
+        sample=sample, metrics=metrics, diverged=known.metric is None, reward=known.reward, reused=known.sample
     )
 
 

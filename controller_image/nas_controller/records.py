@@ -14,6 +14,7 @@ from nas_api.child import MetricName
 from nas_api.experiment import BudgetSpec, ObjectiveSpec, SearcherSpec
 from nas_api.reasons import LostReason, Reason
 from nas_api.search_space import SearchSpaceSpec
+from nas_controller.control import Arm
 
 
 class Started(Model):
@@ -40,15 +41,18 @@ class Reconfigured(Model):
 
 
 class Proposed(Model):
-    """The policy has drawn a sample."""
+    """A sample has been drawn; ``Launched`` follows, or at once ``Observed`` where its result is known already."""
 
     type: Literal["Proposed"] = "Proposed"
     format: Literal[1] = 1
     sample: int
     architecture: Architecture
     log_probability: float
+    """Sum over all decisions, under whoever drew it."""
     version: int
-    """Updates that the policy had made when it drew."""
+    """Updates that the policy had made when it drew; 0 in the random arm."""
+    arm: Arm = "policy"
+    """Who drew it: the policy, or the control arm, uniformly at random. The policy is told nothing of the latter."""
 
 
 class Launched(Model):
@@ -74,10 +78,17 @@ class Observed(Model):
     format: Literal[1] = 1
     sample: int
     metrics: dict[MetricName, float]
+    """What the trainer reported; of a reused result only the objective's metric, the rest is in that record."""
     diverged: bool = False
+    """The training gave no finite metric; the reward is the lowest so far."""
     reward: float
+    """After the objective's penalties."""
     seconds: float = 0.0
+    """Wall-clock time of the training; 0 where nothing was trained."""
     parameters: int = 0
+    """Weights of the network; 0 where the trainer did not count them."""
+    reused: int | None = None
+    """The sample whose result this is: it had the same architecture, so nothing was trained. None: its own."""
     moment: AwareDatetime | None = None
     """Wall-clock time of the record; None in logs of older writers. For reports: nothing is decided by it."""
 

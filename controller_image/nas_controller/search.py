@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 import structlog
 
 from nas_api import names
-from nas_api.child import StoreLocation
+from nas_api.child import MAX_RESULT_BYTES, StoreLocation
 from nas_api.experiment import NASExperiment, Problem, TrainerSpec
 from nas_api.source import architecture_source
 from nas_controller import decisions, snapshots
@@ -28,12 +28,12 @@ from nas_controller.executor import Started as Runs
 from nas_controller.launch_input import trainer_input
 from nas_controller.log import Log
 from nas_controller.policies.factory import make_policy
-from nas_controller.records import Finished, Launched, Lost, Observed, Proposed, Reconfigured, Record, Started
+from nas_controller.records import Finished, Launched, Lost, Observed, Reconfigured, Record, Started
 from nas_controller.recovery import recover
 from nas_controller.state import MakePolicy, SearchState
 from nas_controller.status import SearchStatus, StatusSink, search_status
 from nas_store import Store
-from nas_store.errors import StoreError
+from nas_store.errors import StoreError, TooLarge
 
 _log = structlog.get_logger()
 
@@ -88,7 +88,7 @@ class _Fetched:
     launch: int
     end: End | None
     message: str
-    data: bytes | None
+    data: bytes | TooLarge | None
     error: StoreError | None = None
     tries: int = 0
 
@@ -369,7 +369,7 @@ class Search:
             case Runs():
                 self._started(message.launch)
             case Blocked():
-                if message.launch in self._samples:
+                if self._awaited(message.launch) is not None:
                     self._blocked[message.launch] = message
             case Ended():
                 self._ended(message)
@@ -384,8 +384,16 @@ class Search:
             case None:
                 pass
 
-    def _started(self, launch: int) -> None:
+    def _awaited(self, launch: int) -> int | None:
+        """Return the sample of a launch that is out, or None: it was cancelled, has ended, or is an earlier attempt.
+
+        Events cross each other: a child may be said to be blocked after its end was taken.
+        """
         sample = self._samples.get(launch)
+        return sample if sample is not None and self._flights[sample].phase is _Phase.LAUNCHED else None
+
+    def _started(self, launch: int) -> None:
+        sample = self._awaited(launch)
         if sample is None:
             return
         self._flights[sample].running = True
@@ -393,9 +401,8 @@ class Search:
         self._last_progress = self._clock.monotonic()
 
     def _ended(self, ended: Ended) -> None:
-        sample = self._samples.get(ended.launch)
-        if sample is None or self._flights[sample].phase is not _Phase.LAUNCHED:
-            # The end of a launch that was cancelled, or of an earlier attempt.
+        sample = self._awaited(ended.launch)
+        if sample is None:
             return
         self._last_progress = self._clock.monotonic()
         _log.debug("child ended", sample=sample, launch=ended.launch, end=ended.end, message=ended.message)
@@ -407,10 +414,15 @@ class Search:
         self._blocked.pop(launch, None)
 
         def ask() -> None:
+            data: bytes | TooLarge | None = None
+            error: StoreError | None = None
             try:
-                data, error = self._store.get(names.result_key(sample)), None
+                data = self._store.get(names.result_key(sample), limit=MAX_RESULT_BYTES)
+            except TooLarge as caught:
+                # An answer like any other: this is what the trainer wrote.
+                data = caught
             except StoreError as caught:
-                data, error = None, caught
+                error = caught
             self._inbox.put(_Fetched(sample, launch, end, message, data, error, tries))
 
         self._pool.submit(ask).add_done_callback(self._report_broken)
@@ -538,17 +550,8 @@ class Search:
         return decisions.may_propose(self._state.core, self._clock.now())
 
     def _decide(self) -> None:
-        core = self._state.core
-        finished = decisions.conclusion(core, self._clock.now())
-        if finished is not None:
-            for sample, flight in self._flights.items():
-                if flight.phase is _Phase.LAUNCHED:
-                    self._cancel(sample)
-            self._effects.launch.clear()
-            _log.info("search ends", outcome=finished.outcome, reason=finished.reason, message=finished.message)
-            self._record(finished)
-            return
-        if self._suspended:
+        self._conclude()
+        if self._state.core.outcome is not None or self._suspended:
             return
         now = self._clock.monotonic()
         waiting = [sample for sample, flight in self._flights.items() if flight.phase is _Phase.WAITING]
@@ -558,21 +561,36 @@ class Search:
         elif not waiting and self._trouble is not None and now >= self._trouble.over_at:
             self._trouble = None
         if self._trouble is None:
-            for _ in range(min(self._proposals(), _PROPOSALS_AT_ONCE)):
+            # Counted anew each time: a sample whose result is known takes no room, but is of the budget.
+            for _ in range(_PROPOSALS_AT_ONCE):
+                if self._proposals() == 0:
+                    break
                 self._propose()
+            # The last sample may have had its result at once: no event would wake us for the end.
+            self._conclude()
+
+    def _conclude(self) -> None:
+        """Record the end of the search if it has come."""
+        finished = decisions.conclusion(self._state.core, self._clock.now())
+        if finished is None:
+            return
+        for sample, flight in self._flights.items():
+            if flight.phase is _Phase.LAUNCHED:
+                self._cancel(sample)
+        self._effects.launch.clear()
+        _log.info("search ends", outcome=finished.outcome, reason=finished.reason, message=finished.message)
+        self._record(finished)
 
     def _propose(self) -> None:
-        sample = self._state.core.proposed
-        proposal = self._state.policy.propose(sample)
-        self._record(
-            Proposed(
-                sample=sample,
-                architecture=self._state.space.decode(proposal.choices),
-                log_probability=proposal.log_probability,
-                version=proposal.version,
-            )
-        )
-        self._relaunch(sample)
+        proposed = self._state.propose()
+        known = self._state.known(proposed.architecture)
+        self._record(proposed)
+        if known is None:
+            self._relaunch(proposed.sample)
+        else:
+            observed = decisions.reuse(self._state.core, proposed.sample, known)
+            _log.info("sample reused", sample=proposed.sample, of=known.sample, reward=known.reward)
+            self._record(observed)
 
     def _relaunch(self, sample: int, failures: int | None = None) -> None:
         """Record a sample's next attempt, and launch it once that is in the log.

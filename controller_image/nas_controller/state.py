@@ -5,6 +5,7 @@ What is running in the cluster at this moment is not here: that is observed, not
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pydantic import AwareDatetime
 
@@ -12,8 +13,10 @@ from nas_api.architecture import Architecture
 from nas_api.experiment import BudgetSpec, Outcome, SearcherSpec
 from nas_api.experiment import ObjectiveSpec as Objective
 from nas_api.search_space import SearchSpace, SearchSpaceSpec, search_space
+from nas_controller.control import Arm, Comparison, arm_of
 from nas_controller.errors import LogDamaged
 from nas_controller.policies import Policy, Proposal
+from nas_controller.policies.random import RandomPolicy
 from nas_controller.records import Finished, Launched, Lost, Observed, Proposed, Reconfigured, Record, Started
 
 MakePolicy = Callable[[SearcherSpec, SearchSpace], Policy]
@@ -32,6 +35,17 @@ class OpenSample:
     attempt: int = 0
     failures: int = 0
     """Attempts that count against ``trainer.attempts``."""
+    arm: Arm = "policy"
+    """Who drew it."""
+
+
+class KnownResult(NamedTuple):
+    """What the first observed sample of an architecture gave: a row and not an object, for there may be many."""
+
+    sample: int
+    reward: float
+    metric: float | None
+    """None: it diverged."""
 
 
 @dataclass
@@ -46,7 +60,7 @@ class BestSample:
 
 @dataclass
 class Core:
-    """Everything but the policy: small, whatever the number of samples, and as JSON in each snapshot."""
+    """Everything but the policy: small (a row for each known result), and as JSON in each snapshot."""
 
     started: AwareDatetime
     search_space: SearchSpaceSpec
@@ -62,14 +76,19 @@ class Core:
     observed: int = 0
     lost: int = 0
     diverged: int = 0
+    reused: int = 0
     consecutive_lost: int = 0
     last_loss: str = ""
     lowest_reward: float | None = None
     best: BestSample | None = None
     first_rewards: list[float] = field(default_factory=list)
-    """Rewards of the first ``MEAN_OF`` observed samples."""
+    """Rewards of the first ``MEAN_OF`` observed samples that the policy drew."""
     last_rewards: list[float] = field(default_factory=list)
-    """Rewards of the last ``MEAN_OF`` observed samples."""
+    """Rewards of the last ``MEAN_OF`` observed samples that the policy drew."""
+    known: dict[str, KnownResult] = field(default_factory=dict)
+    """By ``identity`` of the architecture; empty unless duplicates are reused."""
+    comparison: Comparison | None = None
+    """The policy against the random arm; None without one."""
     open: dict[int, OpenSample] = field(default_factory=dict)
     outcome: Outcome | None = None
 
@@ -81,6 +100,7 @@ class SearchState:
         self.core = core
         self.policy = policy
         self.space = search_space(core.search_space)
+        self._random = RandomPolicy(core.searcher, self.space)
 
     @classmethod
     def begin(cls, started: Started, make_policy: MakePolicy) -> "SearchState":
@@ -92,8 +112,26 @@ class SearchState:
             objective=started.objective,
             epoch=started.epoch,
             records=1,
+            comparison=None if started.searcher.control is None else Comparison(),
         )
         return cls(core, make_policy(started.searcher, search_space(started.search_space)))
+
+    def propose(self) -> Proposed:
+        """Return the next sample's record; changes nothing."""
+        sample = self.core.proposed
+        arm = arm_of(self.core.searcher, sample)
+        proposal = (self.policy if arm == "policy" else self._random).propose(sample)
+        return Proposed(
+            sample=sample,
+            architecture=self.space.decode(proposal.choices),
+            log_probability=proposal.log_probability,
+            version=proposal.version,
+            arm=arm,
+        )
+
+    def known(self, architecture: Architecture) -> KnownResult | None:
+        """Return the result of an architecture that was observed before, where duplicates are reused."""
+        return self.core.known.get(identity(architecture)) if self.core.known else None
 
     def apply(self, record: Record) -> None:
         """Take one record.
@@ -111,9 +149,10 @@ class SearchState:
                 core.parallelism, core.budget = record.parallelism, record.budget
             case Proposed():
                 self._expect(record.sample == core.proposed, record)
-                choices = self.space.encode(record.architecture)
-                self.policy.proposed(record.sample, Proposal(choices, record.log_probability, record.version))
-                core.open[record.sample] = OpenSample(record.architecture)
+                if record.arm == "policy":
+                    choices = self.space.encode(record.architecture)
+                    self.policy.proposed(record.sample, Proposal(choices, record.log_probability, record.version))
+                core.open[record.sample] = OpenSample(record.architecture, arm=record.arm)
                 core.proposed += 1
             case Launched():
                 self._expect(record.launch == core.launched, record)
@@ -129,38 +168,58 @@ class SearchState:
                 core.launched += 1
             case Observed():
                 self._expect(record.sample in core.open, record)
-                self._observe(record, core.open.pop(record.sample).architecture)
+                self._observe(record, core.open.pop(record.sample))
             case Lost():
                 self._expect(record.sample in core.open, record)
-                del core.open[record.sample]
+                arm = core.open.pop(record.sample).arm
                 core.lost += 1
                 core.consecutive_lost += 1
                 core.last_loss = f"sample {record.sample}: {record.reason}: {record.message}".rstrip(": ")
-                self.policy.lost(record.sample)
+                if arm == "policy":
+                    self.policy.lost(record.sample)
             case Finished():
                 core.outcome = Outcome(type=record.outcome, reason=record.reason, message=record.message)
         core.records += 1
 
-    def _observe(self, record: Observed, architecture: Architecture) -> None:
+    def _observe(self, record: Observed, current: OpenSample) -> None:
         core = self.core
+        metric = None if record.diverged else record.metrics[core.objective.metric]
         core.observed += 1
         core.diverged += record.diverged
-        core.consecutive_lost = 0
-        if not record.diverged:
-            lowest = core.lowest_reward
-            core.lowest_reward = record.reward if lowest is None else min(lowest, record.reward)
-            if core.best is None or record.reward > core.best.reward:
-                metric = record.metrics[core.objective.metric]
-                core.best = BestSample(record.sample, record.reward, metric, architecture)
-        if len(core.first_rewards) < MEAN_OF:
-            core.first_rewards.append(record.reward)
-        core.last_rewards = [*core.last_rewards[-MEAN_OF + 1 :], record.reward]
-        self.policy.observed(record.sample, record.reward)
+        if record.reused is None:
+            core.consecutive_lost = 0
+            if core.searcher.duplicates == "Reuse":
+                key = identity(current.architecture)
+                core.known.setdefault(key, KnownResult(record.sample, record.reward, metric))
+        else:
+            core.reused += 1
+        if metric is not None:
+            self._rank(record, metric, current.architecture)
+        if core.comparison is not None:
+            core.comparison.add(current.arm, record.reward)
+        if current.arm == "policy":
+            if len(core.first_rewards) < MEAN_OF:
+                core.first_rewards.append(record.reward)
+            core.last_rewards = [*core.last_rewards[-MEAN_OF + 1 :], record.reward]
+            self.policy.observed(record.sample, record.reward)
+
+    def _rank(self, record: Observed, metric: float, architecture: Architecture) -> None:
+        """Compare a sample that did not diverge with those before it."""
+        core = self.core
+        lowest = core.lowest_reward
+        core.lowest_reward = record.reward if lowest is None else min(lowest, record.reward)
+        if core.best is None or record.reward > core.best.reward:
+            core.best = BestSample(record.sample, record.reward, metric, architecture)
 
     @staticmethod
     def _expect(condition: bool, record: Record) -> None:
         if not condition:
             raise LogDamaged(f"a record cannot follow those before it: {record.model_dump_json()[:300]}")
+
+
+def identity(architecture: Architecture) -> str:
+    """Return what tells an architecture from all others, shorter than its digest: 128 bits of it in hex."""
+    return architecture.digest[:32]
 
 
 def fold(records: Iterable[Record], make_policy: MakePolicy, state: SearchState | None = None) -> SearchState | None:

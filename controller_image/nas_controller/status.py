@@ -6,7 +6,17 @@ from statistics import fmean
 from typing import Protocol
 
 from nas_api.base import Model
-from nas_api.experiment import Best, NASExperimentStatus, Outcome, PolicyVitals, Problem, SampleCounts
+from nas_api.experiment import (
+    ArmStatus,
+    Best,
+    ControlStatus,
+    NASExperimentStatus,
+    Outcome,
+    PolicyVitals,
+    Problem,
+    SampleCounts,
+)
+from nas_controller.control import ArmTotal, Comparison
 from nas_controller.state import SearchState
 
 _LARGEST = 10**12 - 1
@@ -22,6 +32,7 @@ class SearchStatus(Model):
     progress: str | None = None
     best: Best | None = None
     policy: PolicyVitals | None = None
+    control: ControlStatus | None = None
     problem: Problem | None = None
     outcome: Outcome | None = None
 
@@ -63,6 +74,7 @@ def search_status(state: SearchState, *, running: int, best_uri: str, problem: P
             lost=core.lost,
             diverged=core.diverged,
             retried=core.retried,
+            reused=core.reused,
         ),
         progress=f"{core.observed + core.lost}/{budget}",
         best=None
@@ -81,9 +93,25 @@ def search_status(state: SearchState, *, running: int, best_uri: str, problem: P
             mean_reward=decimal(fmean(core.last_rewards)) if core.last_rewards else None,
             first_mean_reward=decimal(fmean(core.first_rewards)) if core.first_rewards else None,
         ),
+        control=None if core.comparison is None else _control(core.comparison),
         problem=problem,
         outcome=core.outcome,
     )
+
+
+def _control(comparison: Comparison) -> ControlStatus:
+    error = comparison.standard_error
+    return ControlStatus(
+        policy=_arm(comparison.policy),
+        random=_arm(comparison.random),
+        pairs=comparison.pairs,
+        difference=decimal(comparison.difference) if comparison.pairs else None,
+        standard_error=None if error is None else decimal(error),
+    )
+
+
+def _arm(total: ArmTotal) -> ArmStatus:
+    return ArmStatus(observed=total.observed, mean_reward=None if total.mean is None else decimal(total.mean))
 
 
 class StatusSink(Protocol):

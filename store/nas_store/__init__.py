@@ -16,8 +16,12 @@ class Store(Protocol):
     cannot be used; after such an error a write may or may not have happened.
     """
 
-    def get(self, key: str) -> bytes | None:
-        """Return what is stored under a key, or None."""
+    def get(self, key: str, *, limit: int | None = None) -> bytes | None:
+        """Return what is stored under a key, or None.
+
+        Raises:
+            TooLarge: there are more than ``limit`` bytes, which were not read.
+        """
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Store data unless something is there already; return whether this call is known to have stored it.

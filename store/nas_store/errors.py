@@ -5,11 +5,17 @@ StoreError
 ├── CredentialsRefused
 ├── StoreUnreachable      (retryable: it may pass by itself)
 └── StoreUnsuitable
+
+TooLarge stands apart: it is an answer.
 """
 
 from typing import ClassVar
 
 from nas_api.reasons import Reason
+
+
+class TooLarge(Exception):
+    """An object has more bytes than the reader takes; nothing is wrong with the store."""
 
 
 class StoreError(Exception):

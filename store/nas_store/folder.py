@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from nas_api import names
-from nas_store.errors import StoreUnreachable, StoreUnsuitable
+from nas_store.errors import StoreUnreachable, StoreUnsuitable, TooLarge
 from nas_store.keys import check_key
 
 # Half-written objects; keys cannot begin with a dot, so it never clashes with one.
@@ -24,11 +24,13 @@ class FolderStore:
     def __init__(self, folder: str | Path) -> None:
         self._root = Path(folder).absolute()
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str, *, limit: int | None = None) -> bytes | None:
         """See :class:`nas_store.Store`."""
         path = self._path(key)
         with self._errors():
             try:
+                if limit is not None and (size := path.stat().st_size) > limit:
+                    raise TooLarge(f"{key} has {size} bytes, more than {limit}")
                 return path.read_bytes()
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
                 return None

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import boto3
@@ -17,7 +18,14 @@ from botocore.exceptions import (
 
 from nas_api import names
 from nas_api.child import S3Location
-from nas_store.errors import BucketNotFound, CredentialsRefused, StoreError, StoreUnreachable, StoreUnsuitable
+from nas_store.errors import (
+    BucketNotFound,
+    CredentialsRefused,
+    StoreError,
+    StoreUnreachable,
+    StoreUnsuitable,
+    TooLarge,
+)
 from nas_store.keys import check_key
 
 if TYPE_CHECKING:
@@ -51,6 +59,16 @@ _REGION_CODES = frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConst
 SUITABLE_STORES = "AWS S3, MinIO, Ceph and versitygw do"
 
 
+@dataclass(frozen=True)
+class Listed:
+    """An object in a listing."""
+
+    size: int
+    """Bytes."""
+    etag: str
+    """Changes with the content; nothing else is promised of it."""
+
+
 class S3Store:
     """See :class:`nas_store.Store`. Credentials come from the environment, as boto3 finds them."""
 
@@ -78,7 +96,7 @@ class S3Store:
         except (ValueError, BotoCoreError) as error:
             raise StoreUnreachable(f"spec.storage.s3 cannot be used: {error}") from error
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str, *, limit: int | None = None) -> bytes | None:
         """See :class:`nas_store.Store`."""
 
         def call() -> bytes | None:
@@ -88,7 +106,11 @@ class S3Store:
                 if _code(error) == "NoSuchKey":
                     return None
                 raise
-            return response["Body"].read()
+            body, size = response["Body"], response["ContentLength"]
+            if limit is not None and size > limit:
+                body.close()
+                raise TooLarge(f"{key} has {size} bytes, more than {limit}")
+            return body.read()
 
         return self._translated(f"GET {key}", call)
 
@@ -123,15 +145,23 @@ class S3Store:
 
     def list(self, prefix: str) -> list[str]:
         """See :class:`nas_store.Store`."""
+        return list(self.listing(prefix))
+
+    def listing(self, prefix: str) -> dict[str, Listed]:
+        """Return what the server says of all keys that begin with a prefix, sorted by key."""
         own = self._location.prefix
 
-        def call() -> list[str]:
+        def call() -> dict[str, Listed]:
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._location.bucket, Prefix=own + prefix
             )
-            return [item["Key"].removeprefix(own) for page in pages for item in page.get("Contents", [])]
+            return {
+                item["Key"].removeprefix(own): Listed(item["Size"], item["ETag"])
+                for page in pages
+                for item in page.get("Contents", [])
+            }
 
-        return sorted(self._translated(f"LIST {prefix}", call))
+        return dict(sorted(self._translated(f"LIST {prefix}", call).items()))
 
     def uri(self, key: str) -> str:
         """See :class:`nas_store.Store`."""

@@ -178,9 +178,11 @@ def assert_promises(run: Run, budget: int) -> None:
     parallelism=st.integers(1, 4),
     snapshot_every=st.integers(1, 12),
     expire=st.booleans(),
+    duplicates=st.sampled_from(["Reuse", "Train"]),
+    control=st.booleans(),
 )
-@example(["result"], [0], [10, 11, 12, 13], [], 2, 3, True)
-@example(["DatasetUnavailable", "Succeeded"], [], [], [], 2, 1, False)
+@example(["result"], [0], [10, 11, 12, 13], [], 2, 3, True, "Train", False)
+@example(["DatasetUnavailable", "Succeeded"], [], [], [], 2, 1, False, "Reuse", True)
 def test_after_any_deaths_the_search_is_as_if_it_had_never_died(
     fates: list[str],
     picks: list[int],
@@ -189,8 +191,17 @@ def test_after_any_deaths_the_search_is_as_if_it_had_never_died(
     parallelism: int,
     snapshot_every: int,
     expire: bool,
+    duplicates: str,
+    control: bool,
 ) -> None:
-    experiment = make_experiment(parallelism=parallelism, budget={"samples": 8, "consecutiveFailures": 6})
+    searcher = {
+        "seed": 7,
+        "random": {},
+        "duplicates": duplicates,
+        **({"control": {"random": "0.4"}} if control else {}),
+    }
+    budget = {"samples": 8, "consecutiveFailures": 6}
+    experiment = make_experiment(parallelism=parallelism, budget=budget, searcher=searcher)
     between = _expire if expire else _nothing
     run = Run(experiment, fates, picks, lives, lost_answers, snapshot_every=snapshot_every, between=between)
     event(f"deaths: {run.deaths}")

@@ -25,11 +25,15 @@ from nas_api.experiment import NASExperiment
 from nas_api.reasons import LostReason, Reason
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_controller import search as search_module
+from nas_controller.control import arm_of
 from nas_controller.errors import SearchChanged
 from nas_controller.executor import Blocked
-from nas_controller.log import read_log
+from nas_controller.log import read_log, read_objects
+from nas_controller.policies import Proposal
+from nas_controller.policies.random import RandomPolicy
 from nas_controller.records import Finished, Launched, Lost, Observed, Proposed, Reconfigured, Started
 from nas_controller.search import Ending, Search
+from nas_controller.state import MakePolicy
 from nas_store import Store
 from nas_store.errors import CredentialsRefused, StoreError, StoreUnreachable
 from nas_store.folder import FolderStore
@@ -46,7 +50,13 @@ class Bench:
     """One world and the searches that are run in it."""
 
     def __init__(
-        self, fates: Iterable[str] = (), *, store: Store | None = None, picks: Iterable[int] = (), starts: bool = True
+        self,
+        fates: Iterable[str] = (),
+        *,
+        store: Store | None = None,
+        picks: Iterable[int] = (),
+        starts: bool = True,
+        policy: MakePolicy = CountingPolicy,
     ) -> None:
         self.world = World(
             store or MemoryStore(),
@@ -55,6 +65,7 @@ class Bench:
         )
         self.sink = Recorder()
         self.starts = starts
+        self.policy = policy
         self.search: Search
 
     def run(self, experiment: NASExperiment, on_idle: Say = lambda: None, snapshot_every: int = 200) -> Ending:
@@ -64,7 +75,7 @@ class Bench:
             location=StoreLocation(folder="/store"),
             executor=WorldExecutor(self.world, starts=self.starts),
             sink=self.sink,
-            make_policy=CountingPolicy,
+            make_policy=self.policy,
             clock=WorldClock(self.world, on_idle),
             snapshot_every=snapshot_every,
         )
@@ -139,6 +150,7 @@ def test_a_failure_is_tried_again_as_often_as_the_spec_allows() -> None:
         ("OutOfMemory", LostReason.OUT_OF_MEMORY),
         ("DeadlineExceeded", LostReason.DEADLINE_EXCEEDED),
         ("malformed", LostReason.INVALID_RESULT),
+        ("too-large", LostReason.INVALID_RESULT),
     ],
 )
 def test_what_another_attempt_cannot_cure_is_lost_at_once(fate: str, reason: LostReason) -> None:
@@ -192,6 +204,130 @@ def test_a_child_that_does_not_report_a_penalised_metric_is_lost() -> None:
     lost = bench.of_kind(Lost)
     assert [record.reason for record in lost] == [LostReason.INVALID_RESULT] * 2
     assert "objective.penalties names 'latencySeconds', but metrics has only ['accuracy'" in lost[0].message
+
+
+REUSE = {"seed": 7, "random": {}}
+
+
+def _architectures(bench: Bench) -> dict[int, str]:
+    return {record.sample: record.architecture.digest for record in bench.of_kind(Proposed)}
+
+
+def test_a_known_architecture_takes_its_result_at_once() -> None:
+    bench = Bench()
+    bench.run(make_experiment(parallelism=1, budget={"samples": 40}, searcher=REUSE))
+    architectures, observed = _architectures(bench), bench.of_kind(Observed)
+    assert len(observed) == 40 and bench.sink.last.progress == "40/40"
+    by_sample = {record.sample: record for record in observed}
+    reused = [record for record in observed if record.reused is not None]
+    for record in reused:
+        first = by_sample[record.reused]
+        assert first.reused is None and architectures[record.reused] == architectures[record.sample]
+        assert (record.reward, record.metrics, record.seconds) == (first.reward, first.metrics, 0.0)
+    trained = [sample for sample in by_sample if by_sample[sample].reused is None]
+    assert len({architectures[sample] for sample in trained}) == len(trained) == len(bench.of_kind(Launched)) < 40
+    assert bench.sink.last.samples is not None and bench.sink.last.samples.reused == len(reused)
+    # The policy was told of each: its state counts them.
+    assert bench.sink.last.policy is not None and bench.sink.last.policy.updates == 40
+
+
+def test_a_known_divergence_is_not_trained_again() -> None:
+    bench = Bench(["diverged"] * 40)
+    bench.run(make_experiment(parallelism=1, budget={"samples": 40}, searcher=REUSE))
+    reused = [record for record in bench.of_kind(Observed) if record.reused is not None]
+    assert reused and all(record.diverged and record.metrics == {} for record in reused)
+
+
+def test_duplicates_are_trained_again_where_that_is_asked_for() -> None:
+    bench = Bench()
+    bench.run(make_experiment(parallelism=1, budget={"samples": 40}))
+    assert len(bench.of_kind(Launched)) == 40 and len(set(_architectures(bench).values())) < 40
+    assert bench.sink.last.samples is not None and bench.sink.last.samples.reused == 0
+
+
+def test_a_policy_that_proposes_nothing_new_spends_the_budget_in_objects_of_bounded_size() -> None:
+    bench = Bench()
+    one = {"layers": {"initial": 1}, "filterHeights": [1], "filterWidths": [1], "filters": [4]}
+    bench.run(make_experiment(budget={"samples": 1000}, searcher=REUSE, searchSpace={"convolutional": one}))
+    sizes = [Counter(record.type for record in each.records) for each in read_objects(bench.world.store)]
+    assert max(size["Proposed"] for size in sizes) <= 64
+    assert bench.sink.last.progress == "1000/1000" and len(bench.of_kind(Launched)) <= 3
+    assert len(sizes) < 30
+
+
+def test_reused_results_do_not_hide_that_everything_fails() -> None:
+    # Of 128 architectures some are known when the failures begin: the losses between them are in a row all the same.
+    bench = Bench(itertools.chain(["result"] * 60, itertools.repeat("OutOfMemory")), policy=RandomPolicy)
+    bench.run(make_experiment(parallelism=1, budget={"samples": 400, "consecutiveFailures": 20}, searcher=REUSE))
+    outcome = bench.sink.last.outcome
+    assert outcome is not None and outcome.reason == "ConsecutiveFailures"
+    kinds = [record.type for record in bench.world.records()]
+    assert "Observed" in kinds[kinds.index("Lost") :]
+
+
+CONTROL = {"seed": 7, "random": {}, "duplicates": "Train", "control": {"random": "0.3"}}
+
+
+def test_a_share_of_the_samples_is_random_and_unknown_to_the_policy() -> None:
+    told = []
+
+    class Listening(CountingPolicy):
+        def proposed(self, sample: int, proposal: Proposal) -> None:
+            told.append(sample)
+            super().proposed(sample, proposal)
+
+        def observed(self, sample: int, reward: float) -> None:
+            assert sample in told
+            super().observed(sample, reward)
+
+        def lost(self, sample: int) -> None:
+            assert sample in told
+            super().lost(sample)
+
+    bench = Bench(["result", "OutOfMemory"] * 20, policy=Listening)
+    bench.run(make_experiment(budget={"samples": 60}, searcher=CONTROL))
+    arms = {record.sample: record.arm for record in bench.of_kind(Proposed)}
+    assert arms == {sample: arm_of(make_experiment(searcher=CONTROL).spec.searcher, sample) for sample in range(60)}
+    assert sorted(told) == [sample for sample, arm in arms.items() if arm == "policy"]
+    assert 8 <= list(arms.values()).count("random") <= 30
+    control, observed = bench.sink.last.control, bench.of_kind(Observed)
+    assert control is not None and bench.sink.last.best is not None
+    for arm, total in (("policy", control.policy), ("random", control.random)):
+        rewards = [record.reward for record in observed if arms[record.sample] == arm]
+        assert total.observed == len(rewards)
+        assert float(total.mean_reward or "nan") == pytest.approx(sum(rewards) / len(rewards), rel=1e-4)
+    assert 0 < control.pairs <= control.random.observed
+    assert float(bench.sink.last.best.reward) == pytest.approx(max(record.reward for record in observed), rel=1e-5)
+    assert bench.sink.last.policy is not None
+    assert bench.sink.last.policy.updates == control.policy.observed
+
+
+def test_without_a_control_nothing_is_said_of_one() -> None:
+    bench = Bench()
+    bench.run(make_experiment())
+    assert bench.sink.last.control is None
+    assert {record.arm for record in bench.of_kind(Proposed)} == {"policy"}
+
+
+def test_what_blocked_a_child_that_is_gone_is_no_problem() -> None:
+    bench = Bench(starts=False)
+    end = bench.world.end
+
+    def blocked_after_its_end(number: int, fate: str) -> None:
+        end(number, fate)
+        assert bench.world.post is not None
+        bench.world.post(Blocked(number, Reason.UNSCHEDULABLE, "no node fits"))
+
+    bench.world.end = blocked_after_its_end  # type: ignore[method-assign]
+    progress = bench.world.progress
+
+    def slowly() -> bool:
+        bench.world.seconds += 20
+        return progress()
+
+    bench.world.progress = slowly  # type: ignore[method-assign]
+    bench.run(make_experiment(parallelism=1, budget={"samples": 3}))
+    assert [status.problem for status in bench.sink.statuses if status.problem is not None] == []
 
 
 def test_too_many_losses_in_a_row_fail_the_experiment() -> None:
@@ -427,7 +563,7 @@ def test_another_search_in_the_same_place_is_refused_and_left_alone() -> None:
     bench.run(make_experiment())
     before = bench.world.records()
     with pytest.raises(SearchChanged, match=r"spec\.searcher.*new experiment"):
-        bench.run(make_experiment(searcher={"seed": 8, "random": {}}))
+        bench.run(make_experiment(searcher={"seed": 8, "random": {}, "duplicates": "Train"}))
     assert bench.world.records() == before
 
 
@@ -457,9 +593,9 @@ class BrokenStore(MemoryStore):
             self.refused += 1
             raise self.error
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str, *, limit: int | None = None) -> bytes | None:
         self._meet("get")
-        return super().get(key)
+        return super().get(key, limit=limit)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         self._meet("append")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nas_api import names
-from nas_api.child import Result, TrainerInput
+from nas_api.child import MAX_RESULT_BYTES, Result, TrainerInput
 from nas_api.decisions import Anchor
 from nas_api.experiment import NASExperiment, SearcherSpec
 from nas_api.search_space import SearchSpace
@@ -26,7 +26,7 @@ from nas_controller.policies import Proposal, Vitals
 from nas_controller.records import Launched, Record
 from nas_controller.status import SearchStatus
 from nas_store import Store
-from nas_store.errors import StoreUnreachable
+from nas_store.errors import StoreUnreachable, TooLarge
 
 T = TypeVar("T")
 
@@ -51,7 +51,8 @@ def make_experiment(**spec: Any) -> NASExperiment:
                         "filters": [4, 8],
                     }
                 },
-                "searcher": {"seed": 7, "random": {}},
+                # The space is small: architectures come again and again.
+                "searcher": {"seed": 7, "random": {}, "duplicates": "Train"},
                 "parallelism": 3,
                 "budget": {"samples": 10},
                 "trainer": {"dataset": {"digits": {}}, "epochs": 1},
@@ -172,6 +173,8 @@ class World:
             )
             self.store.put_if_absent(names.result_key(job.input.sample), result.model_dump_json(by_alias=True).encode())
             job.end = End.FAILED if fate == "result-then-killed" else End.SUCCEEDED
+        elif fate == "too-large":
+            self.store.put_if_absent(names.result_key(job.input.sample), b" " * (MAX_RESULT_BYTES + 1))
         elif fate == "malformed":
             self.store.put_if_absent(names.result_key(job.input.sample), b'{"metrics": "no"')
         else:
@@ -281,8 +284,8 @@ class FaultyStore:
             raise StoreUnreachable(f"the answer to {name} got lost")
         return answer
 
-    def get(self, key: str) -> bytes | None:
-        return self._call("get", lambda: self._world.store.get(key))
+    def get(self, key: str, *, limit: int | None = None) -> bytes | None:
+        return self._call("get", lambda: self._world.store.get(key, limit=limit))
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         return self._call("put_if_absent", lambda: self._world.store.put_if_absent(key, data))
@@ -306,8 +309,11 @@ class MemoryStore:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
 
-    def get(self, key: str) -> bytes | None:
-        return self.objects.get(key)
+    def get(self, key: str, *, limit: int | None = None) -> bytes | None:
+        data = self.objects.get(key)
+        if data is not None and limit is not None and len(data) > limit:
+            raise TooLarge(f"{key} has {len(data)} bytes, more than {limit}")
+        return data
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         if key in self.objects:

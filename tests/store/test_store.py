@@ -9,6 +9,7 @@ import pytest
 from nas_api import names
 from nas_api.child import StoreLocation
 from nas_store import Store, open_store
+from nas_store.errors import TooLarge
 
 OpenStore = Callable[[], Store]
 
@@ -67,6 +68,14 @@ def test_put_overwrites(store: Store) -> None:
     store.put("best/architecture.json", b"new")
     assert store.get("best/architecture.json") == b"new"
     assert not store.put_if_absent("best/architecture.json", b"newest")
+
+
+def test_more_than_the_limit_is_not_read(store: Store) -> None:
+    store.put("samples/000001/result.json", b"12345")
+    assert store.get("samples/000001/result.json", limit=5) == b"12345"
+    with pytest.raises(TooLarge, match=r"samples/000001/result\.json has 5 bytes, more than 4"):
+        store.get("samples/000001/result.json", limit=4)
+    assert store.get("samples/000002/result.json", limit=4) is None
 
 
 def test_an_empty_object_is_an_object(store: Store) -> None:

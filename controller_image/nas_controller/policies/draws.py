@@ -16,7 +16,9 @@ class Purpose(StrEnum):
 
     PROPOSE = "propose"
     INITIALISE = "initialise"
+    CONTROL = "control"
     IMAGINE = "imagine"
+    DRAFT = "draft"
     MUTATE = "mutate"
 
 
