@@ -31,5 +31,7 @@ def trainer_input(
         batch_size=trainer.batch_size,
         optimizer=trainer.optimizer,
         threads=trainer.threads,
+        gpu=trainer.gpu,
+        dataset_cache=trainer.dataset_cache,
         store=location,
     )

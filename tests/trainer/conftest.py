@@ -34,7 +34,7 @@ def draw() -> Draw:
                     stride_height=rng.choice(strides),
                     stride_width=rng.choice(strides),
                     inputs=tuple(source for source in range(index) if rng.random() < 0.5),
-                    pool=rng.random() < pooling,
+                    pool=pooling > 0 and rng.random() < pooling,
                 )
                 for index in range(layers)
             ),

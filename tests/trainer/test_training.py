@@ -6,23 +6,24 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nas_api.child import StoreLocation, TrainerInput
-from nas_api.experiment import CifarDataset, DatasetSpec, DigitsDataset, OptimizerSpec
+from nas_api.experiment import DatasetSpec, DigitsDataset, OptimizerSpec
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_trainer import checkpoint
-from nas_trainer.data import CIFAR10_FILE_BYTES, CIFAR10_FILES, DatasetUnavailable, Images, fixed_order, load
+from nas_trainer.data import Images, fixed_order, load
 from nas_trainer.network import Network
 from nas_trainer.optimizer import NesterovSGD
-from nas_trainer.training import Progress, Training, augment, best_of_last
+from nas_trainer.task import Progress
+from nas_trainer.training import Training, augment, best_of_last, central_crops
 
 Draw = Callable[..., ConvolutionalArchitecture]
 NOWHERE = StoreLocation(folder="/nowhere")
@@ -69,89 +70,48 @@ def document(architecture: ConvolutionalArchitecture, **changes: object) -> Trai
 def test_digits_are_scikit_learns_and_splits_never_change() -> None:
     images = load(DatasetSpec(digits=DigitsDataset(training_images=1000)), NOWHERE)
     assert images.train_images.shape == (1000, 1, 8, 8)
-    assert images.validation_images.shape == (397, 1, 8, 8)
+    assert images.held_out_images.shape == (397, 1, 8, 8)
     truth = load_digits()
     order = fixed_order(1797)
     assert sorted(order) == list(range(1797))
     assert images.train_labels.tolist() == truth.target[order[:1000]].tolist()
-    assert images.validation_labels.tolist() == truth.target[order[1000:1397]].tolist()
+    assert images.held_out_labels.tolist() == truth.target[order[1000:1397]].tolist()
     pixels = truth.images[order[:1397]].astype(np.float32)
     whitened = (pixels - pixels[:1000].mean()) / pixels[:1000].std(ddof=1)
-    np.testing.assert_allclose(torch.cat([images.train_images, images.validation_images])[:, 0], whitened, atol=1e-5)
+    np.testing.assert_allclose(torch.cat([images.train_images, images.held_out_images])[:, 0], whitened, atol=1e-5)
     # Every child of every version must see the same split.
     assert hashlib.sha256(order.tobytes()).hexdigest()[:16] == "12f2a64e0ce97372"
 
 
 def test_no_child_sees_a_test_image() -> None:
     images = load(DatasetSpec(digits=DigitsDataset(training_images=1400)), NOWHERE)
-    assert len(images.train_labels) + len(images.validation_labels) == 1797  # a user may leave no test set
+    assert len(images.train_labels) + len(images.held_out_labels) == 1797  # a user may leave no test set
     images = load(DatasetSpec(digits=DigitsDataset(training_images=1000)), NOWHERE)
-    assert len(images.train_labels) + len(images.validation_labels) == 1397
-
-
-@pytest.fixture
-def cifar(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for name in CIFAR10_FILES:
-        records = rng.integers(0, 256, (10_000, 3073), dtype=np.uint8)
-        records[:, 0] %= 10
-        # Red is bright, blue is dark: a mixed-up layout would show.
-        records[:, 1:1025] |= 128
-        records[:, 2049:] &= 63
-        (tmp_path / name).write_bytes(records.tobytes())
-    return tmp_path
-
-
-@pytest.mark.slow
-def test_cifar10_is_split_and_whitened_and_the_test_file_is_not_even_there(cifar: Path) -> None:
-    images = load(DatasetSpec(cifar10=CifarDataset(uri=str(cifar), validation_images=5000)), NOWHERE)
-    assert images.train_images.shape == (45_000, 3, 32, 32)
-    assert images.validation_images.shape == (5_000, 3, 32, 32)
-    assert images.augmented
-    assert images.train_images.mean((0, 2, 3)).abs().max() < 1e-3
-    assert (images.train_images.std((0, 2, 3)) - 1).abs().max() < 1e-3
-    first = np.frombuffer((cifar / CIFAR10_FILES[fixed_order(50_000)[0] // 10_000]).read_bytes(), np.uint8)
-    record = first.reshape(-1, 3073)[fixed_order(50_000)[0] % 10_000]
-    assert images.train_labels[0] == record[0]
-    pixels = torch.from_numpy(record[1:].reshape(3, 32, 32).astype(np.float32))
-    for channel in range(3):
-        assert torch.corrcoef(torch.stack([images.train_images[0, channel].flatten(), pixels[channel].flatten()]))[
-            0, 1
-        ] == pytest.approx(1, abs=1e-4)
-
-
-@pytest.mark.parametrize("damage", ["missing", "short", "folder"])
-def test_a_broken_cifar10_says_what_is_wrong_and_what_to_do(tmp_path: Path, damage: str) -> None:
-    if damage == "short":
-        (tmp_path / CIFAR10_FILES[0]).write_bytes(b"\0" * 100)
-    if damage == "folder":
-        (tmp_path / CIFAR10_FILES[0]).mkdir()
-    with pytest.raises(DatasetUnavailable) as caught:
-        load(DatasetSpec(cifar10=CifarDataset(uri=str(tmp_path))), NOWHERE)
-    text = str(caught.value)
-    assert str(tmp_path / CIFAR10_FILES[0]) in text
-    assert "trainer.dataset.cifar10.uri" in text
-    assert "\n" not in text
-    expected = {"missing": "is missing", "short": f"100 bytes, not {CIFAR10_FILE_BYTES:,}", "folder": "cannot be read"}
-    assert expected[damage] in text
+    assert len(images.train_labels) + len(images.held_out_labels) == 1397
 
 
 # ---------------------------------------------------------------- augmentation
 
 
-def test_augmentation_shifts_by_at_most_the_padding_and_flips_half() -> None:
-    images = torch.zeros(400, 1, 16, 16)
-    images[:, 0, 8, 4] = 1  # left of the middle: a flip is seen
+def test_augmentation_is_upsampling_then_a_random_crop_then_a_flip_of_half() -> None:
+    images = torch.randn(300, 2, 8, 8)
     out = augment(images, torch.Generator().manual_seed(0))
     assert out.shape == images.shape
-    where = out[:, 0].flatten(1).argmax(1)
-    rows, columns = where // 16, where % 16
-    assert set((rows - 8).tolist()) == set(range(-4, 5))
-    flipped = columns > 8
-    assert 140 < int(flipped.sum()) < 260
-    assert set(columns[~flipped].tolist()) <= set(range(0, 9))
-    assert set(columns[flipped].tolist()) <= set(range(7, 16))
+    upsampled = functional.interpolate(images, (16, 16), mode="bilinear", align_corners=False)
+    found = []
+    for image, large in zip(out, upsampled, strict=True):
+        crops = large.unfold(1, 8, 1).unfold(2, 8, 1)  # (2, top, left, 8, 8)
+        matches = [
+            (int(top), int(left), flipped)
+            for flipped, each in ((False, image), (True, image.flip(2)))
+            for top, left in ((crops - each[:, None, None]).abs().amax((0, 3, 4)) < 1e-5).nonzero()
+        ]
+        found += matches[:1]
+    assert len(found) == 300  # each is a crop, flipped or not
+    assert {top for top, _, _ in found} == {left for _, left, _ in found} == set(range(9))
+    assert 110 < sum(flipped for _, _, flipped in found) < 190
     assert torch.equal(augment(images, torch.Generator().manual_seed(0)), out)
+    torch.testing.assert_close(central_crops(images), upsampled[..., 4:12, 4:12], rtol=0, atol=1e-5)
 
 
 # ---------------------------------------------------------------- optimiser
@@ -201,7 +161,7 @@ def test_a_network_learns_the_digits(draw: Draw, digits: Images) -> None:
     each = training(draw(1, layers=3, strides=(1,)), digits)
     each.run(6, lambda: None)
     assert each.progress.epochs == 6
-    assert best_of_last(each.progress.accuracies, 2) > 0.8
+    assert best_of_last(each.progress.metrics, 2) > 0.8
     assert each.progress.losses[-1] < each.progress.losses[0] / 3
 
 

@@ -11,8 +11,21 @@ from torch import Tensor
 
 from nas_api.base import Model
 from nas_api.child import TrainerInput
-from nas_trainer.training import Progress
+from nas_trainer.task import Progress
 
+# What may differ between two attempts of one training, or between a training and a longer one.
+_NOT_OF_THE_STATE = {
+    "version",
+    "experiment",
+    "sample",
+    "attempt",
+    "epochs",
+    "reward_epochs",
+    "threads",
+    "gpu",
+    "dataset_cache",
+    "store",
+}
 # safetensors keeps metadata as text by name; ours is one JSON document.
 _KEY = "nas"
 
@@ -20,22 +33,20 @@ _KEY = "nas"
 class _Metadata(Model):
     version: Literal[1] = 1
     fingerprint: str
-    accuracies: Annotated[tuple[float, ...], Field(max_length=10_000)]
+    metrics: Annotated[tuple[float, ...], Field(max_length=10_000)]
     losses: Annotated[tuple[float, ...], Field(max_length=10_000)]
 
 
 def fingerprint(document: TrainerInput) -> str:
     """Return a digest of everything that a training's state depends on; the number of epochs is not among it."""
-    parts = document.model_dump(
-        mode="json", by_alias=True, include={"architecture", "seed", "dataset", "batch_size", "optimizer"}
-    )
+    parts = document.model_dump(mode="json", by_alias=True, exclude=_NOT_OF_THE_STATE)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def encode(document: TrainerInput, tensors: dict[str, Tensor], progress: Progress) -> bytes:
     """Return a checkpoint of a training's state after some epoch."""
     metadata = _Metadata(
-        fingerprint=fingerprint(document), accuracies=progress.accuracies, losses=progress.losses
+        fingerprint=fingerprint(document), metrics=progress.metrics, losses=progress.losses
     ).model_dump_json(by_alias=True)
     plain = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     return safetensors.torch.save(plain, {_KEY: metadata})
@@ -56,7 +67,7 @@ def decode(document: TrainerInput, data: bytes) -> tuple[dict[str, Tensor], Prog
         raise ValueError(f"it is damaged ({error})") from error
     if metadata.fingerprint != fingerprint(document):
         raise ValueError("it belongs to a training with another architecture, dataset, optimiser or seed")
-    progress = Progress(metadata.accuracies, metadata.losses)
-    if not 0 < progress.epochs <= document.epochs or len(progress.accuracies) != progress.epochs:
+    progress = Progress(metadata.metrics, metadata.losses)
+    if not 0 < progress.epochs <= document.epochs or len(progress.metrics) not in (0, progress.epochs):
         raise ValueError(f"it has {progress.epochs} epochs of {document.epochs}")
     return tensors, progress

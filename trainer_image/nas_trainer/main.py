@@ -12,21 +12,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+import safetensors.torch
 import structlog
 import torch
 from pydantic import ValidationError
 
 from nas_api import names
 from nas_api.child import ExitCode, Result, TrainerInput
-from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_store import Store, open_store
 from nas_store.errors import StoreError
 from nas_trainer import checkpoint
-from nas_trainer.data import DatasetUnavailable, load
+from nas_trainer.files import DatasetUnavailable
 from nas_trainer.process import leave_message
-from nas_trainer.training import Progress, Training, best_of_last, choose_device
+from nas_trainer.task import ExportFailed, Progress, Task, Unsuitable
+from nas_trainer.training import image_training
 
-METRIC = "accuracy"
 # A child that ends sooner is cheaper to repeat than to save.
 _CHECKPOINT_SECONDS = 60.0
 # What CPU allocators say; a GPU's has an exception of its own.
@@ -83,9 +83,12 @@ def _run(environment: Mapping[str, str], defer: Callable[[], None]) -> str:
     started = time.monotonic()
     torch.set_num_threads(document.threads)
     try:
-        training = _prepare(document)
-        _restore(document, store, training, log)
-        _train(document, store, training, log)
+        task = _task(document)
+        _restore(document, store, task, log)
+        _train(document, store, task, log)
+        metrics = {} if task.progress.diverged else task.metrics(document.reward_epochs)
+        if document.final is not None and document.final.test and not task.progress.diverged:
+            metrics |= _export(document, store, task, log)
     except (MemoryError, RuntimeError) as error:
         # torch.OutOfMemoryError is a RuntimeError; a CPU's allocator raises a plain one.
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in _OUT_OF_MEMORY_WORDS):
@@ -96,7 +99,7 @@ def _run(environment: Mapping[str, str], defer: Callable[[], None]) -> str:
             " trainers more memory in trainer.template",
         ) from error
     defer()
-    result = _result(document, training, time.monotonic() - started)
+    result = _result(document, task, metrics, time.monotonic() - started)
     with _storage_failures():
         # Somebody else's result of this sample is as good as ours: the first one counts.
         store.put_if_absent(names.result_key(document.sample), result.model_dump_json(by_alias=True).encode())
@@ -121,40 +124,27 @@ def _read_input(environment: Mapping[str, str]) -> TrainerInput:
             f"{names.ENV_TRAINER_INPUT} cannot be used ({place}: {first['msg']}): use images of one version for"
             " controller and trainer",
         ) from error
-    if document.metric != METRIC:
-        raise Failure(
-            ExitCode.INVALID_INPUT,
-            f"this trainer measures {METRIC!r}, not {document.metric!r}: correct spec.objective.metric",
-        )
-    if document.batch_size < 2:
-        raise Failure(ExitCode.INVALID_INPUT, "batch normalisation needs a trainer.batchSize of 2 or more")
     return document
 
 
-def _prepare(document: TrainerInput) -> Training:
-    if not isinstance(document.architecture, ConvolutionalArchitecture):
-        raise Failure(ExitCode.INVALID_INPUT, f"a {document.architecture.space} architecture cannot learn images")
+def _task(document: TrainerInput) -> Task:
     try:
-        images = load(document.dataset, document.store)
+        with _storage_failures():
+            return image_training(document)
+    except Unsuitable as error:
+        raise Failure(ExitCode.INVALID_INPUT, str(error)) from error
     except DatasetUnavailable as error:
         raise Failure(ExitCode.DATASET_UNAVAILABLE, str(error)) from error
-    except StoreError as error:
-        raise _storage_failure(error) from error
-    return Training(
-        document.architecture, images, document.optimizer, document.batch_size, document.seed, choose_device()
-    )
 
 
-def _restore(
-    document: TrainerInput, store: Store, training: Training, log: structlog.typing.FilteringBoundLogger
-) -> None:
+def _restore(document: TrainerInput, store: Store, task: Task, log: structlog.typing.FilteringBoundLogger) -> None:
     with _storage_failures():
         data = store.get(names.checkpoint_key(document.sample))
     if data is None:
         return
     try:
         tensors, progress = checkpoint.decode(document, data)
-        training.restore(tensors, progress)
+        task.restore(tensors, progress)
     except (ValueError, KeyError) as error:
         # Training from the start costs time and nothing else.
         log.warning("the checkpoint is not used", reason=str(error))
@@ -162,23 +152,22 @@ def _restore(
         log.info("goes on from its checkpoint", epochs=progress.epochs)
 
 
-def _train(
-    document: TrainerInput, store: Store, training: Training, log: structlog.typing.FilteringBoundLogger
-) -> None:
+def _train(document: TrainerInput, store: Store, task: Task, log: structlog.typing.FilteringBoundLogger) -> None:
     saved_at = time.monotonic()
     # SIGTERM may come in the middle of an epoch, whose half is of no use.
-    newest = (training.state(), training.progress)
+    newest = (task.state(), task.progress)
 
     def after_epoch() -> None:
         nonlocal saved_at, newest
-        newest = (training.state(), training.progress)
-        log.debug("epoch", number=training.progress.epochs, accuracy=training.progress.accuracies[-1])
+        newest = (task.state(), task.progress)
+        metric = {document.metric: task.progress.metrics[-1]} if task.progress.metrics else {}
+        log.debug("epoch", number=task.progress.epochs, loss=task.progress.losses[-1], **metric)
         if time.monotonic() - saved_at >= _CHECKPOINT_SECONDS:
             _save(document, store, *newest)
             saved_at = time.monotonic()
 
     try:
-        training.run(document.epochs, after_epoch)
+        task.run(document.epochs, after_epoch)
     except Terminated:
         if newest[1].epochs:
             _save(document, store, *newest)
@@ -194,19 +183,34 @@ def _save(document: TrainerInput, store: Store, state: dict[str, torch.Tensor], 
         _log.warning("the checkpoint could not be written", reason=str(error))
 
 
-def _result(document: TrainerInput, training: Training, seconds: float) -> Result:
-    progress = training.progress
+def _export(
+    document: TrainerInput, store: Store, task: Task, log: structlog.typing.FilteringBoundLogger
+) -> dict[str, float]:
+    """Leave weights and ONNX model beside the result that will follow; return what there is to say of them."""
+    with _storage_failures():
+        store.put(names.weights_key(document.sample), safetensors.torch.save(task.weights()))
+    try:
+        model, difference = task.onnx()
+    except ExportFailed as error:
+        # The weights are there, and so will be the result: it has no onnxDifference then.
+        log.warning("no ONNX model", reason=str(error))
+        return {}
+    with _storage_failures():
+        store.put(names.onnx_key(document.sample), model)
+    return {"onnxDifference": difference}
+
+
+def _result(document: TrainerInput, task: Task, metrics: dict[str, float], seconds: float) -> Result:
+    progress = task.progress
     return Result(
         sample=document.sample,
         attempt=document.attempt,
         architecture=document.architecture.digest,
         status="Diverged" if progress.diverged else "Trained",
-        metrics={}
-        if progress.diverged
-        else {METRIC: best_of_last(progress.accuracies, document.reward_epochs), "loss": progress.losses[-1]},
-        history=progress.accuracies,
+        metrics=metrics,
+        history=progress.metrics,
         seconds=seconds,
-        parameters=training.parameters,
+        parameters=task.parameters,
     )
 
 

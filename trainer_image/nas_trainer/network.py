@@ -78,7 +78,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output, of the shape that a single layer's has."""
         first, *others = self.layers
-        maps = [x[:, :, :: self._strides[0], :: self._strides[1]], first(x)]
+        maps: list[Tensor] = [x[:, :, :: self._strides[0], :: self._strides[1]], first(x)]
         for layer in others:
             maps.append(layer(torch.cat(maps, 1)))
         return maps[-1]

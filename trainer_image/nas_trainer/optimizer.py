@@ -20,7 +20,8 @@ class NesterovSGD:
         self, parameters: Iterable[Tensor], learning_rate: float, momentum: float, weight_decay: float
     ) -> None:
         self._parameters = list(parameters)
-        self._learning_rate = learning_rate
+        self.learning_rate = learning_rate
+        """May be changed between steps."""
         self._momentum = momentum
         self._weight_decay = weight_decay
         self.velocities = [torch.zeros_like(parameter) for parameter in self._parameters]
@@ -36,6 +37,6 @@ class NesterovSGD:
         torch._foreach_mul_(self.velocities, self._momentum)
         torch._foreach_add_(self.velocities, gradients)
         torch._foreach_add_(gradients, self.velocities, alpha=self._momentum)
-        torch._foreach_add_(self._parameters, gradients, alpha=-self._learning_rate)
+        torch._foreach_add_(self._parameters, gradients, alpha=-self.learning_rate)
         for parameter in self._parameters:
             parameter.grad = None

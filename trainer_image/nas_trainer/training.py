@@ -1,77 +1,107 @@
-"""Training of one network: whole epochs, each a function of the state before it, the seed and its number.
+"""Training of one convolutional network: whole epochs, each a function of the state before it, the seed and its number.
 
 So a training that stops after any epoch and goes on from its state ends, on one CPU, with the same bits as
 one that never stopped.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nas_api.experiment import OptimizerSpec
+from nas_api.child import FinalSettings, TrainerInput
+from nas_api.experiment import GpuSpec, OptimizerSpec
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
-from nas_trainer.data import Images
-from nas_trainer.network import Network
+from nas_trainer.cuda_graph import GpuRecorder, RecordedStep, Step
+from nas_trainer.data import Images, load
+from nas_trainer.network import Network, multiply_adds
 from nas_trainer.optimizer import NesterovSGD
+from nas_trainer.task import Progress, Unsuitable
 
-CROP_PADDING = 4
-_VALIDATION_BATCH = 2048
+METRIC = "accuracy"
+UPSAMPLED_BY = 8
+"""Pixels that an image gains in height and width before it is cropped; the paper does not say how many."""
+_HELD_OUT_BATCH = 2048
 # torch takes seeds of 64 bits.
 _SEEDS = 2**63
 
 
-@dataclass(frozen=True)
-class Progress:
-    """What is known after each epoch: validation accuracy in [0, 1] and mean training loss in nats."""
+def image_training(document: TrainerInput) -> "Training":
+    """Return the training that an input document of a convolutional network asks for.
 
-    accuracies: tuple[float, ...] = ()
-    losses: tuple[float, ...] = ()
-
-    @property
-    def epochs(self) -> int:
-        """Epochs done."""
-        return len(self.losses)
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the last epoch's loss is not finite."""
-        return bool(self.losses) and not math.isfinite(self.losses[-1])
-
-
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return images (n, c, h, w), each cropped at random out of its zero-padded self and flipped or not.
-
-    Zero is the mean of a whitened image. The paper upsamples before the crop (section 4.1); padding keeps
-    the scale of training and validation images alike.
+    Raises:
+        Unsuitable: the document asks for another metric, or for batches of one image.
+        DatasetUnavailable: see :func:`nas_trainer.data.load`.
+        StoreUnreachable: the dataset's server does not answer.
     """
-    count, _, height, width = images.shape
-    device = images.device
-    top, left = torch.randint(0, 2 * CROP_PADDING + 1, (2, count, 1), generator=generator, device=device)
-    flip = torch.rand(count, 1, generator=generator, device=device) < 0.5
-    rows = top + torch.arange(height, device=device)
-    columns = torch.arange(width, device=device)
-    columns = left + torch.where(flip, columns.flip(0), columns)
-    padded = functional.pad(images, (CROP_PADDING,) * 4).permute(0, 2, 3, 1)
-    return padded[torch.arange(count, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]].permute(
-        0, 3, 1, 2
+    if document.metric != METRIC:
+        raise Unsuitable(f"images are measured by {METRIC!r}, not {document.metric!r}: correct spec.objective.metric")
+    if document.batch_size < 2:
+        raise Unsuitable("batch normalisation needs a trainer.batchSize of 2 or more")
+    if not isinstance(document.architecture, ConvolutionalArchitecture):
+        raise Unsuitable(f"a {document.architecture.space} architecture cannot learn images")
+    test = document.final is not None and document.final.test
+    return Training(
+        document.architecture,
+        load(document.dataset, document.store, cache=document.dataset_cache, test=test),
+        document.optimizer,
+        document.batch_size,
+        document.seed,
+        choose_device(),
+        final=document.final,
+        gpu=document.gpu,
     )
 
 
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return images (n, c, h, w), each upsampled, cropped at random to its old size, and flipped or not.
+
+    The paper's section 4.1. Upsampling is bilinear.
+    """
+    count, device = len(images), images.device
+    top, left = torch.randint(0, UPSAMPLED_BY + 1, (2, count, 1), generator=generator, device=device)
+    flip = torch.rand(count, 1, generator=generator, device=device) < 0.5
+    return _crops(images, top, left, flip)
+
+
+def central_crops(images: Tensor) -> Tensor:
+    """Return images (n, c, h, w) as the network sees them outside of training: upsampled, then cropped to the middle.
+
+    Their scale is that of the training images.
+    """
+    middle = torch.full((len(images), 1), UPSAMPLED_BY // 2, device=images.device)
+    return _crops(images, middle, middle, torch.zeros_like(middle, dtype=torch.bool))
+
+
+def _crops(images: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
+    """Upsample, crop at (top, left), both (n, 1) in pixels of the larger image, and flip, in one operation."""
+    count, _, height, width = images.shape
+    rows = top + torch.arange(height, device=images.device)
+    columns = torch.arange(width, device=images.device)
+    columns = left + torch.where(flip, columns.flip(0), columns)
+    # Centres of pixels in coordinates where the image's edges are at -1 and 1, in each of both sizes.
+    y = (2 * rows + 1).float() / (height + UPSAMPLED_BY) - 1
+    x = (2 * columns + 1).float() / (width + UPSAMPLED_BY) - 1
+    shape = (count, height, width)
+    grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], 3)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
 class Training:
-    """One network, its optimiser and how far they are.
+    """One network, its optimiser and how far they are: a :class:`~nas_trainer.task.Task`.
 
     Args:
         architecture: what to build.
         images: the dataset, wherever it is; it is moved to the device.
-        optimizer: Nesterov SGD's settings; the learning rate is constant.
+        optimizer: Nesterov SGD's settings.
         batch_size: images a step; an epoch's incomplete last batch is left out.
         seed: decides the initial weights, and with the epoch's number its order and augmentation.
         device: where to train.
+        final: what only final trainings change: when the learning rate falls, the normalisation's epsilon, and
+            whether the images held out are the test set. None: nothing of it.
+        gpu: how the device is used when it is a GPU; None: as the manifest's defaults say.
     """
 
     def __init__(
@@ -82,22 +112,33 @@ class Training:
         batch_size: int,
         seed: int,
         device: torch.device,
+        *,
+        final: FinalSettings | None = None,
+        gpu: GpuSpec | None = None,
     ) -> None:
         self._device = device
         self._seed = seed
+        self._final = final = final or FinalSettings()
+        self._gpu = (gpu or GpuSpec()) if device.type == "cuda" else None
         # Convolutions on a GPU's tensor cores want the channels last.
-        memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-        self._images = images.to(device, memory_format)
+        self._memory_format = torch.contiguous_format if self._gpu is None else torch.channels_last
+        self._images = images.to(device, self._memory_format)
+        self._held_out_images = self._images.held_out_images
+        if images.augmented:
+            self._held_out_images = central_crops(self._held_out_images)
         self._batch_size = min(batch_size, len(images.train_labels))
+        self._multiply_adds = multiply_adds(architecture, images.shape, images.classes)
         torch.manual_seed(seed % _SEEDS)
-        self.network = Network(architecture, images.train_images.shape[1], images.classes).to(device)
-        self.network.to(memory_format=memory_format)  # type: ignore[call-overload]
+        self.network = Network(architecture, images.shape[0], images.classes, float(final.batch_norm_epsilon))
+        self.network.to(device).to(memory_format=self._memory_format)  # type: ignore[call-overload]
+        # Shares its weights with the network, whose names stay those of a checkpoint.
+        compiled = self._gpu is not None and self._gpu.compile
+        self._forward: Callable[[Tensor], Tensor] = torch.compile(self.network) if compiled else self.network
+        self._learning_rate = float(optimizer.learning_rate)
         self._optimizer = NesterovSGD(
-            self.network.parameters(),
-            float(optimizer.learning_rate),
-            float(optimizer.momentum),
-            float(optimizer.weight_decay),
+            self.network.parameters(), self._learning_rate, float(optimizer.momentum), float(optimizer.weight_decay)
         )
+        self._recorded: RecordedStep | None = None
         self.progress = Progress()
 
     @property
@@ -106,40 +147,57 @@ class Training:
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     def run(self, epochs: int, after_epoch: Callable[[], None]) -> None:
-        """Train until ``epochs`` are done in all or the loss is not finite; call back after each epoch."""
+        """See :class:`~nas_trainer.task.Task`."""
         while self.progress.epochs < epochs and not self.progress.diverged:
-            loss = self._train_epoch(self.progress.epochs)
-            accuracy = self._validate()
+            values = [self._train_epoch(self.progress.epochs)]
+            if not self._final.test:
+                values.append(self._measure())
             # The one synchronisation of device and host in an epoch.
-            values = torch.stack([accuracy, loss]).tolist()
-            self.progress = Progress((*self.progress.accuracies, values[0]), (*self.progress.losses, values[1]))
+            loss, *accuracy = torch.stack(values).tolist()
+            self.progress = Progress((*self.progress.metrics, *accuracy), (*self.progress.losses, loss))
             after_epoch()
 
     def state(self) -> dict[str, Tensor]:
-        """Return a copy of all that training changes: weights, statistics and momentum, by name."""
+        """See :class:`~nas_trainer.task.Task`: weights, statistics and momentum."""
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"momentum.{name}": velocity for name, velocity in self._velocities()}
         return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
     def restore(self, tensors: dict[str, Tensor], progress: Progress) -> None:
-        """Take over a state.
-
-        Raises:
-            KeyError: a tensor is missing.
-            RuntimeError: a tensor has another shape.
-        """
+        """See :class:`~nas_trainer.task.Task`."""
         network = {name: tensors[f"network.{name}"] for name in self.network.state_dict()}
         self.network.load_state_dict(network)
         for name, velocity in self._velocities():
             velocity.copy_(tensors[f"momentum.{name}"])
         self.progress = progress
 
+    def metrics(self, last: int) -> dict[str, float]:
+        """See :class:`~nas_trainer.task.Task`: accuracy in [0, 1], training loss in nats, and what an image costs."""
+        accuracy = self._measure().item() if self._final.test else best_of_last(self.progress.metrics, last)
+        return {
+            METRIC: accuracy,
+            "loss": self.progress.losses[-1],
+            "parameters": float(self.parameters),
+            "flops": float(self._multiply_adds),
+        }
+
+    def weights(self) -> dict[str, Tensor]:
+        """See :class:`~nas_trainer.task.Task`."""
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+
+    def onnx(self) -> tuple[bytes, float]:
+        """See :class:`~nas_trainer.task.Task`; takes ``image`` (batch, c, h, w) and returns ``logits``."""
+        from nas_trainer.export import onnx_model
+
+        return onnx_model(self.network, self._images.shape, "image", "logits")
+
     def _velocities(self) -> Iterator[tuple[str, Tensor]]:
         for (name, _), velocity in zip(self.network.named_parameters(), self._optimizer.velocities, strict=True):
             yield name, velocity
 
     def _precision(self) -> "torch.autocast | nullcontext[None]":
-        return torch.autocast("cuda", torch.bfloat16) if self._device.type == "cuda" else nullcontext()
+        autocast = self._gpu is not None and self._gpu.autocast
+        return torch.autocast(self._device.type, torch.bfloat16) if autocast else nullcontext()
 
     def _train_epoch(self, epoch: int) -> Tensor:
         """Train on every image once; return the mean loss as a tensor on the device, float32 ()."""
@@ -148,29 +206,49 @@ class Training:
         order = torch.randperm(len(labels), generator=generator, device=self._device)
         steps = len(labels) // self._batch_size
         total = torch.zeros((), device=self._device)
+        take_step = self._step_of_epoch(epoch)
         self.network.train()
         for step in range(steps):
             chosen = order[step * self._batch_size : (step + 1) * self._batch_size]
             batch = images[chosen]
             if self._images.augmented:
                 batch = augment(batch, generator)
-            with self._precision():
-                loss = functional.cross_entropy(self.network(batch), labels[chosen])
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._optimizer.step()
-            total += loss.detach().float()
+            total += take_step(batch.contiguous(memory_format=self._memory_format), labels[chosen])
         return total / steps
 
+    def _step_of_epoch(self, epoch: int) -> Step:
+        """Return what takes a step, with the epoch's learning rate."""
+        decay = self._final.decay_epoch
+        decayed = decay is not None and epoch >= decay
+        learning_rate = self._learning_rate / 10 if decayed else self._learning_rate
+        if learning_rate != self._optimizer.learning_rate:
+            self._optimizer.learning_rate = learning_rate
+            # A recording has the old one in it.
+            self._recorded = None
+        if self._gpu is None or not self._gpu.cuda_graphs:
+            return self._step
+        if self._recorded is None:
+            self._recorded = RecordedStep(self._step, GpuRecorder())
+        return self._recorded
+
+    def _step(self, batch: Tensor, labels: Tensor) -> Tensor:
+        """Learn from a batch; return its mean loss, float32 ()."""
+        with self._precision():
+            loss = functional.cross_entropy(self._forward(batch), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        return loss.detach().float()
+
     @torch.no_grad()
-    def _validate(self) -> Tensor:
-        """Return the accuracy on the validation images as a tensor on the device, float32 ()."""
+    def _measure(self) -> Tensor:
+        """Return the accuracy on the images held out as a tensor on the device, float32 ()."""
         self.network.eval()
-        images, labels = self._images.validation_images, self._images.validation_labels
+        images, labels = self._held_out_images, self._images.held_out_labels
         correct = torch.zeros((), device=self._device)
-        for start in range(0, len(labels), _VALIDATION_BATCH):
+        for start in range(0, len(labels), _HELD_OUT_BATCH):
             with self._precision():
-                logits: Tensor = self.network(images[start : start + _VALIDATION_BATCH])
-            correct += (logits.argmax(1) == labels[start : start + _VALIDATION_BATCH]).sum()
+                logits = self._forward(images[start : start + _HELD_OUT_BATCH])
+            correct += (logits.argmax(1) == labels[start : start + _HELD_OUT_BATCH]).sum()
         return correct / len(labels)
 
 
