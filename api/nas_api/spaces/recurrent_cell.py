@@ -1,7 +1,7 @@
 """Recurrent cells as trees over the input and the previous state: the paper's section 3.4."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -73,6 +73,34 @@ class RecurrentCellArchitecture(SampledArchitecture):
     def base(self) -> int:
         """The number of leaves."""
         return (len(self.nodes) + 1) // 2
+
+    def children(self, index: int) -> tuple[int, int]:
+        """Return the two nodes whose values the inner node ``index`` combines."""
+        left = 2 * (index - self.base)
+        return left, left + 1
+
+    def columns(self) -> tuple[int, ...]:
+        """Return the leaves in the order in which a network keeps their weights' columns.
+
+        Leaves of one combination lie side by side (added ones first), and among them those of one activation, so
+        that each group is one operation; then those from which the cell's state is made.
+        """
+        below = {self.cell_output}
+        for index in reversed(range(self.base, len(self.nodes))):
+            if index in below:
+                below.update(self.children(index))
+        combinations = get_args(Combination)
+        return tuple(
+            sorted(
+                range(self.base),
+                key=lambda leaf: (
+                    combinations.index(self.nodes[leaf].combination),
+                    self.nodes[leaf].activation,
+                    leaf in below,
+                    leaf,
+                ),
+            )
+        )
 
     def short(self) -> str:
         """Return the nodes from the leaves up, then the injection and the node that gives the cell's state."""
