@@ -1,0 +1,10 @@
+"""A search as one HTML page: read from its log, drawn with our own SVG, complete in itself.
+
+``history`` folds the log into plain rows, ``analysis`` makes the numbers that are drawn, ``drawing`` and ``networks``
+draw, ``panels`` says what stands in each figure, ``page`` puts them together, and ``writer`` keeps a copy in the store.
+"""
+
+from nas_controller.report.history import History, read
+from nas_controller.report.page import render
+
+__all__ = ["History", "read", "render"]

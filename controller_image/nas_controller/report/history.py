@@ -1,0 +1,179 @@
+"""What a report needs of a log: one small row a sample, and the few facts of the whole search.
+
+Rows hold choices, not architectures: 12,800 networks of 15 layers are 8 MB of numbers and a hundred of objects.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from nas_api.architecture import Architecture
+from nas_api.decisions import Choices, Decision
+from nas_api.experiment import BudgetSpec, ObjectiveSpec, SearcherSpec
+from nas_api.search_space import SearchSpace, SearchSpaceSpec, search_space
+from nas_controller.errors import LogDamaged
+from nas_controller.records import Finished, Launched, Lost, Observed, Proposed, Reconfigured, Record, Started
+
+
+class Fate(Enum):
+    """What has become of a sample."""
+
+    OPEN = "in flight"
+    TRAINED = "trained"
+    DIVERGED = "diverged"
+    LOST = "lost"
+
+
+@dataclass(slots=True)
+class Sample:
+    """One sample. Of an open one only the first three are known."""
+
+    number: int
+    choices: Choices
+    random: bool
+    """Whether it belongs to the random arm, which the policy does not learn from."""
+    fate: Fate = Fate.OPEN
+    reason: str = ""
+    """Why it was lost."""
+    launches: int = 0
+    launched: datetime | None = None
+    """When its newest attempt was launched."""
+    reused: bool = False
+    """Whether an equal architecture's result was taken, and nothing was trained."""
+    reward: float = 0.0
+    metric: float = 0.0
+    """The objective's; meaningless unless trained."""
+    cost: float = 0.0
+    """What the Pareto front sets against the metric: the first penalty's metric, or parameters."""
+    parameters: int = 0
+    seconds: float = 0.0
+    """Of its training, as the trainer measured them."""
+
+
+@dataclass
+class History:
+    """The fold of a log for reports; ``take`` goes on with it."""
+
+    space: SearchSpace
+    space_spec: SearchSpaceSpec
+    searcher: SearcherSpec
+    objective: ObjectiveSpec
+    begin: datetime
+    end: datetime
+    """Of the newest record that has a time."""
+    controllers: int = 1
+    parallelism: int = 0
+    budget: BudgetSpec | None = None
+    finished: Finished | None = None
+    samples: list[Sample] = field(default_factory=list)
+    slot_seconds: float = 0.0
+    """Parallelism times duration: what could have been trained in."""
+    lost_seconds: float = 0.0
+    """Between launch and loss of attempts that gave nothing."""
+    timed: bool = False
+    """Whether the log says when things happened; those of older writers do not."""
+    _decisions: tuple[Decision, ...] = ()
+
+    @property
+    def cost_name(self) -> str:
+        """What ``Sample.cost`` is."""
+        return self.objective.penalties[0].metric if self.objective.penalties else "parameters"
+
+    @property
+    def sign(self) -> int:
+        """1 when more of the metric is better, else -1."""
+        return 1 if self.objective.goal == "Maximize" else -1
+
+    def trained(self) -> list[Sample]:
+        """Return the samples with a finite result, in the order of their numbers."""
+        return [sample for sample in self.samples if sample.fate is Fate.TRAINED]
+
+    def count(self, fate: Fate) -> int:
+        """Return how many samples have this fate."""
+        return sum(sample.fate is fate for sample in self.samples)
+
+    def architecture(self, sample: Sample) -> Architecture:
+        """Return a sample's network."""
+        architecture: Architecture = self.space.decode(sample.choices)
+        return architecture
+
+    def best(self, count: int) -> list[Sample]:
+        """Return the trained samples of highest reward, each architecture once; the first of equals comes first."""
+        ranked = sorted(self.trained(), key=lambda sample: (-sample.reward, sample.number))
+        return list({sample.choices: sample for sample in reversed(ranked)}.values())[::-1][:count]
+
+    def decisions(self, sample: Sample) -> tuple[Decision, ...]:
+        """Return what was decided; making the tuple anew for each sample would take seconds."""
+        if len(self._decisions) != len(sample.choices):
+            self._decisions = self.space.decisions(sample.number)
+        return self._decisions
+
+    def take(self, records: Iterable[Record]) -> None:
+        """Go on with these records."""
+        for record in records:
+            self._moment(getattr(record, "moment", None))
+            match record:
+                case Started():
+                    self.controllers = record.epoch
+                case Reconfigured():
+                    self.parallelism, self.budget = record.parallelism, record.budget
+                case Proposed():
+                    arm = getattr(record, "arm", None)
+                    choices = self.space.encode(record.architecture)
+                    self.samples.append(Sample(record.sample, choices, random=arm == "random"))
+                case Launched():
+                    for number in record.samples:
+                        sample = self.samples[number]
+                        sample.launches += 1
+                        sample.launched = record.moment
+                case Observed():
+                    self._observe(record, self.samples[record.sample])
+                case Lost():
+                    sample = self.samples[record.sample]
+                    sample.fate, sample.reason = Fate.LOST, record.reason
+                    if record.moment is not None and sample.launched is not None:
+                        self.lost_seconds += (record.moment - sample.launched).total_seconds()
+                case Finished():
+                    self.finished = record
+
+    def _observe(self, record: Observed, sample: Sample) -> None:
+        sample.fate = Fate.DIVERGED if record.diverged else Fate.TRAINED
+        sample.reward, sample.parameters = record.reward, record.parameters
+        sample.metric = record.metrics.get(self.objective.metric, 0.0)
+        parameters = float(record.parameters) if self.cost_name == "parameters" else 0.0
+        sample.cost = record.metrics.get(self.cost_name, parameters)
+        sample.reused = bool(getattr(record, "reused", None))
+        sample.seconds = 0.0 if sample.reused else record.seconds
+
+    def _moment(self, moment: datetime | None) -> None:
+        if moment is None:
+            return
+        if moment > self.end:
+            self.slot_seconds += self.parallelism * (moment - self.end).total_seconds()
+            self.end = moment
+        self.timed = True
+
+
+def read(records: Iterable[Record]) -> History | None:
+    """Return the history of a log, or None when there is none yet.
+
+    Raises:
+        LogDamaged: the log begins with something else than Started.
+    """
+    stream = iter(records)
+    first = next(stream, None)
+    if first is None:
+        return None
+    if not isinstance(first, Started):
+        raise LogDamaged(f"the log begins with {first.type}, not with Started")
+    history = History(
+        space=search_space(first.search_space),
+        space_spec=first.search_space,
+        searcher=first.searcher,
+        objective=first.objective,
+        begin=first.moment,
+        end=first.moment,
+    )
+    history.take(stream)
+    return history

@@ -1,0 +1,138 @@
+"""The page: head, figures and style in one HTML document that loads nothing."""
+
+from datetime import datetime
+from html import escape
+from pathlib import Path
+
+from nas_api.experiment import NASExperiment
+from nas_controller.report import panels
+from nas_controller.report.drawing import duration, number
+from nas_controller.report.history import Fate, History
+
+# Nothing but the page's own style and drawings: a report from somebody else's bucket runs no script and calls nobody.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def render(history: History, experiment: NASExperiment, made: datetime) -> str:
+    """Return the report of a search as one HTML document.
+
+    Args:
+        history: what its log says.
+        experiment: its manifest: the name, and what the log does not say of the children.
+        made: the moment that the report calls its own.
+    """
+    style = Path(__file__).with_name("style.css").read_text()
+    name = escape(experiment.metadata.name)
+    figures = "".join(
+        draw(history)
+        for draw in (
+            panels.rewards,
+            panels.arms,
+            panels.front,
+            panels.decisions,
+            panels.networks,
+            panels.cost,
+            panels.failures,
+            panels.top_samples,
+        )
+    )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><title>{name}: architecture search</title>'
+        f"<style>{style}</style></head><body><main>{_head(history, experiment)}{figures}</main>"
+        f"<footer>{_foot(experiment, made)}</footer></body></html>\n"
+    )
+
+
+def _head(history: History, experiment: NASExperiment) -> str:
+    state, words = _state(history, experiment)
+    facts = "".join(f"<div><dt>{escape(term)}</dt><dd>{text}</dd></div>" for term, text in _facts(history, experiment))
+    place = experiment.metadata.namespace
+    return (
+        f'<header><p class="kind">Neural architecture search · {escape(place)}</p><h1>{escape(experiment.metadata.name)}'
+        f' <span class="state {state.lower()}">{state}</span></h1><p class="lead">{escape(words)}</p>'
+        f"<dl>{facts}</dl></header>"
+    )
+
+
+def _state(history: History, experiment: NASExperiment) -> tuple[str, str]:
+    if history.finished is not None:
+        return history.finished.outcome, _sentence(history.finished.message)
+    if experiment.spec.suspend:
+        return "Suspended", "The search goes on when spec.suspend is false."
+    return "Searching", f"As of {history.end:%Y-%m-%d %H:%M} UTC."
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:].rstrip(".") + "."
+
+
+def _facts(history: History, experiment: NASExperiment) -> list[tuple[str, str]]:
+    spec = experiment.spec
+    trained, open_count = history.count(Fate.TRAINED), history.count(Fate.OPEN)
+    budget = history.budget or spec.budget
+    samples = f"<b>{len(history.samples):,}</b> of {budget.samples:,}"
+    parts = [f"{trained:,} trained"]
+    for count, word in (
+        (history.count(Fate.DIVERGED), "diverged"),
+        (history.count(Fate.LOST), "lost"),
+        (sum(sample.reused for sample in history.samples), "reused"),
+        (sum(max(0, sample.launches - 1) for sample in history.samples), "retried"),
+        (open_count if history.finished is None else 0, "in flight"),
+    ):
+        if count:
+            parts.append(f"{count:,} {word}")
+    facts = [("Samples", f"{samples}<small>{escape(', '.join(parts))}</small>")]
+    best = history.best(1)
+    if best:
+        goal = "higher is better" if history.sign > 0 else "lower is better"
+        metric = escape(history.objective.metric)
+        facts.append(
+            (f"Best {metric}", f"<b>{number(best[0].metric)}</b><small>sample {best[0].number:,}; {goal}</small>")
+        )
+    if history.end > history.begin:
+        time = duration((history.end - history.begin).total_seconds())
+        limit = f", of {escape(budget.duration)} at most" if budget.duration else ""
+        facts.append(("Duration", f"<b>{time}</b><small>since {history.begin:%Y-%m-%d %H:%M} UTC{limit}</small>"))
+    facts.append(("Space", _space(history)))
+    searcher = f"<b>{escape(history.searcher.kind)}</b><small>seed {history.searcher.seed}"
+    if history.searcher.control is not None:
+        searcher += f", random arm {escape(history.searcher.control.random)}"
+    facts.append(("Searcher", searcher + "</small>"))
+    reward = history.objective.reward
+    form = "cube" if reward.cube is not None else "inverse square" if reward.inverse_square is not None else ""
+    form = form or ("identity" if reward.identity is not None else "cube")
+    penalties = "".join(f", {escape(each.metric)} below {escape(each.target)}" for each in history.objective.penalties)
+    facts.append(("Reward", f"<b>{form}</b><small>of {escape(history.objective.metric)}{penalties}</small>"))
+    dataset = next(name for name in type(spec.trainer.dataset).model_fields if getattr(spec.trainer.dataset, name))
+    facts.append(("Children", f"<b>{escape(dataset)}</b><small>{spec.trainer.epochs:,} epochs each</small>"))
+    controllers = f", {history.controllers} controllers one after the other" if history.controllers > 1 else ""
+    facts.append(("At once", f"<b>{history.parallelism:,}</b><small>children in flight at most{controllers}</small>"))
+    return facts
+
+
+def _space(history: History) -> str:
+    last = len(history.samples) - 1 if history.samples else 0
+    size = history.space.size(last)
+    spec = history.space_spec
+    if spec.convolutional is not None:
+        kind = "convolutional"
+    elif spec.recurrent_cell is not None:
+        kind = f"recurrent cell, base {spec.recurrent_cell.base}"
+    else:
+        kind = "custom"
+    return f"<b>{_size(size)}</b><small>networks, {kind}</small>"
+
+
+def _size(size: int) -> str:
+    if size < 1_000_000:
+        return f"{size:,}"
+    digits = str(size)
+    return f"{digits[0]}.{digits[1:3]} × 10<sup>{len(digits) - 1}</sup>"
+
+
+def _foot(experiment: NASExperiment, made: datetime) -> str:
+    uid = f" · uid {escape(experiment.metadata.uid)}" if experiment.metadata.uid else ""
+    return f"Made {made:%Y-%m-%d %H:%M} UTC by nas-operator from the search’s log{uid}"

@@ -1,0 +1,537 @@
+"""What stands in each figure of a report, from the history of a search. A figure without data says why in a line."""
+
+import math
+from collections import Counter
+from html import escape
+
+import numpy as np
+
+from nas_controller.report import analysis
+from nas_controller.report.analysis import TOPS, KindMaps
+from nas_controller.report.drawing import (
+    Axis,
+    Point,
+    band,
+    density,
+    dots,
+    duration,
+    heat,
+    key,
+    line,
+    merged,
+    note,
+    number,
+    numbers,
+    percent,
+    plot,
+    scale,
+    short_number,
+    stairs,
+    table,
+    whole_ticks,
+)
+from nas_controller.report.history import Fate, History, Sample
+from nas_controller.report.networks import picture
+
+# From so many points on they are summed up: dots would lie on each other.
+_MOST_DOTS = 1500
+# Up to so many, each dot tells its numbers when pointed at.
+_MOST_TITLES = 400
+_WINDOWS = 120
+_MOST_STEPS = 24
+_MOST_OPTIONS = 16
+_MOST_KINDS = 12
+_DRAWN = 3
+_LISTED = 15
+
+
+def panel(name: str, title: str, lead: str, body: str, *, wide: bool = False) -> str:
+    """Return a figure of the page; ``lead`` is HTML, one or two sentences that say what is seen."""
+    return (
+        f'<section class="panel{" wide" if wide else ""}" id="{name}" aria-labelledby="{name}-title">'
+        f'<h2 id="{name}-title">{escape(title)}</h2><p class="lead">{lead}</p>{body}</section>'
+    )
+
+
+# ---------------------------------------------------------------- rewards
+
+
+def rewards(history: History) -> str:
+    """Return the rewards of all samples in the order of their numbers, with the best so far."""
+    title = "Reward over samples"
+    trained = history.trained()
+    if not trained:
+        return panel("rewards", title, "No sample has a result yet.", "", wide=True)
+    policy = [sample for sample in trained if not sample.random]
+    control = [sample for sample in trained if sample.random]
+    x = Axis(0, max(1, len(history.samples) - 1))
+    best = np.maximum.accumulate([sample.reward for sample in trained])
+    top = trained[int(np.argmax([sample.reward for sample in trained]))]
+    many = len(trained) > _MOST_DOTS
+    marks: list[str] = []
+    legend: list[tuple[str, str]] = []
+    bands = _bands(policy, _WINDOWS) if many else []
+    if many:
+        y = Axis.around([value for row in bands for value in row[1:]] + [float(best[0]), top.reward])
+        xs = [x.at(row[0]) for row in bands]
+        levels = [[y.at(row[column]) for row in bands] for column in range(1, 6)]
+        five, quarter, middle, three, most = ([*zip(xs, level, strict=True)] for level in levels)
+        marks += [band(five, most, "policy faint"), band(quarter, three, "policy"), line(middle, "policy")]
+        per = round(len(policy) / len(bands))
+        legend += [
+            ("policy line", f"median of {per} samples"),
+            ("policy area", "their middle half"),
+            ("policy area faint", "5th to 95th percentile"),
+        ]
+    else:
+        y = Axis.around([sample.reward for sample in trained])
+        marks.append(_dots(history, policy, x, y, "policy"))
+        legend.append(("policy dot", "a sample"))
+        if len(policy) >= 60:
+            middle = [(x.at(row[0]), y.at(row[3])) for row in _bands(policy, max(6, len(policy) // 20))]
+            marks.append(line(middle, "policy"))
+            legend.append(("policy line", "running median"))
+    if many and len(control) > _WINDOWS:
+        rows = _bands(control, 40)
+        marks.append(line([(x.at(row[0]), y.at(row[3])) for row in rows], "random"))
+        legend.append(("random line", f"random arm, median of {round(len(control) / len(rows))}"))
+    elif control:
+        shown = [sample for sample in control if y.low <= sample.reward <= y.high]
+        marks.append(_dots(history, shown, x, y, "random"))
+        legend.append(("random dot", "random arm"))
+    running = [(x.at(sample.number), y.at(value)) for sample, value in zip(trained, best, strict=True)]
+    marks.append(stairs(running, "best"))
+    legend.append(("best line", "best so far"))
+    notes = [note(x.at(top.number), y.at(top.reward), f"sample {top.number:,}: {number(top.reward)}", "best up")]
+    steps, step_notes = _depth_steps(history, x)
+    grid = f'<path class="m step" d="{"".join(f"M{place:.5g} 0V1000" for place in steps)}"/>' if steps else ""
+    metric = history.objective.metric
+    lead = (
+        f"The best reward is <b>{number(top.reward)}</b>, that of sample {top.number:,} with a {escape(metric)} of"
+        f" <b>{number(top.metric)}</b>."
+    )
+    if len(policy) >= 40:
+        first, last = policy[: min(200, len(policy) // 4)], policy[-min(200, len(policy) // 4) :]
+        lead += (
+            f" Mean of the first {len(first)} samples: {number(_mean(first))}; of the last {len(last)}:"
+            f" {number(_mean(last))}."
+        )
+    if step_notes:
+        lead += " Dotted: networks become deeper."
+    body = plot(
+        [grid, *marks],
+        x,
+        y,
+        label=f"Reward of {len(trained)} samples; the best is {number(top.reward)}, that of sample {top.number}",
+        names=("sample", "reward"),
+        notes=[*step_notes, *notes],
+        height=320,
+        x_ticks=whole_ticks(x),
+    )
+    rows = bands or _bands(policy, 12)
+    listed = rows[:: max(1, len(rows) // 12)]
+    body += key(legend) + numbers(
+        table(
+            ("around sample", "5th percentile", "quarter", "median", "three quarters", "95th percentile"),
+            [(f"{row[0]:,.0f}", *(number(value) for value in row[1:])) for row in listed],
+        )
+    )
+    return panel("rewards", title, lead, body, wide=True)
+
+
+def _mean(samples: list[Sample]) -> float:
+    return float(np.mean([sample.reward for sample in samples]))
+
+
+def _bands(samples: list[Sample], most: int) -> list[tuple[float, ...]]:
+    """Return for each window the middle sample's number and the 5, 25, 50, 75 and 95 % quantiles of the reward."""
+    out = []
+    for span in analysis.windows(len(samples), most, 1):
+        window = samples[span]
+        quantiles = np.quantile([sample.reward for sample in window], (0.05, 0.25, 0.5, 0.75, 0.95))
+        out.append((float(np.mean([sample.number for sample in window])), *map(float, quantiles)))
+    return out
+
+
+def _dots(history: History, samples: list[Sample], x: Axis, y: Axis, look: str) -> str:
+    titles = None
+    if len(samples) <= _MOST_TITLES:
+        metric = history.objective.metric
+        titles = [
+            f"sample {sample.number}: reward {number(sample.reward)}, {metric} {number(sample.metric)}"
+            for sample in samples
+        ]
+    return dots([(x.at(sample.number), y.at(sample.reward)) for sample in samples], look, titles)
+
+
+def _depth_steps(history: History, x: Axis) -> tuple[list[float], list[str]]:
+    """Return where the schedule made networks deeper, and what to write there."""
+    if history.space_spec.convolutional is None:
+        return [], []
+    places, notes = [], []
+    width = 0
+    for sample in history.samples:
+        if len(sample.choices) != width:
+            if width:
+                depth = len(sample.choices) * history.space_spec.convolutional.layers.initial
+                depth //= max(1, len(history.samples[0].choices))
+                places.append(x.at(sample.number))
+                notes.append(note(x.at(sample.number), 0, f"{depth} layers", "step"))
+            width = len(sample.choices)
+    return places, notes
+
+
+# ---------------------------------------------------------------- arms
+
+
+def arms(history: History) -> str:
+    """Return how much better the best networks of the policy are than those of random search (figure 6)."""
+    title = "Top networks against random search"
+    found = analysis.compare(history)
+    if isinstance(found, str):
+        return panel("arms", title, escape(found), "")
+    name = analysis.compared_name(history)
+    values = [value for series in found.differences.values() for value in series]
+    y = Axis.around([0.0, *values], room=0.08)
+    x = Axis(found.counts[0], max(found.counts[-1], found.counts[0] + 1))
+    marks = [f'<path class="m zero" d="M0 {1000 - y.at(0):.5g}H1000"/>']
+    looks = {1: "top1", 5: "top5", 15: "top15"}
+    legend = []
+    for top in TOPS:
+        series = found.differences[top]
+        points: list[Point] = [(x.at(count), y.at(value)) for count, value in zip(found.counts, series, strict=True)]
+        marks.append(line(points, looks[top]) if len(points) > 1 else dots(points, looks[top]))
+        legend.append((f"{looks[top]} line", f"top {top}: {series[-1]:+.3g}"))
+    if found.random:
+        lead = (
+            f"Mean {escape(name)} of the best 1, 5 and 15 networks minus that of the random arm's, at equal counts of"
+            f" trained samples (the paper's figure 6); above 0 the policy is better. At {found.counts[-1]:,} of each:"
+        )
+        x_name = "trained samples of each arm"
+    else:
+        lead = (
+            f"Without a random arm (spec.searcher.control): the best 1, 5 and 15 of the last {found.window:,} samples"
+            f" against those of the first {found.window:,}, in {escape(name)}; above 0 is better. At the end:"
+        )
+        x_name = "sample at the window's end"
+    lead += " " + ", ".join(f"top {top} <b>{found.differences[top][-1]:+.3g}</b>" for top in TOPS) + "."
+    body = plot(
+        marks,
+        x,
+        y,
+        label=f"Difference of the top 1, 5 and 15 in {name} over {x_name}",
+        names=(x_name, f"difference in {name}"),
+        x_ticks=whole_ticks(x, 4),
+    )
+    picked = range(0, len(found.counts), max(1, len(found.counts) // 10))
+    body += key(legend) + numbers(
+        table(
+            (x_name, *(f"top {top}" for top in TOPS)),
+            [(f"{found.counts[i]:,}", *(f"{found.differences[top][i]:+.4g}" for top in TOPS)) for i in picked],
+        )
+    )
+    return panel("arms", title, lead, body)
+
+
+# ---------------------------------------------------------------- decisions
+
+
+def decisions(history: History) -> str:
+    """Return how each kind of decision was taken over time: entropies and shares."""
+    title = "What the searcher decides"
+    if not history.samples:
+        return panel("decisions", title, "No sample has been proposed yet.", "", wide=True)
+    maps = analysis.decision_maps(history)
+    ends = (f"sample {maps.first[0]:,}", f"{maps.last[-1]:,}") if maps.first else ("", "")
+    if len(maps.first) < 2:
+        over = f"All {maps.last[-1] + 1} samples together: shares over time are drawn from 40 on."
+    else:
+        over = (
+            f"{len(maps.first)} windows of {round(len(history.samples) / len(maps.first))} samples, oldest to the left."
+            " Entropy 1 is an even choice, 0 a settled one."
+        )
+    lead = f"Shares among the {'policy’s ' if any(s.random for s in history.samples) else ''}proposed networks. {over}"
+    lead += f"<br>{scale('0', '1')}"
+    shown, left = maps.kinds[:_MOST_KINDS], maps.kinds[_MOST_KINDS:]
+    single = len(maps.kinds) > 1 and all(kind.steps == 1 for kind in maps.kinds)
+    parts = []
+    if len(maps.first) > 1 and (single or left):
+        rows = np.array([_mean_rows(kind.entropy) for kind in maps.kinds])
+        matrix, names = merged(rows, [kind.kind for kind in maps.kinds], 40)
+        parts.append(f'<div class="maps one">{heat(matrix, names, title="entropy of each decision", ends=ends)}</div>')
+    if single:
+        each = [_shares(kind, len(maps.first), ends) for kind in shown]
+        parts.append(f'<div class="maps many">{"".join(each)}</div>')
+    else:
+        parts += [_kind(history, kind, len(maps.first), ends) for kind in shown]
+    if left:
+        parts.append(f"<p>{len(left)} more kinds are not drawn: {escape(', '.join(kind.kind for kind in left))}.</p>")
+    table_rows = [
+        (
+            kind.kind,
+            str(kind.steps),
+            str(len(kind.options)) if not kind.anchor else "yes or no",
+            *(_two(_mean_rows(kind.entropy)[index]) for index in (0, len(maps.first) // 2, -1)),
+        )
+        for kind in maps.kinds
+    ]
+    head = ("kind", "steps", "options", "entropy at first", "in the middle", "at last")
+    parts.append(numbers(table(head, table_rows, words=frozenset({0}))))
+    return panel("decisions", title, lead, "".join(parts), wide=True)
+
+
+def _two(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "none"
+
+
+def _mean_rows(matrix: analysis.Numbers) -> analysis.Numbers:
+    known = np.isfinite(matrix)
+    count = known.sum(axis=0)
+    mean: analysis.Numbers = np.where(count, np.where(known, matrix, 0).sum(axis=0) / np.maximum(count, 1), np.nan)
+    return mean
+
+
+def _kind(history: History, kind: KindMaps, spans: int, ends: tuple[str, str]) -> str:
+    step = "layer" if history.space_spec.convolutional is not None else "step"
+    if history.space_spec.recurrent_cell is not None and kind.steps > 1:
+        step = "node"
+    labels = [f"{step} {index}" for index in range(kind.steps)]
+    if step == "node":
+        labels[-1] = "inject"
+    name = _words(kind.kind)
+    parts = [f"<h3>{escape(name)}</h3>"]
+    if spans > 1:
+        entropy, names = merged(kind.entropy[int(kind.anchor) :], labels[int(kind.anchor) :], _MOST_STEPS)
+        if len(entropy):
+            parts.append(heat(entropy, names, title=f"entropy by {step}, over samples", ends=ends))
+    parts.append(_shares(kind, spans, ends, title=_share_title(kind)))
+    if kind.steps > 1 and not (kind.anchor and kind.steps < 3):
+        newest, rows = kind.newest, [*kind.options]
+        if kind.anchor:
+            newest, rows = newest[:-1], labels[:-1]
+        columns = (labels[0], labels[-1])
+        matrix, rows = merged(newest, rows, _MOST_STEPS)
+        words = f"input (down) taken by {step} (across)" if kind.anchor else f"share by {step}"
+        parts.append(heat(matrix, rows, title=f"{words}, {'newest window' if spans > 1 else 'so far'}", ends=columns))
+    return f'<div class="maps">{"".join(parts)}</div>'
+
+
+def _share_title(kind: KindMaps) -> str:
+    return "share that takes the layer so far below" if kind.anchor else "share of each option"
+
+
+def _shares(kind: KindMaps, spans: int, ends: tuple[str, str], title: str | None = None) -> str:
+    matrix, labels = kind.shares, [*kind.options]
+    if not kind.anchor and len(labels) > _MOST_OPTIONS:
+        order = np.argsort(-np.nan_to_num(matrix[:, -1]), kind="stable")
+        kept = sorted(order[: _MOST_OPTIONS - 1])
+        rest = sorted(set(range(len(labels))) - set(kept))
+        matrix = np.vstack([matrix[kept], matrix[rest].sum(axis=0)])
+        labels = [*(labels[index] for index in kept), f"{len(rest)} others"]
+    matrix, labels = merged(matrix, labels, _MOST_OPTIONS)
+    words = title or _words(kind.kind)
+    if spans == 1:
+        rows = [(label, percent(float(row[0]))) for label, row in zip(labels, matrix, strict=True)]
+        bars = "".join(
+            f'<tr><th>{escape(label)}</th><td><i class="bar" style="width:{100 * float(row[0]):.1f}%"></i></td>'
+            f"<td>{share}</td></tr>"
+            for (label, share), row in zip(rows, np.nan_to_num(matrix), strict=True)
+        )
+        return (
+            f'<figure class="heat"><figcaption>{escape(words)}</figcaption><table class="bars">{bars}</table></figure>'
+        )
+    return heat(matrix, labels, title=f"{words}, over samples", ends=ends)
+
+
+def _words(kind: str) -> str:
+    """Return ``filterHeight`` as ``filter height``."""
+    return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in kind)
+
+
+# ---------------------------------------------------------------- the front
+
+
+def front(history: History) -> str:
+    """Return the metric against the first penalty's metric, or against parameters, with the Pareto front."""
+    name = history.cost_name
+    title = f"{history.objective.metric.capitalize()} against {_words(name)}"
+    known = [sample for sample in history.trained() if sample.cost > 0]
+    if not known:
+        return panel("front", title, f"No result tells its {escape(name)}.", "")
+    found = analysis.pareto_front(known, history.sign)
+    costs = [sample.cost for sample in known]
+    x = Axis.around(costs, log=max(costs) > 8 * min(costs))
+    metrics = np.array([history.sign * sample.metric for sample in known])
+    floor = float(np.quantile(metrics, 0.02)) if len(known) > 100 else float(metrics.min())
+    floor = min(floor, *(history.sign * sample.metric for sample in found))
+    inside = [sample for sample, metric in zip(known, metrics, strict=True) if metric >= floor]
+    y = Axis.around([sample.metric for sample in inside])
+    points = [(x.at(sample.cost), y.at(sample.metric)) for sample in inside]
+    edge = [(x.at(sample.cost), y.at(sample.metric)) for sample in found]
+    many = len(inside) > _MOST_DOTS
+    titles = [
+        f"sample {sample.number}: {history.objective.metric} {number(sample.metric)}, {name} {number(sample.cost)}"
+        for sample in found
+    ]
+    marks = [
+        density(points, 72, 36) if many else dots(points, "policy"),
+        stairs(edge, "best"),
+        dots(edge, "best big", titles),
+    ]
+    goal = next((each for each in history.objective.penalties if each.metric == name), None)
+    notes = []
+    if goal is not None and x.low < float(goal.target) < x.high:
+        place = x.at(float(goal.target))
+        marks.insert(0, f'<path class="m step" d="M{place:.5g} 0V1000"/>')
+        notes.append(note(place, 0, f"target {short_number(float(goal.target))}", "step"))
+    outside = len(known) - len(inside)
+    lead = f"{len(found)} networks that no other beats in both. "
+    lead += f"The worst {outside:,} of {len(known):,} results lie outside the frame." if outside else ""
+    body = plot(
+        marks,
+        x,
+        y,
+        label=f"{history.objective.metric} against {name}; {len(found)} networks are on the Pareto front",
+        names=(_words(name), history.objective.metric),
+        notes=notes,
+        height=280,
+    )
+    dark = ("policy area", "more samples where darker") if many else ("policy dot", "a sample")
+    body += key([dark, ("best dot", "on the Pareto front")])
+    body += numbers(
+        table(
+            ("sample", _words(name), history.objective.metric),
+            [(f"{sample.number:,}", number(sample.cost), number(sample.metric)) for sample in found],
+        ),
+        "The front",
+    )
+    return panel("front", title, lead, body)
+
+
+# ---------------------------------------------------------------- failures and cost
+
+
+def failures(history: History) -> str:
+    """Return how many samples gave no useful result, by reason."""
+    title = "Failures"
+    reasons = Counter(_reason(sample.reason) for sample in history.samples if sample.fate is Fate.LOST)
+    if diverged := history.count(Fate.DIVERGED):
+        reasons["diverged"] = diverged
+    retried = sum(max(0, sample.launches - 1) for sample in history.samples)
+    again = f"{retried:,} launches were repeats of earlier attempts." if retried else "No launch was repeated."
+    if not reasons:
+        return panel("failures", title, f"No sample was lost, and no training diverged. {again}", "")
+    total, all_samples = sum(reasons.values()), len(history.samples)
+    bars = "".join(
+        f'<tr><th>{escape(reason)}</th><td><i class="bar loss" style="width:{100 * count / max(reasons.values()):.1f}%">'
+        f"</i></td><td>{count:,}</td></tr>"
+        for reason, count in reasons.most_common()
+    )
+    lead = f"{total:,} of {all_samples:,} samples ({percent(total / all_samples)}) gave no useful result. {again}"
+    return panel("failures", title, lead, f'<table class="bars">{bars}</table>')
+
+
+def _reason(reason: str) -> str:
+    """Return ``OutOfMemory`` as ``out of memory``."""
+    return _words(reason).strip()
+
+
+def cost(history: History) -> str:
+    """Return what the children's trainings took."""
+    title = "Cost"
+    timed = [sample.seconds for sample in history.samples if sample.seconds > 0]
+    if not timed:
+        return panel("cost", title, "No result tells how long its training took.", "")
+    total = sum(timed)
+    low, middle, high = np.quantile(timed, (0.05, 0.5, 0.95))
+    x = Axis.around(timed, log=high > 8 * low, room=0.02)
+    bins = min(40, max(5, round(math.sqrt(len(timed)))))
+    edges = np.linspace(0, 1000, bins + 1)
+    counts, _ = np.histogram([x.at(value) for value in timed], edges)
+    y = Axis(0, max(1, counts.max()) * 1.06)
+    bars = "".join(
+        f"M{edge + 1000 / bins * 0.06:.5g} 1000H{edge + 1000 / bins * 0.94:.5g}V{1000 - y.at(int(count)):.5g}"
+        f"H{edge + 1000 / bins * 0.06:.5g}z"
+        for edge, count in zip(edges, counts, strict=False)
+        if count
+    )
+    lead = f"<b>{duration(total)}</b> of training in all, {duration(float(middle))} a sample in the median."
+    if history.slot_seconds > 0:
+        idle = max(0.0, 1 - (total + history.lost_seconds) / history.slot_seconds)
+        lead += (
+            f" <b>{percent(idle)}</b> of {duration(history.slot_seconds)} (parallelism times duration) was not training:"
+            " pods that start, wait or load data, and pauses."
+        )
+    elif not history.timed:
+        lead += " The log does not say when things happened, so the idle share is not known."
+    reused = sum(sample.reused for sample in history.samples)
+    if reused:
+        lead += f" {reused:,} duplicates took an earlier result and cost nothing."
+    body = plot(
+        [f'<path class="a policy" d="{bars}"/>'],
+        x,
+        y,
+        label=f"Distribution of training times: median {duration(float(middle))}",
+        names=("seconds of one training", "samples"),
+        height=180,
+        y_ticks=whole_ticks(y, 3),
+    )
+    body += numbers(
+        table(
+            ("trainings", "5th percentile", "median", "95th percentile", "longest", "in all"),
+            [(f"{len(timed):,}", *(duration(float(value)) for value in (low, middle, high, max(timed), total)))],
+        )
+    )
+    return panel("cost", title, lead, body)
+
+
+# ---------------------------------------------------------------- networks
+
+
+def networks(history: History) -> str:
+    """Return the best architectures as pictures."""
+    title = "The best networks"
+    best = history.best(_DRAWN)
+    if not best:
+        return panel("networks", title, "No sample has a result yet.", "", wide=True)
+    space = history.space_spec
+    if space.convolutional is not None:
+        lead = (
+            "From the image down. The little box is the filter to scale, the shade behind it the number of filters"
+            " (↓ stride). Arcs to the right are skip connections; dashed ones take the image, or feed the classifier."
+        )
+    elif space.recurrent_cell is not None:
+        lead = "From left to right: each leaf takes W x<sub>t</sub> and U h<sub>t−1</sub>; the root’s value is h<sub>t</sub>."
+    else:
+        lead = "The values of their decisions; one that was not taken is not there."
+    metric = escape(history.objective.metric)
+    cards = "".join(
+        f'<article><h3>Sample {sample.number:,}</h3><p class="lead">reward <b>{number(sample.reward)}</b>, {metric}'
+        f" {number(sample.metric)}{f', {short_number(sample.parameters)} parameters' if sample.parameters else ''}</p>"
+        f"{picture(history.architecture(sample))}</article>"
+        for sample in best
+    )
+    return panel("networks", title, lead, f'<div class="cards">{cards}</div>', wide=True)
+
+
+def top_samples(history: History) -> str:
+    """Return the best samples as a table."""
+    best = history.best(_LISTED)
+    if not best:
+        return panel("top", "Top samples", "No sample has a result yet.", "", wide=True)
+    rows = [
+        (
+            str(rank),
+            f"{sample.number:,}",
+            number(sample.reward, 5),
+            number(sample.metric, 5),
+            short_number(sample.parameters) if sample.parameters else "",
+            duration(sample.seconds) if sample.seconds else "",
+            "random" if sample.random else "policy",
+            history.architecture(sample).short(),
+        )
+        for rank, sample in enumerate(best, 1)
+    ]
+    head = ("", "sample", "reward", history.objective.metric, "parameters", "training", "arm", "architecture")
+    lead = f"The {len(rows)} best architectures, each once, in the short form of their space."
+    return panel("top", "Top samples", lead, table(head, rows, words=frozenset({6, 7})), wide=True)

@@ -1,0 +1,173 @@
+"""Logs of searches that were never run: a small policy that really learns, on a made-up table of accuracies.
+
+Everything goes through the real records and the real log, so that a report of such a log is one of a search.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from nas_api.decisions import Anchor, Choices, Decision
+from nas_api.experiment import BudgetSpec, ObjectiveSpec, SearcherSpec
+from nas_api.reasons import LostReason, Reason
+from nas_api.search_space import SearchSpaceSpec, search_space
+from nas_controller.log import Log
+from nas_controller.records import Finished, Launched, Lost, Observed, Proposed, Reconfigured, Record, Started
+from nas_store import Store
+
+BEGIN = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
+CONVOLUTIONAL: Mapping[str, Any] = {
+    "convolutional": {"layers": {"initial": 6, "increment": 2, "everySamples": 1600, "maximum": 20}, "strides": [1, 2]}
+}
+CELL: Mapping[str, Any] = {"recurrentCell": {}}
+
+
+class Learner:
+    """A softmax of its own for each (kind, step), and the plain policy gradient with a moving average."""
+
+    def __init__(self, seed: int, rate: float) -> None:
+        self._draw = np.random.default_rng(seed)
+        self._rate = rate
+        self._logits: dict[tuple[str, int], np.ndarray] = {}
+        self._baseline: float | None = None
+
+    def propose(self, decisions: tuple[Decision, ...], uniform: bool) -> Choices:
+        out = []
+        for step, decision in enumerate(decisions):
+            if isinstance(decision, Anchor):
+                yes = self._draw.random(decision.index) < self._skips(decision, uniform)
+                out.append(sum(1 << int(source) for source in np.flatnonzero(yes)))
+            else:
+                shares = np.ones(len(decision.options)) if uniform else np.exp(self._of(decision.kind, step, decision))
+                out.append(int(self._draw.choice(len(shares), p=shares / shares.sum())))
+        return tuple(out)
+
+    def learn(self, decisions: tuple[Decision, ...], choices: Choices, reward: float) -> None:
+        before = self._baseline if self._baseline is not None else reward
+        self._baseline = 0.95 * before + 0.05 * reward
+        step_size = self._rate * (reward - before)
+        for step, (decision, choice) in enumerate(zip(decisions, choices, strict=True)):
+            if isinstance(decision, Anchor):
+                logits = self._logits.setdefault(("anchor", decision.index), np.zeros(decision.index))
+                yes = np.array([choice >> source & 1 for source in range(decision.index)], dtype=float)
+                logits += step_size * (yes - 1 / (1 + np.exp(-logits)))
+            else:
+                logits = self._of(decision.kind, step, decision)
+                shares = np.exp(logits) / np.exp(logits).sum()
+                logits -= step_size * shares
+                logits[choice] += step_size
+
+    def _of(self, kind: str, step: int, decision: Any) -> np.ndarray:
+        return self._logits.setdefault((kind, step), np.zeros(len(decision.options)))
+
+    def _skips(self, decision: Anchor, uniform: bool) -> Any:
+        logits = self._logits.setdefault(("anchor", decision.index), np.zeros(decision.index))
+        return 0.5 if uniform else 1 / (1 + np.exp(-logits))
+
+
+def records(
+    space: Mapping[str, Any],
+    samples: int,
+    *,
+    seed: int = 0,
+    rate: float = 4.0,
+    losses: float = 0.004,
+    control: str | None = None,
+    objective: Mapping[str, Any] | None = None,
+    parallelism: int = 8,
+    finished: bool = True,
+) -> Iterator[list[Record]]:
+    """Yield the records of a search, an object of the log at a time.
+
+    Args:
+        space: as ``spec.searchSpace`` says it.
+        samples: the budget.
+        seed: of everything.
+        rate: how fast the policy learns.
+        losses: share of samples that are lost; as many diverge.
+        control: share of a random arm.
+        objective: as ``spec.objective`` says it.
+        parallelism: children in flight.
+        finished: whether the log has an end.
+    """
+    spec = SearchSpaceSpec.model_validate(space)
+    aim = ObjectiveSpec.model_validate(objective or {})
+    searched = search_space(spec)
+    table = np.random.default_rng(seed + 1)
+    worth: dict[tuple[str, int], np.ndarray] = {}
+    learner = Learner(seed, rate)
+    draw = np.random.default_rng(seed + 2)
+    budget = BudgetSpec(samples=samples)
+    searcher = SearcherSpec.model_validate(
+        {"reinforce": {}, "seed": seed, **({} if control is None else {"control": {"random": control}})}
+    )
+    moment = BEGIN
+    yield [
+        Started(epoch=1, moment=BEGIN, search_space=spec, searcher=searcher, objective=aim),
+        Reconfigured(parallelism=parallelism, budget=budget),
+    ]
+    counts = {"observed": 0, "lost": 0}
+    slots = [BEGIN] * parallelism
+    for sample in range(samples):
+        decisions = searched.decisions(sample)
+        arm = {"arm": "random"} if control is not None and draw.random() < float(control) else {}
+        choices = learner.propose(decisions, bool(arm))
+        architecture = searched.decode(choices)
+        proposed = Proposed(sample=sample, architecture=architecture, log_probability=-1.0, version=sample // 8, **arm)
+        seconds = float(draw.lognormal(math.log(300 + 20 * len(decisions)), 0.35))
+        begin = min(slots)
+        moment = begin + timedelta(seconds=seconds + 12)
+        slots[slots.index(begin)] = moment
+        launched = Launched(launch=sample, samples=(sample,), attempt=1, moment=begin)
+        fate = draw.random()
+        if fate < losses:
+            reason = draw.choice([LostReason.OUT_OF_MEMORY, LostReason.TRAINER_FAILED, LostReason.DEADLINE_EXCEEDED])
+            counts["lost"] += 1
+            yield [proposed, launched]
+            yield [Lost(sample=sample, reason=LostReason(reason), message="its words", moment=moment)]
+            continue
+        counts["observed"] += 1
+        if fate < 2 * losses:
+            yield [proposed, launched]
+            yield [Observed(sample=sample, metrics={}, diverged=True, reward=0.0, seconds=seconds, moment=moment)]
+            continue
+        scores = []
+        for step, (decision, choice) in enumerate(zip(decisions, choices, strict=True)):
+            if isinstance(decision, Anchor):
+                tastes = worth.setdefault(("anchor", step), table.normal(size=decision.index))
+                yes = np.array([choice >> source & 1 for source in range(decision.index)], dtype=float)
+                scores.append(float((tastes * yes).sum() / max(1, decision.index)))
+            else:
+                scores.append(float(worth.setdefault(("", step), table.normal(size=len(decision.options)))[choice]))
+        quality = sum(scores) / math.sqrt(len(scores))
+        accuracy = 0.945 - 0.09 / (1 + math.exp(0.9 * quality)) + float(draw.normal(0, 0.003))
+        perplexity = 60 + 80 / (1 + math.exp(0.9 * quality)) + float(draw.normal(0, 1))
+        metric = accuracy if aim.goal == "Maximize" else perplexity
+        reward = metric**3 if aim.goal == "Maximize" else 80 / metric**2
+        parameters = int(4e5 * (1 + sum(choice % 7 for choice in choices)) * (1 + 0.1 * draw.random()))
+        yield [proposed, launched]
+        yield [
+            Observed(
+                sample=sample,
+                metrics={aim.metric: metric, **{each.metric: 1e-9 * parameters for each in aim.penalties}},
+                reward=reward,
+                seconds=seconds,
+                parameters=parameters,
+                moment=moment,
+            )
+        ]
+        if not arm:
+            learner.learn(decisions, choices, reward * (1 if aim.goal == "Maximize" else 80))
+    if finished:
+        words = f"{counts['observed']} samples observed, {counts['lost']} lost"
+        yield [Finished(outcome="Complete", reason=Reason.SAMPLES_SPENT, message=words, moment=max(slots))]
+
+
+def write(store: Store, objects: Iterator[list[Record]]) -> None:
+    """Write objects as a log."""
+    log = Log(store)
+    for each in objects:
+        log.append(each)
