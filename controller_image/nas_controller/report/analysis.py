@@ -7,6 +7,7 @@ policy's softmax, so that they mean the same for every searcher.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ def windows(count: int, most: int, least: int) -> list[slice]:
         return []
     number = max(1, min(most, count // least))
     edges = [round(count * index / number) for index in range(number + 1)]
-    return [slice(one, other) for one, other in zip(edges, edges[1:], strict=False)]
+    return [slice(one, other) for one, other in pairwise(edges)]
 
 
 def top_mean(values: Numbers, top: int) -> float:

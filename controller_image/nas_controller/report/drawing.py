@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 import numpy as np
 
@@ -125,7 +126,7 @@ def stairs(points: Sequence[Point], look: str, end: float = 1000) -> str:
     if not points:
         return ""
     parts = [f"M{_xy(points[0])}"]
-    for (_, before), (x, y) in zip(points, points[1:], strict=False):
+    for (_, before), (x, y) in pairwise(points):
         if y != before:
             parts.append(f"H{x:.5g}V{1000 - y:.5g}")
     return f'<path class="m {look}" d="{"".join(parts)}H{end:.5g}"/>'
@@ -160,9 +161,9 @@ def density(points: Sequence[Point], columns: int, rows: int) -> str:
     return f'<g transform="scale({1000 / columns:.5g} {1000 / rows:.5g})">{cells(shade)}</g>'
 
 
-def note(x: float, y: float, text: str, look: str = "") -> str:
-    """Return a word at a point of 0..1000; it stands to the left of points in the right half."""
-    side = "left" if x > 550 else ""
+def note(x: float, y: float, text: str, look: str = "", *, turn: float = 550) -> str:
+    """Return a word at a point of 0..1000; it stands to the left of points beyond ``turn``."""
+    side = "left" if x > turn else ""
     return f'<span class="note {look} {side}" style="left:{x / 10:.2f}%;top:{100 - y / 10:.2f}%">{escape(text)}</span>'
 
 
@@ -199,7 +200,7 @@ def plot(
     places = 0 if y.log else max(map(len, digits), default=0)
     texts = [
         f'<span class="yt" style="top:{100 - y.at(value) / 10:.2f}%">'
-        f"{short_number(value) if y.log or abs(value) >= 1e4 else f'{value:.{places}f}'}</span>"
+        f"{short_number(value) if y.log or abs(value) >= 1e5 else f'{value:,.{places}f}'}</span>"
         for value in rows
     ]
     texts += [
@@ -238,7 +239,7 @@ def merged(matrix: Numbers, labels: Sequence[str], most: int) -> tuple[Numbers, 
         return matrix, list(labels)
     edges = [round(len(labels) * index / most) for index in range(most + 1)]
     rows, names = [], []
-    for one, other in zip(edges, edges[1:], strict=False):
+    for one, other in pairwise(edges):
         block = matrix[one:other]
         known = np.isfinite(block)
         count = known.sum(axis=0)
@@ -248,12 +249,7 @@ def merged(matrix: Numbers, labels: Sequence[str], most: int) -> tuple[Numbers, 
 
 
 def heat(
-    matrix: Numbers,
-    labels: Sequence[str],
-    *,
-    title: str,
-    ends: tuple[str, str],
-    row_pixels: int | None = None,
+    matrix: Numbers, labels: Sequence[str], *, title: str, ends: tuple[str, str], height: int | None = None
 ) -> str:
     """Return a heat map with a row for each label.
 
@@ -262,11 +258,11 @@ def heat(
         labels: of the rows, from the top.
         title: what it shows.
         ends: what the first and the last column are.
-        row_pixels: height of a row; chosen by their number when None.
+        height: pixels of all rows; chosen by their number when None.
     """
     rows, columns = matrix.shape
-    pixels = row_pixels or (20 if rows <= 6 else 14 if rows <= 16 else 10)
-    every = math.ceil(_LABEL_PIXELS / pixels)
+    height = height or rows * (20 if rows <= 6 else _LABEL_PIXELS)
+    every = math.ceil(_LABEL_PIXELS * rows / height)
     names = "".join(
         f'<span style="top:{100 * (row + 0.5) / rows:.2f}%">{escape(label)}</span>'
         for row, label in enumerate(labels)
@@ -278,7 +274,7 @@ def heat(
         for row, label in enumerate(labels)
     )
     return (
-        f'<figure class="heat"><figcaption>{escape(title)}</figcaption><div class="rows" style="height:{rows * pixels}px">'
+        f'<figure class="heat"><figcaption>{escape(title)}</figcaption><div class="rows" style="height:{height}px">'
         f'<div class="names">{names}</div><svg role="img" aria-label="{escape(title)}" viewBox="0 0 {columns} {rows}"'
         f' preserveAspectRatio="none">{cells(matrix)}{hints}</svg></div>'
         f'<div class="ends"><span>{escape(ends[0])}</span><span>{escape(ends[1])}</span></div></figure>'

@@ -101,7 +101,10 @@ class History:
     def best(self, count: int) -> list[Sample]:
         """Return the trained samples of highest reward, each architecture once; the first of equals comes first."""
         ranked = sorted(self.trained(), key=lambda sample: (-sample.reward, sample.number))
-        return list({sample.choices: sample for sample in reversed(ranked)}.values())[::-1][:count]
+        first: dict[Choices, Sample] = {}
+        for sample in ranked:
+            first.setdefault(sample.choices, sample)
+        return [*first.values()][:count]
 
     def decisions(self, sample: Sample) -> tuple[Decision, ...]:
         """Return what was decided; making the tuple anew for each sample would take seconds."""
@@ -119,9 +122,8 @@ class History:
                 case Reconfigured():
                     self.parallelism, self.budget = record.parallelism, record.budget
                 case Proposed():
-                    arm = getattr(record, "arm", None)
                     choices = self.space.encode(record.architecture)
-                    self.samples.append(Sample(record.sample, choices, random=arm == "random"))
+                    self.samples.append(Sample(record.sample, choices, random=record.arm == "random"))
                 case Launched():
                     for number in record.samples:
                         sample = self.samples[number]
@@ -143,8 +145,10 @@ class History:
         sample.metric = record.metrics.get(self.objective.metric, 0.0)
         parameters = float(record.parameters) if self.cost_name == "parameters" else 0.0
         sample.cost = record.metrics.get(self.cost_name, parameters)
-        sample.reused = bool(getattr(record, "reused", None))
-        sample.seconds = 0.0 if sample.reused else record.seconds
+        sample.seconds = record.seconds
+        if record.reused is not None:
+            sample.reused = True
+            sample.cost, sample.parameters = self.samples[record.reused].cost, self.samples[record.reused].parameters
 
     def _moment(self, moment: datetime | None) -> None:
         if moment is None:

@@ -96,10 +96,9 @@ def _layer(index: int, layer: ConvolutionalLayer, y: float, tall: float, most: i
 
 
 def _terminal(name: str, y: float, tall: float) -> str:
-    middle = (_LEFT + _RIGHT) / 2
     return (
-        f'<rect class="terminal" x="{middle - 42}" y="{y - tall / 2:.1f}" width="84" height="{tall:.1f}"'
-        f' rx="{tall / 2:.1f}"/><text class="mid" x="{middle}" y="{y + 4:.1f}">{name}</text>'
+        f'<rect class="terminal" x="{_LEFT}" y="{y - tall / 2:.1f}" width="{_RIGHT - _LEFT:.0f}" height="{tall:.1f}"'
+        f' rx="{tall / 2:.1f}"/><text class="mid" x="{(_LEFT + _RIGHT) / 2}" y="{y + 4:.1f}">{name}</text>'
     )
 
 
@@ -114,7 +113,8 @@ def _arc(x: float, begin: float, end: float, side: int, layers: int, words: str,
     """Return an arc; the farther it reaches, the farther out it swings, so that none hides another."""
     room = _WIDTH - _RIGHT - 8 if side > 0 else _LEFT - 8
     reach = (end - begin) / (32.0 * (layers + 1))
-    out = x + side * (12 + room * min(1.0, reach * 1.6) ** 0.75) / 0.75 * 0.9
+    # A cubic curve swings out by three quarters of its handles.
+    out = x + side * (8 + (room - 8) * reach**0.6) / 0.75
     tip = x + side * 5
     return (
         f'<path class="link {look}" d="M{x} {begin:.1f}C{out:.1f} {begin:.1f} {out:.1f} {end:.1f} {tip} {end:.1f}">'
@@ -133,7 +133,7 @@ def _cell(cell: RecurrentCellArchitecture) -> str:
     depth = base.bit_length()
     margin = 56.0
     places: list[tuple[float, float]] = [(margin, 30 + _ROW * leaf) for leaf in range(base)]
-    level = {leaf: 0 for leaf in range(base)}
+    level = dict.fromkeys(range(base), 0)
     for index in range(base, len(cell.nodes)):
         left, right = 2 * (index - base), 2 * (index - base) + 1
         level[index] = level[left] + 1
@@ -161,7 +161,8 @@ def _cell(cell: RecurrentCellArchitecture) -> str:
     label = f"a cell of {base} leaves: {cell.short()}"
     return (
         f'<div class="scroll"><svg class="net cell" role="img" aria-label="{escape(label)}"'
-        f' viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:{width * 1.1:.0f}px;min-width:{min(width, 420):.0f}px">'
+        f' viewBox="0 0 {width:.0f} {height:.0f}"'
+        f' style="max-width:{width * 1.1:.0f}px;min-width:{min(width, 420):.0f}px">'
         f"<title>{escape(label)}</title>{''.join(links)}{''.join(nodes)}{''.join(names)}</svg></div>"
         f'<p class="key"><span><i class="inject"></i>takes the old cell state c<sub>t−1</sub>:'
         f' {_words(cell.inject)}</span><span><i class="output"></i>gives the new one, c<sub>t</sub>, before its'

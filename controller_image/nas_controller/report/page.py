@@ -51,7 +51,8 @@ def _head(history: History, experiment: NASExperiment) -> str:
     facts = "".join(f"<div><dt>{escape(term)}</dt><dd>{text}</dd></div>" for term, text in _facts(history, experiment))
     place = experiment.metadata.namespace
     return (
-        f'<header><p class="kind">Neural architecture search · {escape(place)}</p><h1>{escape(experiment.metadata.name)}'
+        f'<header><p class="kind">Neural architecture search · {escape(place)}</p>'
+        f"<h1>{escape(experiment.metadata.name)}"
         f' <span class="state {state.lower()}">{state}</span></h1><p class="lead">{escape(words)}</p>'
         f"<dl>{facts}</dl></header>"
     )

@@ -41,8 +41,12 @@ _WINDOWS = 120
 _MOST_STEPS = 24
 _MOST_OPTIONS = 16
 _MOST_KINDS = 12
+_MOST_SINGLE = 29
 _DRAWN = 3
+_DRAWN_CELLS = 2
 _LISTED = 15
+# From this median on, the times of trainings are told in this unit.
+_UNITS = ((3 * 3600.0, 3600.0, "hours"), (180.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 
 
 def panel(name: str, title: str, lead: str, body: str, *, wide: bool = False) -> str:
@@ -176,7 +180,7 @@ def _depth_steps(history: History, x: Axis) -> tuple[list[float], list[str]]:
                 depth = len(sample.choices) * history.space_spec.convolutional.layers.initial
                 depth //= max(1, len(history.samples[0].choices))
                 places.append(x.at(sample.number))
-                notes.append(note(x.at(sample.number), 0, f"{depth} layers", "step"))
+                notes.append(note(x.at(sample.number), 0, f"{depth} layers", "step", turn=930))
             width = len(sample.choices)
     return places, notes
 
@@ -186,8 +190,10 @@ def _depth_steps(history: History, x: Axis) -> tuple[list[float], list[str]]:
 
 def arms(history: History) -> str:
     """Return how much better the best networks of the policy are than those of random search (figure 6)."""
-    title = "Top networks against random search"
     found = analysis.compare(history)
+    title = "Top networks against random search"
+    if not isinstance(found, str) and not found.random:
+        title = "Top networks against the search’s beginning"
     if isinstance(found, str):
         return panel("arms", title, escape(found), "")
     name = analysis.compared_name(history)
@@ -210,8 +216,8 @@ def arms(history: History) -> str:
         x_name = "trained samples of each arm"
     else:
         lead = (
-            f"Without a random arm (spec.searcher.control): the best 1, 5 and 15 of the last {found.window:,} samples"
-            f" against those of the first {found.window:,}, in {escape(name)}; above 0 is better. At the end:"
+            f"There is no random arm (spec.searcher.control). Mean {escape(name)} of the best 1, 5 and 15 among"
+            f" {found.window:,} samples, minus that among the first {found.window:,}; above 0 is better. At the end:"
         )
         x_name = "sample at the window's end"
     lead += " " + ", ".join(f"top {top} <b>{found.differences[top][-1]:+.3g}</b>" for top in TOPS) + "."
@@ -251,21 +257,24 @@ def decisions(history: History) -> str:
             " Entropy 1 is an even choice, 0 a settled one."
         )
     lead = f"Shares among the {'policy’s ' if any(s.random for s in history.samples) else ''}proposed networks. {over}"
-    lead += f"<br>{scale('0', '1')}"
-    shown, left = maps.kinds[:_MOST_KINDS], maps.kinds[_MOST_KINDS:]
-    single = len(maps.kinds) > 1 and all(kind.steps == 1 for kind in maps.kinds)
-    parts = []
-    if len(maps.first) > 1 and (single or left):
-        rows = np.array([_mean_rows(kind.entropy) for kind in maps.kinds])
-        matrix, names = merged(rows, [kind.kind for kind in maps.kinds], 40)
-        parts.append(f'<div class="maps one">{heat(matrix, names, title="entropy of each decision", ends=ends)}</div>')
+    lead += f"<br>{scale('share or entropy 0', '1')}"
+    repeated = [kind for kind in maps.kinds if kind.steps > 1]
+    single = [kind for kind in maps.kinds if kind.steps == 1 and len(kind.options) > 1]
+    spans = len(maps.first)
+    parts = [_kind(history, kind, spans, ends) for kind in repeated[:_MOST_KINDS]]
     if single:
-        each = [_shares(kind, len(maps.first), ends) for kind in shown]
-        parts.append(f'<div class="maps many">{"".join(each)}</div>')
-    else:
-        parts += [_kind(history, kind, len(maps.first), ends) for kind in shown]
+        maps_of = [_shares(kind, spans, ends) for kind in single[:_MOST_SINGLE]]
+        if spans > 1:
+            rows = np.array([kind.entropy[0] for kind in single])
+            matrix, names = merged(rows, [_words(kind.kind) for kind in single], 40)
+            maps_of.insert(0, heat(matrix, names, title="entropy, over samples", ends=ends))
+        heading = "<h3>decisions taken once</h3>" if repeated else ""
+        parts.append(f'<div class="maps">{heading}{"".join(maps_of)}</div>')
+    left = [*repeated[_MOST_KINDS:], *single[_MOST_SINGLE:]]
     if left:
-        parts.append(f"<p>{len(left)} more kinds are not drawn: {escape(', '.join(kind.kind for kind in left))}.</p>")
+        parts.append(
+            f'<p class="lead">Not drawn, but in the numbers: {escape(", ".join(_words(kind.kind) for kind in left))}.</p>'
+        )
     table_rows = [
         (
             kind.kind,
@@ -300,11 +309,12 @@ def _kind(history: History, kind: KindMaps, spans: int, ends: tuple[str, str]) -
         labels[-1] = "inject"
     name = _words(kind.kind)
     parts = [f"<h3>{escape(name)}</h3>"]
+    height = min(132, max(72, 7 * max(kind.steps, 2 * len(kind.options))))
     if spans > 1:
         entropy, names = merged(kind.entropy[int(kind.anchor) :], labels[int(kind.anchor) :], _MOST_STEPS)
         if len(entropy):
-            parts.append(heat(entropy, names, title=f"entropy by {step}, over samples", ends=ends))
-    parts.append(_shares(kind, spans, ends, title=_share_title(kind)))
+            parts.append(heat(entropy, names, title=f"entropy by {step}, over samples", ends=ends, height=height))
+    parts.append(_shares(kind, spans, ends, title=_share_title(kind), height=height))
     if kind.steps > 1 and not (kind.anchor and kind.steps < 3):
         newest, rows = kind.newest, [*kind.options]
         if kind.anchor:
@@ -312,7 +322,8 @@ def _kind(history: History, kind: KindMaps, spans: int, ends: tuple[str, str]) -
         columns = (labels[0], labels[-1])
         matrix, rows = merged(newest, rows, _MOST_STEPS)
         words = f"input (down) taken by {step} (across)" if kind.anchor else f"share by {step}"
-        parts.append(heat(matrix, rows, title=f"{words}, {'newest window' if spans > 1 else 'so far'}", ends=columns))
+        words += ", newest window" if spans > 1 else ", so far"
+        parts.append(heat(matrix, rows, title=words, ends=columns, height=height))
     return f'<div class="maps">{"".join(parts)}</div>'
 
 
@@ -320,7 +331,9 @@ def _share_title(kind: KindMaps) -> str:
     return "share that takes the layer so far below" if kind.anchor else "share of each option"
 
 
-def _shares(kind: KindMaps, spans: int, ends: tuple[str, str], title: str | None = None) -> str:
+def _shares(
+    kind: KindMaps, spans: int, ends: tuple[str, str], title: str | None = None, height: int | None = None
+) -> str:
     matrix, labels = kind.shares, [*kind.options]
     if not kind.anchor and len(labels) > _MOST_OPTIONS:
         order = np.argsort(-np.nan_to_num(matrix[:, -1]), kind="stable")
@@ -340,7 +353,7 @@ def _shares(kind: KindMaps, spans: int, ends: tuple[str, str], title: str | None
         return (
             f'<figure class="heat"><figcaption>{escape(words)}</figcaption><table class="bars">{bars}</table></figure>'
         )
-    return heat(matrix, labels, title=f"{words}, over samples", ends=ends)
+    return heat(matrix, labels, title=f"{words}, over samples", ends=ends, height=height)
 
 
 def _words(kind: str) -> str:
@@ -421,9 +434,9 @@ def failures(history: History) -> str:
     again = f"{retried:,} launches were repeats of earlier attempts." if retried else "No launch was repeated."
     if not reasons:
         return panel("failures", title, f"No sample was lost, and no training diverged. {again}", "")
-    total, all_samples = sum(reasons.values()), len(history.samples)
+    total, all_samples, most = sum(reasons.values()), len(history.samples), max(reasons.values())
     bars = "".join(
-        f'<tr><th>{escape(reason)}</th><td><i class="bar loss" style="width:{100 * count / max(reasons.values()):.1f}%">'
+        f'<tr><th>{escape(reason)}</th><td><i class="bar loss" style="width:{100 * count / most:.1f}%">'
         f"</i></td><td>{count:,}</td></tr>"
         for reason, count in reasons.most_common()
     )
@@ -444,10 +457,11 @@ def cost(history: History) -> str:
         return panel("cost", title, "No result tells how long its training took.", "")
     total = sum(timed)
     low, middle, high = np.quantile(timed, (0.05, 0.5, 0.95))
-    x = Axis.around(timed, log=high > 8 * low, room=0.02)
+    _, unit, unit_name = next(each for each in _UNITS if middle >= each[0])
+    x = Axis.around([value / unit for value in timed], log=high > 8 * low, room=0.02)
     bins = min(40, max(5, round(math.sqrt(len(timed)))))
     edges = np.linspace(0, 1000, bins + 1)
-    counts, _ = np.histogram([x.at(value) for value in timed], edges)
+    counts, _ = np.histogram([x.at(value / unit) for value in timed], edges)
     y = Axis(0, max(1, counts.max()) * 1.06)
     bars = "".join(
         f"M{edge + 1000 / bins * 0.06:.5g} 1000H{edge + 1000 / bins * 0.94:.5g}V{1000 - y.at(int(count)):.5g}"
@@ -459,8 +473,8 @@ def cost(history: History) -> str:
     if history.slot_seconds > 0:
         idle = max(0.0, 1 - (total + history.lost_seconds) / history.slot_seconds)
         lead += (
-            f" <b>{percent(idle)}</b> of {duration(history.slot_seconds)} (parallelism times duration) was not training:"
-            " pods that start, wait or load data, and pauses."
+            f" <b>{percent(idle)}</b> of {duration(history.slot_seconds)} (parallelism times duration) was not"
+            " training: pods that start, wait or load data, and pauses."
         )
     elif not history.timed:
         lead += " The log does not say when things happened, so the idle share is not known."
@@ -472,7 +486,7 @@ def cost(history: History) -> str:
         x,
         y,
         label=f"Distribution of training times: median {duration(float(middle))}",
-        names=("seconds of one training", "samples"),
+        names=(f"{unit_name} of one training", "samples"),
         height=180,
         y_ticks=whole_ticks(y, 3),
     )
@@ -491,17 +505,18 @@ def cost(history: History) -> str:
 def networks(history: History) -> str:
     """Return the best architectures as pictures."""
     title = "The best networks"
-    best = history.best(_DRAWN)
+    space = history.space_spec
+    # Cells are drawn wider than layers.
+    best = history.best(_DRAWN_CELLS if space.recurrent_cell is not None else _DRAWN)
     if not best:
         return panel("networks", title, "No sample has a result yet.", "", wide=True)
-    space = history.space_spec
     if space.convolutional is not None:
         lead = (
             "From the image down. The little box is the filter to scale, the shade behind it the number of filters"
             " (↓ stride). Arcs to the right are skip connections; dashed ones take the image, or feed the classifier."
         )
     elif space.recurrent_cell is not None:
-        lead = "From left to right: each leaf takes W x<sub>t</sub> and U h<sub>t−1</sub>; the root’s value is h<sub>t</sub>."
+        lead = "Each leaf takes W x<sub>t</sub> and U h<sub>t−1</sub>; the root’s value is h<sub>t</sub>."
     else:
         lead = "The values of their decisions; one that was not taken is not there."
     metric = escape(history.objective.metric)
@@ -511,7 +526,13 @@ def networks(history: History) -> str:
         f"{picture(history.architecture(sample))}</article>"
         for sample in best
     )
-    return panel("networks", title, lead, f'<div class="cards">{cards}</div>', wide=True)
+    return panel(
+        "networks",
+        title,
+        lead,
+        f'<div class="cards{" cells" if space.recurrent_cell is not None else ""}">{cards}</div>',
+        wide=True,
+    )
 
 
 def top_samples(history: History) -> str:
