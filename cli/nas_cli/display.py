@@ -20,10 +20,13 @@ from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 
 if TYPE_CHECKING:
     # It loads torch, for which `nas status` need not wait.
+    from nas_controller.executor import Launch
     from nas_controller.status import SearchStatus
 
 # On no terminal: one line at most so often, and one for each better network.
 _LINE_EVERY_SECONDS = 10.0
+# Children that fail are shown one by one up to so many: whatever is wrong shows in the first ones.
+_FAILURES_SHOWN = 5
 # Rates are told from this many samples on: the first ones wait for the start.
 _SAMPLES_FOR_A_RATE = 3
 
@@ -178,6 +181,7 @@ class Progress:
         self._line_done = -1
         self._line_best: int | None = None
         self._line_problem: Problem | None = None
+        self._failures = 0
 
     def __enter__(self) -> "Progress":
         if self._console.is_terminal:
@@ -200,6 +204,18 @@ class Progress:
             self._status = status
             if not self._console.is_terminal:
                 self._line(status)
+
+    def failed(self, launch: "Launch", message: str) -> None:
+        """Show why a child failed; called from any thread."""
+        with self._lock:
+            self._failures += 1
+            number = self._failures
+        # Not under our lock: the live panel has one of its own, and takes ours while it draws.
+        if number <= _FAILURES_SHOWN:
+            text = f"sample {launch.input.sample}, attempt {launch.input.attempt}: {message}"
+            self._console.print(text, style="yellow", highlight=False, soft_wrap=True, markup=False)
+        if number == _FAILURES_SHOWN:
+            self._console.print("further failures are not shown one by one", style="yellow", highlight=False)
 
     def _line(self, status: Status) -> None:
         """Print a line when there is news: at once a better network or a problem, else now and then."""

@@ -1,6 +1,5 @@
-"""Children as processes of this machine, forked from a server that has torch loaded already."""
+"""Children as processes of this machine: started, watched and ended by one thread, whatever runs in them."""
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -9,19 +8,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
-from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Protocol
 
-from nas_api import names
 from nas_api.child import ExitCode
 from nas_controller.executor import End, Ended, Event, Launch, Started
-from nas_trainer.process import ENV_TERMINATION_LOG
 
-# How long a child may take to save its checkpoint once it is told to end.
-_GRACE_SECONDS = 10.0
-
-_ENDS: dict[int, End] = {
+ENDS: dict[int, End] = {
     ExitCode.OK: End.SUCCEEDED,
     ExitCode.INVALID_INPUT: End.INVALID_INPUT,
     ExitCode.OUT_OF_MEMORY: End.OUT_OF_MEMORY,
@@ -30,14 +23,59 @@ _ENDS: dict[int, End] = {
     # Somebody else ended it, as a node does that is wanted for something else.
     ExitCode.TERMINATED: End.DISRUPTED,
 }
+"""What exit codes mean, as in a pod; any other is ``FAILED``."""
+
+# How long a child may take to save its checkpoint once it is told to end.
+_GRACE_SECONDS = 10.0
+
+
+class Process(Protocol):
+    """A child's process; methods are called from one thread."""
+
+    @property
+    def sentinel(self) -> int:
+        """A descriptor that becomes readable when the process has ended."""
+
+    @property
+    def exitcode(self) -> int | None:
+        """None while it runs; minus the signal's number where one ended it."""
+
+    @property
+    def log(self) -> str:
+        """Where its output is, for people."""
+
+    def ending(self) -> tuple[End, str]:
+        """Return what an exit code of 0 or more means, and the child's last words; called once, before ``close``."""
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+
+    def close(self) -> None:
+        """Give back what an ended process holds."""
+
+
+class Trainer(Protocol):
+    """What runs in children: the built-in trainer, or a user's own."""
+
+    def start(self, launch: Launch) -> Process:
+        """Start a child.
+
+        Raises:
+            OSError: it cannot be started for now.
+            EOFError: what starts children is gone.
+        """
+
+    def close(self) -> None:
+        """Give everything back; all children have ended."""
 
 
 @dataclass
 class _Child:
-    launch: int
-    process: ForkServerProcess
-    message: Path
-    log: Path
+    launch: Launch
+    process: Process
     deadline: float
     """Monotonic time at which it is killed."""
     killed: bool = False
@@ -51,18 +89,17 @@ class LocalExecutor:
     so that nobody trains for a search that has stopped. They save checkpoints where that pays.
     """
 
-    def __init__(self, folder: Path, deadline_seconds: float) -> None:
+    def __init__(self, trainer: Trainer, deadline_seconds: float, failed: Callable[[Launch, str], None]) -> None:
         """Prepare; nothing is started yet.
 
         Args:
-            folder: where children's logs and last words go, as ``<launch>.log`` and ``<launch>.message``.
+            trainer: what runs in children; it is closed with this executor.
             deadline_seconds: the longest run of one child.
+            failed: is told of each child that ends otherwise than well, for people.
         """
-        self._folder = folder
+        self._trainer = trainer
         self._deadline_seconds = deadline_seconds
-        self._context = multiprocessing.get_context("forkserver")
-        # __main__ as well: a child would otherwise import this program's own modules again.
-        self._context.set_forkserver_preload(["__main__", "nas_cli.local_child"])
+        self._failed = failed
         self._post: Callable[[Event], None] = _nobody
         self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._wake_up, self._woken = os.pipe()[::-1]
@@ -92,6 +129,7 @@ class LocalExecutor:
             self._thread.join()
         os.close(self._wake_up)
         os.close(self._woken)
+        self._trainer.close()
 
     # ------------------------------------------------------------ the thread
 
@@ -105,7 +143,7 @@ class LocalExecutor:
             self._obey()
             self._reap()
         for child in self._children.values():
-            self._cancel(child.launch)
+            self._cancel(child.launch.number)
         while self._children:
             self._wait()
             self._reap()
@@ -126,22 +164,14 @@ class LocalExecutor:
     def _launch(self, launch: Launch) -> None:
         if launch.number in self._children:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        message, log = self._folder / f"{launch.number}.message", self._folder / f"{launch.number}.log"
-        message.unlink(missing_ok=True)
-        environment = {
-            names.ENV_TRAINER_INPUT: launch.input.model_dump_json(by_alias=True),
-            ENV_TERMINATION_LOG: str(message),
-        }
-        process = self._context.Process(target=_run, args=(environment, str(log)), name=f"child-{launch.number}")
         try:
-            process.start()
+            process = self._trainer.start(launch)
         except (OSError, EOFError) as error:
-            # The fork server is gone, or the machine has no room for another process: tried again.
-            self._post(Ended(launch.number, End.FAILED, f"no process could be started: {error}"))
+            # The machine has no room for another process, or what starts them is gone: tried again.
+            self._post(self._told(launch, End.FAILED, f"no process could be started: {error}"))
             return
         deadline = time.monotonic() + self._deadline_seconds
-        self._children[launch.number] = _Child(launch.number, process, message, log, deadline)
+        self._children[launch.number] = _Child(launch, process, deadline)
         self._post(Started(launch.number))
 
     def _cancel(self, launch: int) -> None:
@@ -159,36 +189,31 @@ class LocalExecutor:
                     child.killed = True
                     child.process.kill()
                 continue
-            del self._children[child.launch]
+            del self._children[child.launch.number]
             if not child.cancelled:
-                self._post(self._ended(child))
-            child.message.unlink(missing_ok=True)
+                self._post(self._told(child.launch, *self._ending(child)))
             child.process.close()
 
-    def _ended(self, child: _Child) -> Ended:
-        code = child.process.exitcode or 0
-        said = child.message.read_text(errors="replace") if child.message.exists() else ""
+    def _told(self, launch: Launch, end: End, message: str) -> Ended:
+        if end not in (End.SUCCEEDED, End.DISRUPTED):
+            self._failed(launch, message)
+        return Ended(launch.number, end, message)
+
+    def _ending(self, child: _Child) -> tuple[End, str]:
+        code, log = child.process.exitcode or 0, child.process.log
         if child.killed:
-            return Ended(
-                child.launch,
+            return (
                 End.DEADLINE_EXCEEDED,
-                f"the training took longer than trainer.deadline ({self._deadline_seconds:.0f} s): raise it",
+                f"the training took longer than trainer.deadline ({self._deadline_seconds:.0f} s): raise it;"
+                f" its log is {log}",
             )
         if code < 0:
             end = End.DISRUPTED if -code == signal.SIGTERM else End.FAILED
             # Who killed it cannot be told from here; the kernel does so when memory runs out.
             hint = ", as the kernel does when memory runs out" if -code == signal.SIGKILL else ""
-            return Ended(child.launch, end, f"killed by {signal.Signals(-code).name}{hint}; its log is {child.log}")
-        end = _ENDS.get(code, End.FAILED)
-        return Ended(child.launch, end, said or f"exit code {code}; its log is {child.log}")
+            return end, f"killed by {signal.Signals(-code).name}{hint}; its log is {log}"
+        return child.process.ending()
 
 
 def _nobody(_event: Event) -> None:
     """Hear nothing: no child runs before ``start`` names a listener."""
-
-
-def _run(environment: dict[str, str], log: str) -> None:
-    # Imported in the child's process, where the fork server has it loaded.
-    from nas_cli import local_child
-
-    local_child.run(environment, log)

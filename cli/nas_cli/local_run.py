@@ -18,20 +18,23 @@ import structlog
 from pydantic import ValidationError
 from rich.console import Console
 
+from nas_api import custom_trainer, names
 from nas_api.base import duration
 from nas_api.child import StoreLocation
 from nas_api.experiment import NASExperiment
 from nas_cli.display import Progress, Status, architecture_table, best_text, in_channels, policy_text
 from nas_cli.errors import Refusal
 from nas_cli.folders import EXPERIMENT, is_run
-from nas_cli.local_executor import LocalExecutor
+from nas_cli.local_command import CommandTrainer
+from nas_cli.local_executor import LocalExecutor, Trainer
+from nas_cli.local_trainer import BuiltInTrainer
 from nas_controller.errors import LogDamaged, SearchChanged
 from nas_controller.policies.factory import make_policy
 from nas_controller.recovery import recover
 from nas_controller.search import Ending, Search
 from nas_controller.state import SearchState
 from nas_controller.status import SearchStatus, search_status
-from nas_store import open_store
+from nas_store import Store, open_store
 from nas_store.errors import StoreError
 
 # Where the store keeps nothing: its keys cannot begin with a dot.
@@ -74,7 +77,9 @@ def stage(folder: Path, status: SearchStatus) -> str:
         return "Stopped: the same `nas run` goes on with it" if free else "Running"
 
 
-def run(experiment: NASExperiment, folder: Path, parallelism: int | None, console: Console, again: str) -> None:
+def run(
+    experiment: NASExperiment, folder: Path, parallelism: int | None, console: Console, *, here: Path, again: str
+) -> None:
     """Search until the budget is spent or somebody presses Ctrl-C; goes on where an earlier run stopped.
 
     Args:
@@ -82,6 +87,7 @@ def run(experiment: NASExperiment, folder: Path, parallelism: int | None, consol
         folder: where everything is kept.
         parallelism: children at once; as many as the manifest says and the machine has cores for when None.
         console: where progress is shown.
+        here: the folder of the manifest, in which a user's own trainer runs.
         again: the command that goes on with this run, for people.
 
     Raises:
@@ -99,10 +105,12 @@ def run(experiment: NASExperiment, folder: Path, parallelism: int | None, consol
         experiment = _identified(experiment, folder)
         location = StoreLocation(folder=str(folder.absolute()))
         deadline = duration(experiment.spec.trainer.deadline).total_seconds()
-        executor = LocalExecutor(folder / "children", deadline)
-        metric = experiment.spec.objective.metric
-        with Progress(console, experiment.metadata.name, metric) as progress:
-            search = Search(experiment, store=open_store(location), location=location, executor=executor, sink=progress)
+        store = open_store(location)
+        progress = Progress(console, experiment.metadata.name, experiment.spec.objective.metric)
+        trainer = _trainer(experiment, here, folder / "children", store, progress)
+        executor = LocalExecutor(trainer, deadline, progress.failed)
+        with progress:
+            search = Search(experiment, store=store, location=location, executor=executor, sink=progress)
             with _stopped_by_signals(search):
                 try:
                     ending = search.run()
@@ -113,10 +121,19 @@ def run(experiment: NASExperiment, folder: Path, parallelism: int | None, consol
         _last_words(experiment, folder, ending, progress.status, console, again)
 
 
+def _trainer(experiment: NASExperiment, here: Path, folder: Path, store: Store, progress: Progress) -> Trainer:
+    spec = experiment.spec.trainer
+    if spec.dataset.custom is None:
+        return BuiltInTrainer(folder)
+    return CommandTrainer(custom_trainer.command(spec), here, folder, store, progress.failed)
+
+
 def _sized(experiment: NASExperiment, parallelism: int | None, console: Console) -> NASExperiment:
-    """Return the experiment with no more children at once than the machine has cores for."""
+    """Return the experiment with no more children of ours at once than the machine has cores for."""
     spec = experiment.spec
-    room = max(1, (os.cpu_count() or 1) // spec.trainer.threads)
+    own = spec.trainer.dataset.custom is not None
+    # What a user's own trainer needs of this machine is not ours to know.
+    room = spec.parallelism if own else max(1, (os.cpu_count() or 1) // spec.trainer.threads)
     chosen = parallelism if parallelism is not None else min(spec.parallelism, room)
     if parallelism is None and chosen < spec.parallelism:
         console.print(
@@ -125,7 +142,7 @@ def _sized(experiment: NASExperiment, parallelism: int | None, console: Console)
             style="dim",
             highlight=False,
         )
-    if spec.trainer.image is not None:
+    if spec.trainer.image is not None and not own:
         console.print("spec.trainer.image is not used here: children are the built-in trainer", style="yellow")
     return experiment.model_copy(update={"spec": spec.model_copy(update={"parallelism": chosen, "suspend": False})})
 
@@ -214,11 +231,12 @@ def _last_words(
     console.print(architecture_table(best.architecture, in_channels(experiment)))
     if status.policy is not None and (text := policy_text(status.policy)):
         console.print(text, style="dim", highlight=False)
-    console.print(
-        f"Its code: [bold]{folder / 'best' / 'network.py'}[/bold]  (nas best {folder} --code)",
-        highlight=False,
-        soft_wrap=True,
-    )
+    module = folder / names.BEST_MODULE
+    if module.exists():
+        words = f"Its code: [bold]{module}[/bold]  (nas best {folder} --code)"
+    else:
+        words = f"Its choices: [bold]{folder / names.BEST_ARCHITECTURE}[/bold]  (nas best {folder} -o json)"
+    console.print(words, highlight=False, soft_wrap=True)
 
 
 def silence_logs(verbose: bool) -> None:

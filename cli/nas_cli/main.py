@@ -64,7 +64,8 @@ def run(file: Path, folder: Path | None, parallelism: int | None, verbose: bool)
 
     again = f"nas run {file}" + (f" --folder {folder}" if folder is not None else "")
     local_run.silence_logs(verbose)
-    local_run.run(experiment, folder or RUNS / experiment.metadata.name, parallelism, Console(), again)
+    folder = folder or RUNS / experiment.metadata.name
+    local_run.run(experiment, folder, parallelism, Console(), here=file.parent, again=again)
 
 
 @main.command()

@@ -17,6 +17,7 @@ from nas_api.child import StoreLocation, TrainerInput
 from nas_api.experiment import CifarDataset, DatasetSpec, DigitsDataset, OptimizerSpec
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_cli.local_executor import LocalExecutor
+from nas_cli.local_trainer import BuiltInTrainer
 from nas_controller.executor import End, Ended, Event, Launch, Started
 from nas_store.folder import FolderStore
 
@@ -57,9 +58,18 @@ def events() -> "queue.SimpleQueue[Event]":
 Events = "queue.SimpleQueue[Event]"
 
 
+def built_in(folder: Path, seconds: float = 60) -> LocalExecutor:
+    return LocalExecutor(BuiltInTrainer(folder / "children"), seconds, lambda _launch, _message: None)
+
+
+def pids(executor: LocalExecutor) -> list[int]:
+    """Return the processes of an executor's children."""
+    return [each.process._process.pid for each in executor._children.values()]  # type: ignore[attr-defined]
+
+
 @pytest.fixture
 def executor(tmp_path: Path, events: Events) -> Iterator[LocalExecutor]:
-    local = LocalExecutor(tmp_path / "children", 60)
+    local = built_in(tmp_path)
     assert local.start(events.put) == frozenset()
     yield local
     local.close()
@@ -118,7 +128,7 @@ def test_exit_codes_become_ends_with_the_childs_own_words(
 
 
 def test_a_deadline_is_enforced(tmp_path: Path, child: Child, events: Events) -> None:
-    local = LocalExecutor(tmp_path / "children", 3)
+    local = built_in(tmp_path, 3)
     local.start(events.put)
     try:
         local.launch(endless(child))
@@ -135,8 +145,8 @@ def test_a_child_that_somebody_kills(
 ) -> None:
     executor.launch(endless(child))
     assert isinstance(events.get(timeout=60), Started)
-    (process,) = [each.process for each in executor._children.values()]
-    os.kill(process.pid or 0, number)
+    (process,) = pids(executor)
+    os.kill(process, number)
     said = events.get(timeout=30)
     assert isinstance(said, Ended)
     assert said.end is end
@@ -161,22 +171,23 @@ def test_a_launch_that_exists_is_adopted(executor: LocalExecutor, child: Child, 
 
 
 def test_nothing_outlives_close(tmp_path: Path, child: Child, events: Events) -> None:
-    local = LocalExecutor(tmp_path / "children", 60)
+    local = built_in(tmp_path)
     local.start(events.put)
     for number in range(2):
         local.launch(endless(child, number))
         assert isinstance(events.get(timeout=60), Started)
-    pids = [each.process.pid or 0 for each in local._children.values()]
+    running = pids(local)
     local.close()
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in running)
     assert events.empty()
 
 
 def test_nothing_outlives_a_killed_run(tmp_path: Path, child: Child) -> None:
     program = (
         "import sys, time; from pathlib import Path; from nas_api.child import TrainerInput;"
-        "from nas_cli.local_executor import LocalExecutor; from nas_controller.executor import Launch;"
-        "local = LocalExecutor(Path(sys.argv[1]), 60);"
+        "from nas_cli.local_executor import LocalExecutor; from nas_cli.local_trainer import BuiltInTrainer;"
+        "from nas_controller.executor import Launch;"
+        "local = LocalExecutor(BuiltInTrainer(Path(sys.argv[1])), 60, print);"
         "local.start(lambda event: print(event, flush=True));"
         "local.launch(Launch(0, TrainerInput.model_validate_json(sys.argv[2]))); time.sleep(60)"
     )
