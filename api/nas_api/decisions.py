@@ -4,7 +4,7 @@ A policy knows nothing of networks. The tuple of a sample is fixed before anythi
 chosen: a decision that an earlier choice makes pointless is still in it, and is answered with 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -39,6 +39,17 @@ class Anchor:
 
 Decision = Categorical | Anchor
 Choices = tuple[int, ...]
+
+
+def answer(decisions: Sequence[Decision], choose: Callable[[int, Decision], int]) -> Choices:
+    """Answer decisions in their order: ``choose(step, decision)`` each that counts, and with 0 each that does not."""
+    choices: list[int] = []
+    counts: list[bool] = []
+    for step, decision in enumerate(decisions):
+        when = decision.when if isinstance(decision, Categorical) else None
+        counts.append(when is None or (counts[when.step] and choices[when.step] in when.choices))
+        choices.append(choose(step, decision) if counts[-1] else 0)
+    return tuple(choices)
 
 
 def counting(decisions: Sequence[Decision], choices: Choices) -> tuple[bool, ...]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import Tensor
 
-from nas_api.experiment import Empty, EvolutionSpec, PpoSpec, ReinforceSpec, SearcherSpec
+from nas_api.experiment import Empty, EvolutionSpec, PpoSpec, ReinforceSpec, SearcherSpec, TpeSpec
 from nas_api.search_space import SearchSpace
 from nas_controller.policies import Policy, Proposal
 from nas_controller.policies.factory import make_policy
@@ -18,6 +18,7 @@ SEARCHERS = {
     "ppo": SearcherSpec(seed=5, ppo=PpoSpec(batch=3, imitation=4)),
     "reinforce": SearcherSpec(seed=5, reinforce=ReinforceSpec(batch=3)),
     "evolution": SearcherSpec(seed=5, evolution=EvolutionSpec(population=6, tournament=3)),
+    "tpe": SearcherSpec(seed=5, tpe=TpeSpec(startup=4)),
     "random": SearcherSpec(seed=5, random=Empty()),
 }
 EVERY_SEARCHER = pytest.mark.parametrize("name", SEARCHERS)
@@ -111,7 +112,7 @@ def test_loaded_in_the_middle_goes_on_as_if_nothing_had_been(name: str, space: S
     assert go_on(one, 10) == go_on(other, 10)
     assert bits(one.dump()) == bits(other.dump())
     assert one.vitals() == other.vitals()
-    assert one.vitals().updates == {"random": 0, "evolution": 18}.get(name, 6)
+    assert one.vitals().updates == {"random": 0, "evolution": 18, "tpe": 18}.get(name, 6)
 
 
 @EVERY_SEARCHER

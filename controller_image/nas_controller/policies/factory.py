@@ -13,11 +13,19 @@ from nas_controller.policies.ppo import PpoPolicy
 from nas_controller.policies.random import RandomPolicy
 from nas_controller.policies.reinforce import ReinforcePolicy
 
+
+def _tpe(searcher: SearcherSpec, space: SearchSpace) -> Policy:
+    from nas_controller.policies.tpe import TpePolicy  # Optuna is loaded only where it is asked for
+
+    return TpePolicy(searcher, space)
+
+
 _POLICIES: dict[str, Callable[[SearcherSpec, SearchSpace], Policy]] = {
     "ppo": PpoPolicy,
     "reinforce": ReinforcePolicy,
     "guided": GuidedPolicy,
     "evolution": EvolutionPolicy,
+    "tpe": _tpe,
     "random": RandomPolicy,
 }
 

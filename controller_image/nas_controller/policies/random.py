@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from nas_api.decisions import Anchor, Choices, Decision, counting
+from nas_api.decisions import Anchor, Choices, Decision, answer, counting
 from nas_api.experiment import SearcherSpec
 from nas_api.search_space import SearchSpace
 from nas_controller.policies import Proposal, Vitals
@@ -62,7 +62,7 @@ class RandomPolicy:
 
 
 def draws(decisions: Sequence[Decision]) -> int:
-    """Return how many numbers ``uniform_choices`` takes: one an option, and one a skip connection."""
+    """Return how many numbers ``uniform_choices`` may take: one an option, and one a skip connection."""
     return sum(decision.index if isinstance(decision, Anchor) else 1 for decision in decisions)
 
 
@@ -73,21 +73,18 @@ def uniform_choices(
 
     Args:
         decisions: what is asked for.
-        numbers: uniform in [0, 1), ``draws(decisions)`` of them, whatever is chosen.
+        numbers: uniform in [0, 1); ``draws(decisions)`` of them are enough, whatever is chosen.
         given: choices that are fixed, by step; they matter only where their decisions count.
     """
     given = given or {}
     left = iter(numbers)
-    choices: list[int] = []
-    counts: list[bool] = []
-    for step, decision in enumerate(decisions):
+
+    def choose(step: int, decision: Decision) -> int:
+        if step in given:
+            return given[step]
         if isinstance(decision, Anchor):
             # Up to 63 bits of a mask come from as many coins, an option from one number.
-            choice = sum((next(left) < 0.5) << earlier for earlier in range(decision.index))
-            when = None
-        else:
-            choice = int(next(left) * len(decision.options))
-            when = decision.when
-        counts.append(when is None or (counts[when.step] and choices[when.step] in when.choices))
-        choices.append(given.get(step, choice) if counts[-1] else 0)
-    return tuple(choices)
+            return sum((next(left) < 0.5) << earlier for earlier in range(decision.index))
+        return int(next(left) * len(decision.options))
+
+    return answer(decisions, choose)
