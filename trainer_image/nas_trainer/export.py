@@ -74,7 +74,14 @@ def _difference(data: bytes, network: nn.Module, example: Tensor, input_name: st
     try:
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         found = session.run(None, {input_name: example.numpy()})[0]
-    # The runtime's errors have no base class of their own.
-    except (refusals.Fail, refusals.InvalidGraph, refusals.InvalidArgument, refusals.NotImplemented) as error:
+    # The runtime's errors have no base class of their own: those of a model that it does not understand or cannot run.
+    except (
+        refusals.Fail,
+        refusals.InvalidArgument,
+        refusals.InvalidGraph,
+        refusals.InvalidProtobuf,
+        refusals.NotImplemented,
+        refusals.RuntimeException,
+    ) as error:
         raise ExportFailed(f"onnxruntime refuses it: {str(error).splitlines()[0]}") from error
     return float(np.abs(found - network(example).numpy()).max())

@@ -1,0 +1,177 @@
+"""Final trainings: a decaying learning rate, the test set once at the end, weights and ONNX beside the result."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import pytest
+import safetensors.torch
+import torch
+
+from nas_api import names
+from nas_api.child import ExitCode, FinalSettings, Result, StoreLocation, TrainerInput
+from nas_api.experiment import DatasetSpec, DigitsDataset, OptimizerSpec
+from nas_api.source import network_source
+from nas_api.spaces.convolutional import ConvolutionalArchitecture
+from nas_store.folder import FolderStore
+from nas_trainer import export
+from nas_trainer.data import load
+from nas_trainer.main import main
+from nas_trainer.task import ExportFailed
+from nas_trainer.training import Training
+
+Draw = Callable[..., ConvolutionalArchitecture]
+DIGITS = DatasetSpec(digits=DigitsDataset(training_images=300))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def final_job(tmp_path: Path, architecture: ConvolutionalArchitecture, **changes: Any) -> dict[str, str]:
+    values: dict[str, Any] = {
+        "experiment": "digits",
+        "sample": 7,
+        "attempt": 1,
+        "seed": 1,
+        "metric": "accuracy",
+        "architecture": architecture,
+        "dataset": DIGITS,
+        "epochs": 3,
+        "reward_epochs": 2,
+        "batch_size": 64,
+        "optimizer": OptimizerSpec(),
+        "final": FinalSettings(test=True, batch_norm_epsilon="0.01"),
+        "store": StoreLocation(folder=str(tmp_path / "store")),
+        **changes,
+    }
+    text = TrainerInput.model_validate(values).model_dump_json(by_alias=True)
+    return {names.ENV_TRAINER_INPUT: text, "NAS_TERMINATION_LOG": str(tmp_path / "message")}
+
+
+def result(tmp_path: Path, architecture: ConvolutionalArchitecture) -> Result:
+    data = FolderStore(tmp_path / "store").get(names.result_key(7))
+    assert data is not None
+    return Result.parse(data, sample=7, digest=architecture.digest, metric="accuracy")
+
+
+@pytest.mark.slow
+def test_the_last_training_is_tested_once_and_leaves_what_others_can_use(tmp_path: Path, draw: Draw) -> None:
+    architecture = draw(4, layers=4, block_layers=2, pooling=0.5)
+    assert main(final_job(tmp_path, architecture)) == ExitCode.OK
+    store = FolderStore(tmp_path / "store")
+    tested = result(tmp_path, architecture)
+    assert tested.history == ()  # nothing was measured before the end
+    assert tested.parameters == tested.metrics["parameters"]
+
+    # The readable module with the weights, and the ONNX model, both give the accuracy that is in the result.
+    weights, model = store.get(names.weights_key(7)), store.get(names.onnx_key(7))
+    assert weights is not None and model is not None
+    namespace: dict[str, Any] = {}
+    exec(network_source(architecture, in_channels=1, epsilon=0.01), namespace)
+    network = namespace["Network"]().eval()
+    network.load_state_dict(safetensors.torch.load(weights))
+    images = load(DIGITS, StoreLocation(folder="/"), test=True)
+    assert len(images.train_labels) == 697 and len(images.held_out_labels) == 1100
+    with torch.no_grad():
+        logits = network(images.held_out_images)
+    accuracy = (logits.argmax(1) == images.held_out_labels).float().mean().item()
+    assert tested.metrics["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    onnx.checker.check_model(onnx.load_from_string(model))
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    (found,) = session.run(["logits"], {"image": images.held_out_images.numpy()})
+    assert abs(found - logits.numpy()).max() <= 1e-4
+    assert tested.metrics["onnxDifference"] <= 1e-4
+
+
+def test_a_failed_export_costs_the_model_and_not_the_result(
+    tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Training) -> tuple[bytes, float]:
+        raise ExportFailed("no such operator")
+
+    monkeypatch.setattr(Training, "onnx", fail)
+    assert main(final_job(tmp_path, draw(1, layers=2))) == ExitCode.OK
+    tested = result(tmp_path, draw(1, layers=2))
+    assert "onnxDifference" not in tested.metrics
+    assert tested.metrics["accuracy"] > 0
+    keys = FolderStore(tmp_path / "store").list("samples/")
+    assert keys == sorted([names.result_key(7), names.weights_key(7)])
+
+
+@pytest.mark.slow
+def test_a_model_that_differs_is_not_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    assert export.onnx_model(network, (1, 2, 2), "image", "logits")[1] <= 1e-6
+    converted = export._converted
+
+    def another(network: torch.nn.Module, *others: Any) -> bytes:
+        data = converted(network, *others)
+        with torch.no_grad():
+            network[1].bias += 0.001  # type: ignore[index,operator]
+        return data
+
+    monkeypatch.setattr(export, "_converted", another)
+    with pytest.raises(ExportFailed, match=r"differ from torch's by 0\.001"):
+        export.onnx_model(network, (1, 2, 2), "image", "logits")
+
+
+def test_a_damaged_model_is_not_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "_converted", lambda *_: b"nonsense")
+    with pytest.raises(ExportFailed, match="onnxruntime refuses it"):
+        export.onnx_model(torch.nn.Flatten(), (1, 2, 2), "image", "logits")
+
+
+def test_a_trial_of_the_grid_is_measured_on_the_validation_set(tmp_path: Path, draw: Draw) -> None:
+    environment = final_job(tmp_path, draw(1, layers=2), final=FinalSettings(batch_norm_epsilon="0.001"))
+    assert main(environment) == ExitCode.OK
+    tried = result(tmp_path, draw(1, layers=2))
+    assert len(tried.history) == 3
+    assert tried.metrics["accuracy"] == max(tried.history[-2:])
+    assert FolderStore(tmp_path / "store").list("samples/") == [names.result_key(7)]
+
+
+def test_a_final_test_goes_on_from_its_checkpoint(tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas_trainer.main._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(Training, "onnx", lambda self: (b"a model", 0.0))
+    assert main(final_job(tmp_path, draw(1, layers=2))) == ExitCode.OK
+    first = result(tmp_path, draw(1, layers=2))
+    (tmp_path / "store" / names.result_key(7)).unlink()
+    monkeypatch.setattr(Training, "_train_epoch", None)  # all epochs are done
+    assert main(final_job(tmp_path, draw(1, layers=2), attempt=2)) == ExitCode.OK
+    assert result(tmp_path, draw(1, layers=2)).metrics == first.metrics
+
+
+def test_settings_of_a_final_training_reach_the_network_and_the_optimiser(draw: Draw) -> None:
+    images = load(DIGITS, StoreLocation(folder="/"))
+
+    def train(epochs: int, learning_rate: str, **settings: Any) -> Training:
+        each = Training(
+            draw(1, layers=2),
+            images,
+            OptimizerSpec(learning_rate=learning_rate),
+            64,
+            1,
+            torch.device("cpu"),
+            final=FinalSettings(**settings),
+        )
+        each.run(epochs, lambda: None)
+        return each
+
+    decayed, plain, slow = train(3, "0.1", decay_epoch=2), train(3, "0.1"), train(2, "0.1")
+    assert decayed.progress.losses[:2] == plain.progress.losses[:2]
+    assert decayed.progress.losses[2] != plain.progress.losses[2]
+    # The third epoch has a tenth of the learning rate, and so has one that resumes there.
+    resumed = Training(draw(1, layers=2), images, OptimizerSpec(learning_rate="0.01"), 64, 1, torch.device("cpu"))
+    resumed.restore(slow.state(), slow.progress)
+    resumed.run(3, lambda: None)
+    assert resumed.progress.losses[2] == pytest.approx(decayed.progress.losses[2], rel=1e-5)
+    norms = [
+        each
+        for each in train(1, "0.1", batch_norm_epsilon="0.02").network.modules()
+        if isinstance(each, torch.nn.BatchNorm2d)
+    ]
+    assert [norm.eps for norm in norms] == [0.02] * 2
