@@ -243,7 +243,10 @@ class TextDataset(Model):
     """Where the files are: s3://bucket/prefix, or a path on a volume; the text that Python ships in pydoc_data.topics
     when not set, so that there is nothing to download."""
     level: Literal["word", "character"] = "word"
-    """What one step of the network reads."""
+    """What one step of the network reads; a line's end is one, too. Words are measured by perplexity, characters by
+    bitsPerCharacter or perplexity."""
+    vocabulary: Annotated[int, Field(ge=10, le=1_000_000)] = 10_000
+    """The most frequent words (or characters) of the training text that are told apart; all others are <unk>."""
 
 
 class CustomDataset(Model):
@@ -297,6 +300,35 @@ class OptimizerSpec(Model):
     """Weight decay."""
 
 
+class LanguageSpec(Model):
+    """How a recurrent cell is made a language model and trained (paper section 4.2).
+
+    The paper's children have 35 epochs, and like the LSTM that they are compared with (Zaremba et al., 2014, medium)
+    batches of 20 and plain gradient descent: epochs 35, batchSize 20, optimizer {learningRate: "1", momentum: "0",
+    weightDecay: "0"}. With Nesterov momentum of 0.9 a learningRate of "0.1" takes steps as large.
+    """
+
+    layers: Annotated[int, Field(ge=1, le=8)] = 2
+    """Layers of the cell, one upon another."""
+    parameters: Annotated[int, Field(ge=1000, le=1_000_000_000)] = 20_000_000
+    """Parameters of the whole network, embedding and softmax included: the layers are as wide as this allows, so that
+    all cells are compared at equal size (the paper: a medium LSTM's)."""
+    shared_embeddings: bool = False
+    """Whether the softmax has the embedding's weights, which leaves more parameters to the cells."""
+    steps: Annotated[int, Field(ge=1, le=1000)] = 35
+    """Steps of a window: gradients go back so far, the state is carried on."""
+    dropout: Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))] = "0.5"
+    """Share of values that are dropped on the way into each layer and into the softmax."""
+    gradient_clip: PositiveDecimal = "5"
+    """Largest norm of a window's gradient (of the loss summed over steps, mean over the batch)."""
+    steady_epochs: Annotated[int, Field(ge=1, le=10_000)] = 6
+    """Epochs after which the learning rate starts to fall."""
+    learning_rate_divisor: Annotated[
+        PositiveDecimal, Field(json_schema_extra=cel(("double(self) >= 1.0", "must be 1 or more")))
+    ] = "1.2"
+    """What the learning rate is divided by after each epoch from then on."""
+
+
 PodTemplate = Annotated[
     dict[str, Any], Field(json_schema_extra={"type": "object", "x-kubernetes-preserve-unknown-fields": True})
 ]
@@ -324,11 +356,13 @@ class TrainerSpec(Model):
     reward_epochs: Annotated[int, Field(ge=1, le=10_000)] = 5
     """The metric is the best of this many last epochs (paper section 4.1: 5)."""
     batch_size: Annotated[int, Field(ge=2, le=65_536)] = 64
-    """Images a step; batch normalisation needs two."""
+    """Images a step (batch normalisation needs two), or streams of text side by side."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """The optimiser."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """CPU threads of a child."""
+    language: LanguageSpec = LanguageSpec()
+    """How a recurrent cell learns trainer.dataset.text."""
     gpu: GpuSpec = GpuSpec()
     """How a GPU is used; that there is one says trainer.template."""
     dataset_cache: Annotated[str, StringConstraints(pattern=r"^/.+$", max_length=1024)] | None = None
@@ -368,7 +402,10 @@ class GridSpec(Model):
 
 
 class FinalTrainingSpec(Model):
-    """What follows the search: the best architectures are trained longer, and the winner is tested once."""
+    """What follows the search: the best architectures are trained longer, and the winner is tested once.
+
+    These are children like any other, but no samples: budget and duration are the search's.
+    """
 
     top: Annotated[int, Field(ge=1, le=50)] = 5
     """Architectures of highest reward that are trained again."""
@@ -486,7 +523,8 @@ class NASExperimentSpec(Model):
     trainer: TrainerSpec
     """How one child is trained."""
     final_training: FinalTrainingSpec | None = None
-    """What follows the search; the best sample's architecture is all that is handed over when not set."""
+    """What follows the search; the best sample's architecture is all that is handed over when not set. May be changed
+    until the search ends."""
     controller: ControllerSpec = ControllerSpec()
     """The controller's pod."""
     storage: StorageSpec
@@ -588,6 +626,29 @@ class ControlStatus(Model):
     """Standard error of the difference."""
 
 
+class FinalStatus(Model):
+    """The final training of the search's best architectures."""
+
+    trained: int = 0
+    """Trainings with a result, the test's not counted."""
+    lost: int = 0
+    """Trainings given up."""
+    total: int = 0
+    """Trainings that the grid asks for: architectures times combinations of settings."""
+    sample: int | None = None
+    """The search's sample whose architecture is the best so far; at the end it is the one in best/."""
+    best_metric: Decimal | None = None
+    """The best metric so far, on the validation set."""
+    test_metric: Decimal | None = None
+    """The winner's metric on the test set, which is used once, at the end."""
+    kendall_tau: Decimal | None = None
+    """Kendall's tau-b between the search's rewards and the final metrics: 1 if the search ranked just as they do."""
+    kendall_low: Decimal | None = None
+    """Lower end of tau's 95 % interval; from five architectures on."""
+    kendall_high: Decimal | None = None
+    """Upper end of tau's 95 % interval."""
+
+
 class Outcome(Model):
     """How the search ended, as its log says."""
 
@@ -653,6 +714,8 @@ class NASExperimentStatus(Model):
     """Signs of the policy's health."""
     control: ControlStatus | None = None
     """The policy against the random arm, where searcher.control asks for one."""
+    final: FinalStatus | None = None
+    """The final training, once the search has ended."""
     problem: Problem | None = None
     """What keeps the search from going on."""
     outcome: Outcome | None = None

@@ -20,6 +20,7 @@ class Reason(StrEnum):
     CONTROLLER_STARTING = "ControllerStarting"
     SEARCHING = "Searching"
     RESUMED = "Resumed"
+    FINAL_TRAINING = "FinalTraining"
     # Progressing=False, and it goes on by itself once cured
     INVALID_SPEC = "InvalidSpec"
     INVALID_TEMPLATE = "InvalidTemplate"
@@ -60,6 +61,10 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.CONTROLLER_STARTING: Explanation("The controller's pod is starting.", "Nothing to do."),
     Reason.SEARCHING: Explanation("Children are being trained.", "Nothing to do."),
     Reason.RESUMED: Explanation("The search goes on after a suspension.", "Nothing to do."),
+    Reason.FINAL_TRAINING: Explanation(
+        "The search has ended; its best architectures are trained finally.",
+        "Nothing to do.",
+    ),
     Reason.INVALID_SPEC: Explanation(
         "The spec does not fit this operator's version, as after a downgrade.",
         "Correct the field that the message names, or upgrade the operator.",

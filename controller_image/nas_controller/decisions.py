@@ -5,14 +5,17 @@ from datetime import datetime, timedelta
 
 from nas_api.base import duration
 from nas_api.child import Result
+from nas_api.experiment import FinalTrainingSpec
 from nas_api.reasons import LostReason, Reason
 from nas_api.reward import reward
 from nas_controller.executor import End
-from nas_controller.records import Finished, Lost, Observed
+from nas_controller.final_stage import FinalStage
+from nas_controller.records import Finished, Lost, Observed, SearchEnded
 from nas_controller.state import Core, KnownResult
 from nas_store.errors import TooLarge
 
 _LONGEST_MESSAGE = 1000
+_LONGEST_END = 4096
 _FIRST_PAUSE_SECONDS = 5.0
 _LONGEST_PAUSE_SECONDS = 60.0
 
@@ -159,15 +162,37 @@ def deadline(core: Core) -> datetime | None:
 
 
 def may_propose(core: Core, now: datetime) -> int:
-    """Return how many samples may be proposed at this moment."""
+    """Return how many samples, or final trainings, may be begun at this moment."""
+    if core.final is not None:
+        return max(0, min(core.parallelism - len(core.open), core.final.room()))
     limit = deadline(core)
     if core.budget is None or core.outcome is not None or (limit is not None and now >= limit):
         return 0
     return max(0, min(core.parallelism - len(core.open), core.budget.samples - core.proposed))
 
 
-def conclusion(core: Core, now: datetime) -> Finished | None:
-    """Return the record that ends the search, if it has come to its end."""
+def conclusion(core: Core, now: datetime, final_training: FinalTrainingSpec | None) -> Finished | SearchEnded | None:
+    """Return the record that ends the experiment or its search, if that has come to its end.
+
+    Budget and duration are the search's alone, and so are its failures: a final training that fails costs nothing
+    but its own result.
+    """
+    if core.final is not None:
+        return _final_conclusion(core, core.final)
+    end = _search_conclusion(core, now)
+    if end is None or end.outcome == "Failed" or final_training is None or not core.leaders:
+        return end
+    return SearchEnded(reason=end.reason, message=end.message, final_training=final_training)
+
+
+def _final_conclusion(core: Core, stage: FinalStage) -> Finished | None:
+    if core.outcome is not None or core.open or not stage.over:
+        return None
+    message = f"{stage.message}; {stage.summary(core.objective.metric)}"
+    return Finished(outcome="Complete", reason=stage.reason, message=message[:_LONGEST_END])
+
+
+def _search_conclusion(core: Core, now: datetime) -> Finished | None:
     budget, done = core.budget, core.observed + core.lost
     if budget is None or core.outcome is not None:
         return None

@@ -5,6 +5,7 @@ from hashlib import blake2b
 from nas_api.architecture import Architecture
 from nas_api.child import StoreLocation, TrainerInput
 from nas_api.experiment import NASExperiment
+from nas_controller.final_stage import FinalRun
 
 
 def training_seed(seed: int, sample: int) -> int:
@@ -13,9 +14,14 @@ def training_seed(seed: int, sample: int) -> int:
 
 
 def trainer_input(
-    experiment: NASExperiment, location: StoreLocation, sample: int, attempt: int, architecture: Architecture
+    experiment: NASExperiment,
+    location: StoreLocation,
+    sample: int,
+    attempt: int,
+    architecture: Architecture,
+    run: FinalRun | None = None,
 ) -> TrainerInput:
-    """Return the input document of an attempt."""
+    """Return the input document of an attempt; ``run`` makes it a final training."""
     spec = experiment.spec
     trainer = spec.trainer
     return TrainerInput(
@@ -26,12 +32,14 @@ def trainer_input(
         metric=spec.objective.metric,
         architecture=architecture,
         dataset=trainer.dataset,
-        epochs=trainer.epochs,
+        epochs=trainer.epochs if run is None else run.epochs,
         reward_epochs=trainer.reward_epochs,
         batch_size=trainer.batch_size,
-        optimizer=trainer.optimizer,
+        optimizer=trainer.optimizer if run is None else run.optimizer,
         threads=trainer.threads,
+        language=trainer.language,
         gpu=trainer.gpu,
         dataset_cache=trainer.dataset_cache,
+        final=None if run is None else run.settings,
         store=location,
     )

@@ -11,10 +11,11 @@ from pydantic import AwareDatetime, Field, TypeAdapter
 from nas_api.architecture import Architecture
 from nas_api.base import Model
 from nas_api.child import MetricName
-from nas_api.experiment import BudgetSpec, ObjectiveSpec, SearcherSpec
+from nas_api.experiment import BudgetSpec, FinalTrainingSpec, ObjectiveSpec, SearcherSpec
 from nas_api.reasons import LostReason, Reason
 from nas_api.search_space import SearchSpaceSpec
 from nas_controller.control import Arm
+from nas_controller.final_stage import FinalRun
 
 
 class Started(Model):
@@ -105,8 +106,38 @@ class Lost(Model):
     """Wall-clock time of the record; None in logs of older writers. For reports: nothing is decided by it."""
 
 
+class SearchEnded(Model):
+    """The search's last sample is observed or lost, and its best architectures are trained finally from here on."""
+
+    type: Literal["SearchEnded"] = "SearchEnded"
+    format: Literal[1] = 1
+    reason: Reason
+    """Why the search has ended; the reason of ``Finished`` too."""
+    message: str
+    final_training: FinalTrainingSpec
+    """What is trained; later changes of the manifest count no more."""
+    moment: AwareDatetime | None = None
+    """Wall-clock time of the record."""
+
+
+class FinalProposed(Model):
+    """A final training begins; ``Launched`` follows, then ``Observed`` or ``Lost`` as for any sample.
+
+    The policy is told nothing of it, and its ``Observed.metrics`` are of the validation set, or, where
+    ``run.settings.test`` is set, of the test set.
+    """
+
+    type: Literal["FinalProposed"] = "FinalProposed"
+    format: Literal[1] = 1
+    sample: int
+    """Its number: those of the search go on."""
+    architecture: Architecture
+    run: FinalRun
+    """Which sample of the search it comes from, and with which settings it is trained."""
+
+
 class Finished(Model):
-    """The search has ended: nothing follows."""
+    """The experiment has ended: nothing follows."""
 
     type: Literal["Finished"] = "Finished"
     format: Literal[1] = 1
@@ -118,7 +149,8 @@ class Finished(Model):
 
 
 Record = Annotated[
-    Started | Reconfigured | Proposed | Launched | Observed | Lost | Finished, Field(discriminator="type")
+    Started | Reconfigured | Proposed | Launched | Observed | Lost | SearchEnded | FinalProposed | Finished,
+    Field(discriminator="type"),
 ]
 
 RECORDS: TypeAdapter[list[Record]] = TypeAdapter(list[Record])

@@ -17,6 +17,7 @@ from queue import Empty, SimpleQueue
 import structlog
 
 from nas_api import names
+from nas_api.architecture import Architecture
 from nas_api.child import MAX_RESULT_BYTES, StoreLocation
 from nas_api.experiment import NASExperiment, Problem, TrainerSpec
 from nas_api.source import architecture_source
@@ -28,7 +29,17 @@ from nas_controller.executor import Started as Runs
 from nas_controller.launch_input import trainer_input
 from nas_controller.log import Log
 from nas_controller.policies.factory import make_policy
-from nas_controller.records import Finished, Launched, Lost, Observed, Reconfigured, Record, Started
+from nas_controller.records import (
+    FinalProposed,
+    Finished,
+    Launched,
+    Lost,
+    Observed,
+    Reconfigured,
+    Record,
+    SearchEnded,
+    Started,
+)
 from nas_controller.recovery import recover
 from nas_controller.state import MakePolicy, SearchState
 from nas_controller.status import SearchStatus, StatusSink, search_status
@@ -570,9 +581,14 @@ class Search:
             self._conclude()
 
     def _conclude(self) -> None:
-        """Record the end of the search if it has come."""
-        finished = decisions.conclusion(self._state.core, self._clock.now())
+        """Record the end of the search, or of the experiment, if it has come."""
+        final_training = self._experiment.spec.final_training
+        finished = decisions.conclusion(self._state.core, self._clock.now(), final_training)
         if finished is None:
+            return
+        if isinstance(finished, SearchEnded):
+            _log.info("final training begins", reason=finished.reason, message=finished.message)
+            self._record(finished)
             return
         for sample, flight in self._flights.items():
             if flight.phase is _Phase.LAUNCHED:
@@ -582,6 +598,13 @@ class Search:
         self._record(finished)
 
     def _propose(self) -> None:
+        core = self._state.core
+        if core.final is not None:
+            sample = core.next_sample
+            architecture, run = core.final.next(self._experiment.spec.trainer.optimizer)
+            self._record(FinalProposed(sample=sample, architecture=architecture, run=run))
+            self._relaunch(sample)
+            return
         proposed = self._state.propose()
         known = self._state.known(proposed.architecture)
         self._record(proposed)
@@ -615,13 +638,15 @@ class Search:
         self._effects.launch.append(
             Launch(
                 current.launch,
-                trainer_input(self._experiment, self._location, sample, current.attempt, current.architecture),
+                trainer_input(
+                    self._experiment, self._location, sample, current.attempt, current.architecture, current.final
+                ),
             )
         )
 
     def _record(self, record: Record) -> None:
         """Fold a record and have it appended. Nobody sees the state before it is in the log."""
-        if isinstance(record, Launched | Observed | Lost | Finished):
+        if isinstance(record, Launched | Observed | Lost | SearchEnded | Finished):
             record = record.model_copy(update={"moment": self._clock.now()})
         self._state.apply(record)
         self._batch.append(record)
@@ -674,32 +699,72 @@ class Search:
             _log.warning("no snapshot", error=str(error))
 
     def _write_best(self, *, final: bool) -> None:
+        """Write ``best/`` when it is time: the search's best, and at the end the final training's winner."""
         best, now = self._state.core.best, self._clock.monotonic()
+        if final and (stage := self._state.core.final) is not None and stage.winner is not None:
+            self._patiently(self._write_winner)
+            return
         if best is None or best.sample == self._best_written:
             return
         if not final and now < self._best_written_at + _BEST_EVERY_SECONDS:
             return
         self._best_written_at = now
-        channels = 1 if self._experiment.spec.trainer.dataset.digits is not None else 3
-        module = architecture_source(best.architecture, in_channels=channels)
+        if final:
+            self._patiently(lambda: self._write_architecture(best.architecture))
+        else:
+            try:
+                self._write_architecture(best.architecture)
+            except StoreError as error:
+                # It comes again in a while.
+                _log.warning("best not written", error=str(error))
+                return
+        self._best_written = best.sample
+
+    def _write_architecture(self, architecture: Architecture, epsilon: str | None = None) -> None:
+        """Write an architecture and its code; ``epsilon`` is batch normalisation's, where it was not the usual."""
+        dataset = self._experiment.spec.trainer.dataset
+        channels = 1 if dataset.digits is not None else 3
+        classes = 100 if dataset.cifar100 is not None else 10
+        changed = {} if epsilon is None else {"epsilon": float(epsilon)}
+        module = architecture_source(architecture, in_channels=channels, classes=classes, **changed)
+        self._store.put(names.BEST_ARCHITECTURE, architecture.canonical().encode())
+        if module is not None:
+            self._store.put(names.BEST_MODULE, module.encode())
+
+    def _write_winner(self) -> None:
+        """Write the final training's winner with the weights and the ONNX model of its test, where there are any."""
+        stage = self._state.core.final
+        assert stage is not None and stage.winner is not None and stage.winner.run is not None
+        self._write_architecture(stage.winner.architecture, stage.winner.run.settings.batch_norm_epsilon)
+        if stage.test_sample is None or stage.test_metric is None:
+            return
+        for source, target in (
+            (names.weights_key(stage.test_sample), names.BEST_WEIGHTS),
+            (names.onnx_key(stage.test_sample), names.BEST_ONNX),
+        ):
+            data = self._store.get(source)
+            # A user's own trainer leaves what it wants.
+            if data is not None:
+                self._store.put(target, data)
+
+    def _patiently(self, write: Callable[[], None]) -> None:
+        """Do what the end must not be without, however long the store takes to be well again.
+
+        Raises:
+            StoreError: the store refuses, and only its owner can change that.
+            _Stopped: while waiting.
+        """
         tries = 0
         while True:
             try:
-                self._store.put(names.BEST_ARCHITECTURE, best.architecture.canonical().encode())
-                if module is not None:
-                    self._store.put(names.BEST_MODULE, module.encode())
+                write()
             except StoreError as error:
-                if not final:
-                    # It comes again in a while.
-                    _log.warning("best not written", error=str(error))
-                    return
                 if not error.retryable:
                     raise
                 self._store_in_trouble(error)
                 self._pause(_STORE_PAUSES_SECONDS[min(tries, len(_STORE_PAUSES_SECONDS) - 1)])
                 tries += 1
             else:
-                self._best_written = best.sample
                 return
 
     # ------------------------------------------------------------ status

@@ -15,9 +15,21 @@ from nas_api.experiment import ObjectiveSpec as Objective
 from nas_api.search_space import SearchSpace, SearchSpaceSpec, search_space
 from nas_controller.control import Arm, Comparison, arm_of
 from nas_controller.errors import LogDamaged
+from nas_controller.final_stage import MOST_FINALISTS, Finalist, FinalRun, FinalStage, Leader, ranked
 from nas_controller.policies import Policy, Proposal
 from nas_controller.policies.random import RandomPolicy
-from nas_controller.records import Finished, Launched, Lost, Observed, Proposed, Reconfigured, Record, Started
+from nas_controller.records import (
+    FinalProposed,
+    Finished,
+    Launched,
+    Lost,
+    Observed,
+    Proposed,
+    Reconfigured,
+    Record,
+    SearchEnded,
+    Started,
+)
 
 MakePolicy = Callable[[SearcherSpec, SearchSpace], Policy]
 
@@ -37,6 +49,8 @@ class OpenSample:
     """Attempts that count against ``trainer.attempts``."""
     arm: Arm = "policy"
     """Who drew it."""
+    final: FinalRun | None = None
+    """What makes it a final training; None: a sample of the search."""
 
 
 class KnownResult(NamedTuple):
@@ -87,10 +101,19 @@ class Core:
     """Rewards of the last ``MEAN_OF`` observed samples that the policy drew."""
     known: dict[str, KnownResult] = field(default_factory=dict)
     """By ``identity`` of the architecture; empty unless duplicates are reused."""
+    leaders: list[Leader] = field(default_factory=list)
+    """The best architectures so far, at most ``MOST_FINALISTS``, best first."""
     comparison: Comparison | None = None
     """The policy against the random arm; None without one."""
+    final: FinalStage | None = None
+    """The final training; None as long as the search goes on."""
     open: dict[int, OpenSample] = field(default_factory=dict)
     outcome: Outcome | None = None
+
+    @property
+    def next_sample(self) -> int:
+        """The number of the next sample, or of the next final training."""
+        return self.proposed + (0 if self.final is None else self.final.begun)
 
 
 class SearchState:
@@ -118,7 +141,7 @@ class SearchState:
 
     def propose(self) -> Proposed:
         """Return the next sample's record; changes nothing."""
-        sample = self.core.proposed
+        sample = self.core.next_sample
         arm = arm_of(self.core.searcher, sample)
         proposal = (self.policy if arm == "policy" else self._random).propose(sample)
         return Proposed(
@@ -148,7 +171,7 @@ class SearchState:
             case Reconfigured():
                 core.parallelism, core.budget = record.parallelism, record.budget
             case Proposed():
-                self._expect(record.sample == core.proposed, record)
+                self._expect(record.sample == core.next_sample and core.final is None, record)
                 if record.arm == "policy":
                     choices = self.space.encode(record.architecture)
                     self.policy.proposed(record.sample, Proposal(choices, record.log_probability, record.version))
@@ -159,7 +182,7 @@ class SearchState:
                 for sample in record.samples:
                     self._expect(sample in core.open, record)
                     current = core.open[sample]
-                    core.retried += current.launch is not None
+                    core.retried += current.launch is not None and current.final is None
                     current.launch, current.attempt, current.failures = (
                         record.launch,
                         record.attempt,
@@ -168,22 +191,46 @@ class SearchState:
                 core.launched += 1
             case Observed():
                 self._expect(record.sample in core.open, record)
-                self._observe(record, core.open.pop(record.sample))
+                current = core.open.pop(record.sample)
+                if current.final is None:
+                    self._observe(record, current)
+                else:
+                    self._final_stage(record).observe(current.final, self._metric(record))
             case Lost():
                 self._expect(record.sample in core.open, record)
-                arm = core.open.pop(record.sample).arm
-                core.lost += 1
-                core.consecutive_lost += 1
-                core.last_loss = f"sample {record.sample}: {record.reason}: {record.message}".rstrip(": ")
-                if arm == "policy":
-                    self.policy.lost(record.sample)
+                current = core.open.pop(record.sample)
+                loss = f"sample {record.sample}: {record.reason}: {record.message}".rstrip(": ")
+                if current.final is None:
+                    core.lost += 1
+                    core.consecutive_lost += 1
+                    core.last_loss = loss
+                    if current.arm == "policy":
+                        self.policy.lost(record.sample)
+                else:
+                    self._final_stage(record).lose(current.final, loss)
+            case SearchEnded():
+                self._expect(core.final is None and not core.open, record)
+                core.final = FinalStage(
+                    record.final_training,
+                    record.reason,
+                    record.message,
+                    [
+                        Finalist(leader.sample, leader.reward, leader.architecture)
+                        for leader in core.leaders[: record.final_training.top]
+                    ],
+                    core.objective.goal,
+                )
+            case FinalProposed():
+                self._expect(record.sample == core.next_sample, record)
+                self._final_stage(record).begin(record.sample, record.run)
+                core.open[record.sample] = OpenSample(record.architecture, final=record.run)
             case Finished():
                 core.outcome = Outcome(type=record.outcome, reason=record.reason, message=record.message)
         core.records += 1
 
     def _observe(self, record: Observed, current: OpenSample) -> None:
         core = self.core
-        metric = None if record.diverged else record.metrics[core.objective.metric]
+        metric = self._metric(record)
         core.observed += 1
         core.diverged += record.diverged
         if record.reused is None:
@@ -210,6 +257,18 @@ class SearchState:
         core.lowest_reward = record.reward if lowest is None else min(lowest, record.reward)
         if core.best is None or record.reward > core.best.reward:
             core.best = BestSample(record.sample, record.reward, metric, architecture)
+        if len(core.leaders) < MOST_FINALISTS or record.reward > core.leaders[-1].reward:
+            leader = Leader(record.sample, record.reward, architecture, identity(architecture))
+            core.leaders = ranked(core.leaders, leader)
+
+    def _metric(self, record: Observed) -> float | None:
+        """Return the objective's metric; None: the training diverged."""
+        return None if record.diverged else record.metrics[self.core.objective.metric]
+
+    def _final_stage(self, record: Record) -> FinalStage:
+        if self.core.final is None:
+            raise LogDamaged(f"a final {record.type} record comes before SearchEnded")
+        return self.core.final
 
     @staticmethod
     def _expect(condition: bool, record: Record) -> None:

@@ -10,6 +10,7 @@ from nas_api.experiment import (
     ArmStatus,
     Best,
     ControlStatus,
+    FinalStatus,
     NASExperimentStatus,
     Outcome,
     PolicyVitals,
@@ -17,6 +18,7 @@ from nas_api.experiment import (
     SampleCounts,
 )
 from nas_controller.control import ArmTotal, Comparison
+from nas_controller.final_stage import FinalStage
 from nas_controller.state import SearchState
 
 _LARGEST = 10**12 - 1
@@ -33,6 +35,7 @@ class SearchStatus(Model):
     best: Best | None = None
     policy: PolicyVitals | None = None
     control: ControlStatus | None = None
+    final: FinalStatus | None = None
     problem: Problem | None = None
     outcome: Outcome | None = None
 
@@ -89,14 +92,34 @@ def search_status(state: SearchState, *, running: int, best_uri: str, problem: P
         ),
         policy=PolicyVitals(
             updates=vitals.updates,
-            entropy=None if vitals.entropy is None else decimal(vitals.entropy),
+            entropy=_optional(vitals.entropy),
             mean_reward=decimal(fmean(core.last_rewards)) if core.last_rewards else None,
             first_mean_reward=decimal(fmean(core.first_rewards)) if core.first_rewards else None,
         ),
         control=None if core.comparison is None else _control(core.comparison),
+        final=None if core.final is None else _final(core.final),
         problem=problem,
         outcome=core.outcome,
     )
+
+
+def _final(stage: FinalStage) -> FinalStatus:
+    winner, agreement = stage.winner, stage.agreement
+    return FinalStatus(
+        trained=stage.trained,
+        lost=stage.lost,
+        total=stage.total,
+        sample=None if winner is None else winner.sample,
+        best_metric=_optional(None if winner is None else winner.metric),
+        test_metric=_optional(stage.test_metric),
+        kendall_tau=_optional(None if agreement is None else agreement.tau),
+        kendall_low=_optional(None if agreement is None else agreement.low),
+        kendall_high=_optional(None if agreement is None else agreement.high),
+    )
+
+
+def _optional(value: float | None) -> str | None:
+    return None if value is None else decimal(value)
 
 
 def _control(comparison: Comparison) -> ControlStatus:
@@ -106,12 +129,12 @@ def _control(comparison: Comparison) -> ControlStatus:
         random=_arm(comparison.random),
         pairs=comparison.pairs,
         difference=decimal(comparison.difference) if comparison.pairs else None,
-        standard_error=None if error is None else decimal(error),
+        standard_error=_optional(error),
     )
 
 
 def _arm(total: ArmTotal) -> ArmStatus:
-    return ArmStatus(observed=total.observed, mean_reward=None if total.mean is None else decimal(total.mean))
+    return ArmStatus(observed=total.observed, mean_reward=_optional(total.mean))
 
 
 class StatusSink(Protocol):

@@ -156,7 +156,8 @@ def _run(observed: Observed, experiment: NASExperiment, now: datetime, settings:
         return _plan(observed, standing("Waiting", problem), now, steps)
     begun = experiment.status is not None and experiment.status.epoch is not None
     if begun and any(pod.running for pod in observed.pods):
-        progressing = word(True, Reason.SEARCHING)
+        final = experiment.status is not None and experiment.status.final is not None
+        progressing = word(True, Reason.FINAL_TRAINING if final else Reason.SEARCHING)
     elif _was_suspended(observed.raw):
         progressing = word(True, Reason.RESUMED)
     else:

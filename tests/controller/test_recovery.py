@@ -37,7 +37,7 @@ from nas_controller.errors import LogDamaged
 from nas_controller.executor import End
 from nas_controller.log import read_objects
 from nas_controller.policies.factory import make_policy
-from nas_controller.records import Finished, Launched, Lost, Observed, Proposed, Record, Started
+from nas_controller.records import FinalProposed, Finished, Launched, Lost, Observed, Proposed, Record, Started
 from nas_controller.recovery import recover
 from nas_controller.search import Ending, Search
 from nas_controller.state import MakePolicy, SearchState, fold
@@ -153,10 +153,12 @@ def assert_promises(run: Run, budget: int) -> None:
     ended = Counter(record.sample for record in records if isinstance(record, Observed | Lost))
     proposed = [record.sample for record in records if isinstance(record, Proposed)]
     assert proposed == list(range(len(proposed))) and len(proposed) <= budget
+    finals = [record.sample for record in records if isinstance(record, FinalProposed)]
+    assert finals == list(range(budget, budget + len(finals)))
     assert set(ended.values()) <= {1}, "each sample is learnt or given up once"
     (finished,) = [record for record in records if isinstance(record, Finished)]
     if finished.outcome == "Complete":
-        assert sorted(ended) == list(range(budget)), "none is lost sight of"
+        assert sorted(ended) == list(range(budget + len(finals))), "none is lost sight of"
     launches = [record for record in records if isinstance(record, Launched)]
     assert [record.launch for record in launches] == list(range(len(launches)))
     for launch, times in Counter(run.world.created).items():
@@ -180,9 +182,22 @@ def assert_promises(run: Run, budget: int) -> None:
     expire=st.booleans(),
     duplicates=st.sampled_from(["Reuse", "Train"]),
     control=st.booleans(),
+    final=st.sampled_from([None, {"top": 2, "epochs": 3, "grid": {"learningRate": ["0.1", "0.01"]}}]),
 )
-@example(["result"], [0], [10, 11, 12, 13], [], 2, 3, True, "Train", False)
-@example(["DatasetUnavailable", "Succeeded"], [], [], [], 2, 1, False, "Reuse", True)
+@example(["result"], [0], [10, 11, 12, 13], [], 2, 3, True, "Train", False, None)
+@example(["DatasetUnavailable", "Succeeded"], [], [], [], 2, 1, False, "Reuse", True, None)
+@example(
+    ["result"] * 8 + ["Failed", "diverged", "OutOfMemory"],
+    [1, 0, 2],
+    [60, 30, 20, 9],
+    [],
+    2,
+    4,
+    True,
+    "Train",
+    True,
+    {"top": 3, "epochs": 2},
+)
 def test_after_any_deaths_the_search_is_as_if_it_had_never_died(
     fates: list[str],
     picks: list[int],
@@ -193,6 +208,7 @@ def test_after_any_deaths_the_search_is_as_if_it_had_never_died(
     expire: bool,
     duplicates: str,
     control: bool,
+    final: dict[str, object] | None,
 ) -> None:
     searcher = {
         "seed": 7,
@@ -201,7 +217,7 @@ def test_after_any_deaths_the_search_is_as_if_it_had_never_died(
         **({"control": {"random": "0.4"}} if control else {}),
     }
     budget = {"samples": 8, "consecutiveFailures": 6}
-    experiment = make_experiment(parallelism=parallelism, budget=budget, searcher=searcher)
+    experiment = make_experiment(parallelism=parallelism, budget=budget, searcher=searcher, finalTraining=final)
     between = _expire if expire else _nothing
     run = Run(experiment, fates, picks, lives, lost_answers, snapshot_every=snapshot_every, between=between)
     event(f"deaths: {run.deaths}")
@@ -210,8 +226,8 @@ def test_after_any_deaths_the_search_is_as_if_it_had_never_died(
 
 def test_death_at_each_single_call() -> None:
     """Not at random: one process dies at the n-th call of a port, for every n of a whole run."""
-    experiment = make_experiment(parallelism=2, budget={"samples": 4})
-    fates = ["result", "Failed", "diverged", "Disrupted", "result", "result"]
+    experiment = make_experiment(parallelism=2, budget={"samples": 4}, finalTraining={"top": 2, "epochs": 2})
+    fates = ["result", "Failed", "diverged", "Disrupted", "result", "result", "result", "Failed"]
     picks = [0, 1, 0, 1]
     died = 0
     for life in itertools.count():

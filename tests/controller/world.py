@@ -139,6 +139,8 @@ class World:
     fault: Callable[[str], None] = lambda _: None
     """Called before (``name``) and after (``name!``) each call of a port; may raise."""
     waits: int = 0
+    accuracy: Callable[[TrainerInput], float] = lambda asked: accuracy(asked.architecture)
+    """What each trained child reports as its accuracy."""
     metrics: dict[str, float] = field(default_factory=dict)
     """What every trained child reports beside its accuracy."""
 
@@ -168,10 +170,13 @@ class World:
                 attempt=job.input.attempt,
                 architecture=job.input.architecture.digest,
                 status="Diverged" if diverged else "Trained",
-                metrics={} if diverged else {"accuracy": accuracy(job.input.architecture), **self.metrics},
+                metrics={} if diverged else {"accuracy": self.accuracy(job.input), **self.metrics},
                 parameters=1000 * len(job.input.architecture.layers),
             )
             self.store.put_if_absent(names.result_key(job.input.sample), result.model_dump_json(by_alias=True).encode())
+            if job.input.final is not None and job.input.final.test:
+                self.store.put(names.weights_key(job.input.sample), b"weights")
+                self.store.put(names.onnx_key(job.input.sample), b"onnx")
             job.end = End.FAILED if fate == "result-then-killed" else End.SUCCEEDED
         elif fate == "too-large":
             self.store.put_if_absent(names.result_key(job.input.sample), b" " * (MAX_RESULT_BYTES + 1))

@@ -101,6 +101,11 @@ def test_a_new_experiment_gets_access_a_trial_and_a_pod_in_this_order() -> None:
     }
 
 
+def test_a_final_training_has_its_own_reason() -> None:
+    done = look(experiment(status={**SEARCHING, "final": {"trained": 1, "total": 5}}), pod(1))
+    assert (done.status["state"], condition(done, "Progressing")["reason"]) == ("Searching", "FinalTraining")
+
+
 def test_a_running_search_needs_nothing() -> None:
     raw = experiment(status=SEARCHING)
     first = look(raw, pod(1))

@@ -1,0 +1,212 @@
+"""The final training (paper section 4.1): the search's best architectures with a grid of settings, then one test.
+
+Pure. A final training is a child like any other: it has a sample number, launches and a result. It is no sample of the
+search: the policy is not told of it, and it counts neither against the budget nor for the search's best. Each
+combination of the grid is measured on the validation set; only the winner is trained once more, tested on the test
+set, and handed over with its weights.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+from nas_api.architecture import Architecture
+from nas_api.base import Model
+from nas_api.child import FinalSettings
+from nas_api.experiment import FinalTrainingSpec, OptimizerSpec
+from nas_api.reasons import Reason
+from nas_controller.agreement import Agreement, kendall
+
+MOST_FINALISTS = 50
+"""The bound of ``finalTraining.top``: so many leaders a search remembers."""
+
+
+class FinalRun(Model):
+    """What tells a final training from a child of the search."""
+
+    of: int
+    """The search's sample whose architecture it trains."""
+    settings: FinalSettings
+    """Epsilon and decay of the grid; ``test`` where it is the winner's last training, measured on the test set."""
+    optimizer: OptimizerSpec
+    """The trainer's, with the grid's learning rate and weight decay."""
+    epochs: int
+
+
+@dataclass
+class Leader:
+    """One of the search's best architectures; each is here once, with the highest reward that it has had."""
+
+    sample: int
+    reward: float
+    architecture: Architecture
+    identity: str
+
+
+@dataclass
+class Finalist:
+    """One architecture of the final stage and the best of what its trainings gave."""
+
+    sample: int
+    """The search's sample that it comes from."""
+    reward: float
+    """Its reward in the search."""
+    architecture: Architecture
+    metric: float | None = None
+    """The best metric of its final trainings, on the validation set; None as long as there is none."""
+    run: FinalRun | None = None
+    """The training that gave it."""
+
+
+@dataclass
+class FinalStage:
+    """The state from the search's last sample to the end."""
+
+    spec: FinalTrainingSpec
+    reason: Reason
+    """Why the search ended."""
+    message: str
+    finalists: list[Finalist]
+    goal: Literal["Maximize", "Minimize"]
+    begun: int = 0
+    """Trainings that have a sample number, the test's included."""
+    trained: int = 0
+    lost: int = 0
+    last_loss: str = ""
+    test_sample: int | None = None
+    test_metric: float | None = None
+    """On the test set; None as long as there is none."""
+    test_loss: str = ""
+    """Why there is no test metric and never will be."""
+
+    @property
+    def total(self) -> int:
+        """How many trainings the grid asks for, the test not counted."""
+        return len(self.finalists) * self._settings
+
+    @property
+    def _settings(self) -> int:
+        grid = self.spec.grid
+        axes = (grid.learning_rate, grid.weight_decay, grid.batch_norm_epsilon, grid.decay_epoch)
+        count = 1
+        for axis in axes:
+            count *= len(axis) or 1
+        return count
+
+    @property
+    def winner(self) -> Finalist | None:
+        """The finalist with the best metric so far; the first of equals, which the search ranked higher."""
+        measured = [each for each in self.finalists if each.metric is not None]
+        if not measured:
+            return None
+        return max(measured, key=lambda each: self._score(each.metric))
+
+    @property
+    def agreement(self) -> Agreement | None:
+        """How far the search's rewards ranked the finalists as their final trainings do."""
+        measured = [each for each in self.finalists if each.metric is not None]
+        return kendall([each.reward for each in measured], [self._score(each.metric) for each in measured])
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to begin; what has begun may be open still."""
+        return self.begun > self.total or (self.begun == self.total and self._ended == self.total and not self.winner)
+
+    @property
+    def _ended(self) -> int:
+        return self.trained + self.lost
+
+    def room(self) -> int:
+        """Return how many trainings may begin now: all of the grid at once, the test when those have ended."""
+        if self.begun < self.total:
+            return self.total - self.begun
+        return int(not self.over and self._ended == self.total)
+
+    def next(self, optimizer: OptimizerSpec) -> tuple[Architecture, FinalRun]:
+        """Return what is trained next; there must be room.
+
+        Args:
+            optimizer: the trainer's, for what the grid does not name.
+        """
+        if self.begun == self.total:
+            winner = self.winner
+            assert winner is not None and winner.run is not None
+            settings = winner.run.settings.model_copy(update={"test": True})
+            return winner.architecture, winner.run.model_copy(update={"settings": settings})
+        # All finalists with the grid's first settings, then with the second, so that an early look compares them.
+        combination, index = divmod(self.begun, len(self.finalists))
+        finalist = self.finalists[index]
+        settings, optimizer = combinations(self.spec, optimizer)[combination]
+        return finalist.architecture, FinalRun(
+            of=finalist.sample, settings=settings, optimizer=optimizer, epochs=self.spec.epochs
+        )
+
+    def begin(self, sample: int, run: FinalRun) -> None:
+        """Take note that a training has begun."""
+        self.begun += 1
+        if run.settings.test:
+            self.test_sample = sample
+
+    def observe(self, run: FinalRun, metric: float | None) -> None:
+        """Take a training's metric; None: it diverged."""
+        if run.settings.test:
+            self.test_metric = metric
+            if metric is None:
+                self.test_loss = "it diverged"
+            return
+        self.trained += 1
+        finalist = next(each for each in self.finalists if each.sample == run.of)
+        if metric is not None and (finalist.metric is None or self._score(metric) > self._score(finalist.metric)):
+            finalist.metric, finalist.run = metric, run
+
+    def lose(self, run: FinalRun, loss: str) -> None:
+        """Take note that a training gave nothing."""
+        if run.settings.test:
+            self.test_loss = loss
+            return
+        self.lost += 1
+        self.last_loss = loss
+
+    def summary(self, metric: str) -> str:
+        """Return a sentence on how it went, for the end."""
+        trained = f"{self.trained} of {self.total} final trainings done"
+        winner = self.winner
+        if winner is None:
+            why = f", the last one was {self.last_loss}" if self.last_loss else ", all diverged"
+            return f"{trained}, none with a result{why}; best/ has the search's best"
+        best = f"{trained}, the best with {metric} {winner.metric:.6g} (sample {winner.sample} of the search)"
+        if self.test_metric is not None:
+            return f"{best}, on the test set {self.test_metric:.6g}"
+        return f"{best}, but the test gave no result: {self.test_loss or 'none yet'}"
+
+    def _score(self, metric: float | None) -> float:
+        """Return a metric so that more is better."""
+        assert metric is not None
+        return metric if self.goal == "Maximize" else -metric
+
+
+def combinations(spec: FinalTrainingSpec, optimizer: OptimizerSpec) -> list[tuple[FinalSettings, OptimizerSpec]]:
+    """Return every combination of the grid, the last axis fastest; what it does not name stays as it is."""
+    grid = spec.grid
+    return [
+        (
+            FinalSettings(batch_norm_epsilon=epsilon, decay_epoch=decay),
+            optimizer.model_copy(update={"learning_rate": rate, "weight_decay": weight_decay}),
+        )
+        for rate, weight_decay, epsilon, decay in product(
+            grid.learning_rate or (optimizer.learning_rate,),
+            grid.weight_decay or (optimizer.weight_decay,),
+            grid.batch_norm_epsilon or (FinalSettings().batch_norm_epsilon,),
+            grid.decay_epoch or (None,),
+        )
+    ]
+
+
+def ranked(leaders: list[Leader], new: Leader) -> list[Leader]:
+    """Return the leaders with one more sample among them, best first; the first of equals stays ahead."""
+    same = next((each for each in leaders if each.identity == new.identity), None)
+    if same is not None and same.reward >= new.reward:
+        return leaders
+    others = [each for each in leaders if each is not same]
+    place = next((at for at, each in enumerate(others) if each.reward < new.reward), len(others))
+    return [*others[:place], new, *others[place:]][:MOST_FINALISTS]
