@@ -8,9 +8,22 @@ from nas_api.experiment import NASExperiment
 from nas_controller.report import panels
 from nas_controller.report.drawing import duration, number
 from nas_controller.report.history import Fate, History
+from nas_controller.report.panels import Panel
 
 # Nothing but the page's own style and drawings: a report from somebody else's bucket runs no script and calls nobody.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+_PANELS = (
+    panels.rewards,
+    panels.arms,
+    panels.front,
+    panels.decisions,
+    panels.networks,
+    panels.cost,
+    panels.failures,
+    panels.top_samples,
+)
 
 
 def render(history: History, experiment: NASExperiment, made: datetime) -> str:
@@ -23,26 +36,45 @@ def render(history: History, experiment: NASExperiment, made: datetime) -> str:
     """
     style = Path(__file__).with_name("style.css").read_text()
     name = escape(experiment.metadata.name)
-    figures = "".join(
-        draw(history)
-        for draw in (
-            panels.rewards,
-            panels.arms,
-            panels.front,
-            panels.decisions,
-            panels.networks,
-            panels.cost,
-            panels.failures,
-            panels.top_samples,
-        )
-    )
+    drawn = [draw(history) for draw in _PANELS]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{name}: architecture search</title>'
-        f"<style>{style}</style></head><body><main>{_head(history, experiment)}{figures}</main>"
+        f"<style>{style}</style></head><body><main>{_head(history, experiment)}{_figures(drawn)}</main>"
         f"<footer>{_foot(experiment, made)}</footer></body></html>\n"
+    )
+
+
+def _figures(drawn: list[Panel]) -> str:
+    """Return the figures, narrow ones in pairs, and after them why the others are not there."""
+    out: list[str] = []
+    pair: list[Panel] = []
+    for panel in [*drawn, None]:
+        if panel is not None and not panel.body:
+            continue
+        if pair and (panel is None or panel.wide):
+            out.append(_section(pair.pop(), wide=True))
+        if panel is None:
+            break
+        if panel.wide:
+            out.append(_section(panel, wide=True))
+            continue
+        pair.append(panel)
+        if len(pair) == 2:
+            out += [_section(each, wide=False) for each in pair]
+            pair = []
+    if missing := [panel for panel in drawn if not panel.body]:
+        rows = "".join(f"<div><dt>{escape(panel.title)}</dt><dd>{panel.lead}</dd></div>" for panel in missing)
+        out.append(f'<section class="panel wide missing" aria-label="Without a figure"><dl>{rows}</dl></section>')
+    return "".join(out)
+
+
+def _section(panel: Panel, *, wide: bool) -> str:
+    return (
+        f'<section class="panel{" wide" if wide else ""}" id="{panel.name}" aria-labelledby="{panel.name}-title">'
+        f'<h2 id="{panel.name}-title">{escape(panel.title)}</h2><p class="lead">{panel.lead}</p>{panel.body}</section>'
     )
 
 

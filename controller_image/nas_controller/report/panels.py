@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
@@ -37,6 +38,8 @@ from nas_controller.report.networks import picture
 _MOST_DOTS = 1500
 # Up to so many, each dot tells its numbers when pointed at.
 _MOST_TITLES = 400
+# Up to so many, dots are large.
+_FEW = 120
 _WINDOWS = 120
 _MOST_STEPS = 24
 _MOST_OPTIONS = 16
@@ -49,23 +52,28 @@ _LISTED = 15
 _UNITS = ((3 * 3600.0, 3600.0, "hours"), (180.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 
 
-def panel(name: str, title: str, lead: str, body: str, *, wide: bool = False) -> str:
-    """Return a figure of the page; ``lead`` is HTML, one or two sentences that say what is seen."""
-    return (
-        f'<section class="panel{" wide" if wide else ""}" id="{name}" aria-labelledby="{name}-title">'
-        f'<h2 id="{name}-title">{escape(title)}</h2><p class="lead">{lead}</p>{body}</section>'
-    )
+@dataclass(frozen=True)
+class Panel:
+    """A figure of the page. ``lead`` is HTML: one or two sentences that say what is seen, or why there is nothing."""
+
+    name: str
+    title: str
+    lead: str
+    body: str = ""
+    """HTML; empty where there is nothing to draw."""
+    wide: bool = False
+    """Whether it needs the whole width."""
 
 
 # ---------------------------------------------------------------- rewards
 
 
-def rewards(history: History) -> str:
+def rewards(history: History) -> Panel:
     """Return the rewards of all samples in the order of their numbers, with the best so far."""
     title = "Reward over samples"
     trained = history.trained()
     if not trained:
-        return panel("rewards", title, "No sample has a result yet.", "", wide=True)
+        return Panel("rewards", title, "No sample has a result yet.")
     policy = [sample for sample in trained if not sample.random]
     control = [sample for sample in trained if sample.random]
     x = Axis(0, max(1, len(history.samples) - 1))
@@ -140,7 +148,7 @@ def rewards(history: History) -> str:
             [(f"{row[0]:,.0f}", *(number(value) for value in row[1:])) for row in listed],
         )
     )
-    return panel("rewards", title, lead, body, wide=True)
+    return Panel("rewards", title, lead, body, wide=True)
 
 
 def _mean(samples: list[Sample]) -> float:
@@ -165,7 +173,8 @@ def _dots(history: History, samples: list[Sample], x: Axis, y: Axis, look: str) 
             f"sample {sample.number}: reward {number(sample.reward)}, {metric} {number(sample.metric)}"
             for sample in samples
         ]
-    return dots([(x.at(sample.number), y.at(sample.reward)) for sample in samples], look, titles)
+    few = " few" if len(history.samples) <= _FEW else ""
+    return dots([(x.at(sample.number), y.at(sample.reward)) for sample in samples], look + few, titles)
 
 
 def _depth_steps(history: History, x: Axis) -> tuple[list[float], list[str]]:
@@ -188,14 +197,14 @@ def _depth_steps(history: History, x: Axis) -> tuple[list[float], list[str]]:
 # ---------------------------------------------------------------- arms
 
 
-def arms(history: History) -> str:
+def arms(history: History) -> Panel:
     """Return how much better the best networks of the policy are than those of random search (figure 6)."""
     found = analysis.compare(history)
     title = "Top networks against random search"
     if not isinstance(found, str) and not found.random:
         title = "Top networks against the search’s beginning"
     if isinstance(found, str):
-        return panel("arms", title, escape(found), "")
+        return Panel("arms", title, escape(found))
     name = analysis.compared_name(history)
     values = [value for series in found.differences.values() for value in series]
     y = Axis.around([0.0, *values], room=0.08)
@@ -236,17 +245,17 @@ def arms(history: History) -> str:
             [(f"{found.counts[i]:,}", *(f"{found.differences[top][i]:+.4g}" for top in TOPS)) for i in picked],
         )
     )
-    return panel("arms", title, lead, body)
+    return Panel("arms", title, lead, body)
 
 
 # ---------------------------------------------------------------- decisions
 
 
-def decisions(history: History) -> str:
+def decisions(history: History) -> Panel:
     """Return how each kind of decision was taken over time: entropies and shares."""
     title = "What the searcher decides"
     if not history.samples:
-        return panel("decisions", title, "No sample has been proposed yet.", "", wide=True)
+        return Panel("decisions", title, "No sample has been proposed yet.")
     maps = analysis.decision_maps(history)
     ends = (f"sample {maps.first[0]:,}", f"{maps.last[-1]:,}") if maps.first else ("", "")
     if len(maps.first) < 2:
@@ -272,9 +281,8 @@ def decisions(history: History) -> str:
         parts.append(f'<div class="maps">{heading}{"".join(maps_of)}</div>')
     left = [*repeated[_MOST_KINDS:], *single[_MOST_SINGLE:]]
     if left:
-        parts.append(
-            f'<p class="lead">Not drawn, but in the numbers: {escape(", ".join(_words(kind.kind) for kind in left))}.</p>'
-        )
+        names_left = escape(", ".join(_words(kind.kind) for kind in left))
+        parts.append(f'<p class="lead">Not drawn, but in the numbers: {names_left}.</p>')
     table_rows = [
         (
             kind.kind,
@@ -286,7 +294,7 @@ def decisions(history: History) -> str:
     ]
     head = ("kind", "steps", "options", "entropy at first", "in the middle", "at last")
     parts.append(numbers(table(head, table_rows, words=frozenset({0}))))
-    return panel("decisions", title, lead, "".join(parts), wide=True)
+    return Panel("decisions", title, lead, "".join(parts), wide=True)
 
 
 def _two(value: float) -> str:
@@ -364,13 +372,13 @@ def _words(kind: str) -> str:
 # ---------------------------------------------------------------- the front
 
 
-def front(history: History) -> str:
+def front(history: History) -> Panel:
     """Return the metric against the first penalty's metric, or against parameters, with the Pareto front."""
     name = history.cost_name
     title = f"{history.objective.metric.capitalize()} against {_words(name)}"
     known = [sample for sample in history.trained() if sample.cost > 0]
     if not known:
-        return panel("front", title, f"No result tells its {escape(name)}.", "")
+        return Panel("front", title, f"No result tells its {escape(name)}.")
     found = analysis.pareto_front(known, history.sign)
     costs = [sample.cost for sample in known]
     x = Axis.around(costs, log=max(costs) > 8 * min(costs))
@@ -387,7 +395,7 @@ def front(history: History) -> str:
         for sample in found
     ]
     marks = [
-        density(points, 72, 36) if many else dots(points, "policy"),
+        density(points, 72, 36) if many else dots(points, "policy few" if len(points) <= _FEW else "policy"),
         stairs(edge, "best"),
         dots(edge, "best big", titles),
     ]
@@ -418,13 +426,13 @@ def front(history: History) -> str:
         ),
         "The front",
     )
-    return panel("front", title, lead, body)
+    return Panel("front", title, lead, body)
 
 
 # ---------------------------------------------------------------- failures and cost
 
 
-def failures(history: History) -> str:
+def failures(history: History) -> Panel:
     """Return how many samples gave no useful result, by reason."""
     title = "Failures"
     reasons = Counter(_reason(sample.reason) for sample in history.samples if sample.fate is Fate.LOST)
@@ -433,7 +441,7 @@ def failures(history: History) -> str:
     retried = sum(max(0, sample.launches - 1) for sample in history.samples)
     again = f"{retried:,} launches were repeats of earlier attempts." if retried else "No launch was repeated."
     if not reasons:
-        return panel("failures", title, f"No sample was lost, and no training diverged. {again}", "")
+        return Panel("failures", title, f"No sample was lost, and no training diverged. {again}")
     total, all_samples, most = sum(reasons.values()), len(history.samples), max(reasons.values())
     bars = "".join(
         f'<tr><th>{escape(reason)}</th><td><i class="bar loss" style="width:{100 * count / most:.1f}%">'
@@ -441,7 +449,7 @@ def failures(history: History) -> str:
         for reason, count in reasons.most_common()
     )
     lead = f"{total:,} of {all_samples:,} samples ({percent(total / all_samples)}) gave no useful result. {again}"
-    return panel("failures", title, lead, f'<table class="bars">{bars}</table>')
+    return Panel("failures", title, lead, f'<table class="bars">{bars}</table>')
 
 
 def _reason(reason: str) -> str:
@@ -449,12 +457,12 @@ def _reason(reason: str) -> str:
     return _words(reason).strip()
 
 
-def cost(history: History) -> str:
+def cost(history: History) -> Panel:
     """Return what the children's trainings took."""
     title = "Cost"
     timed = [sample.seconds for sample in history.samples if sample.seconds > 0]
     if not timed:
-        return panel("cost", title, "No result tells how long its training took.", "")
+        return Panel("cost", title, "No result tells how long its training took.")
     total = sum(timed)
     low, middle, high = np.quantile(timed, (0.05, 0.5, 0.95))
     _, unit, unit_name = next(each for each in _UNITS if middle >= each[0])
@@ -496,20 +504,20 @@ def cost(history: History) -> str:
             [(f"{len(timed):,}", *(duration(float(value)) for value in (low, middle, high, max(timed), total)))],
         )
     )
-    return panel("cost", title, lead, body)
+    return Panel("cost", title, lead, body)
 
 
 # ---------------------------------------------------------------- networks
 
 
-def networks(history: History) -> str:
+def networks(history: History) -> Panel:
     """Return the best architectures as pictures."""
     title = "The best networks"
     space = history.space_spec
     # Cells are drawn wider than layers.
     best = history.best(_DRAWN_CELLS if space.recurrent_cell is not None else _DRAWN)
     if not best:
-        return panel("networks", title, "No sample has a result yet.", "", wide=True)
+        return Panel("networks", title, "No sample has a result yet.")
     if space.convolutional is not None:
         lead = (
             "From the image down. The little box is the filter to scale, the shade behind it the number of filters"
@@ -526,7 +534,7 @@ def networks(history: History) -> str:
         f"{picture(history.architecture(sample))}</article>"
         for sample in best
     )
-    return panel(
+    return Panel(
         "networks",
         title,
         lead,
@@ -535,11 +543,11 @@ def networks(history: History) -> str:
     )
 
 
-def top_samples(history: History) -> str:
+def top_samples(history: History) -> Panel:
     """Return the best samples as a table."""
     best = history.best(_LISTED)
     if not best:
-        return panel("top", "Top samples", "No sample has a result yet.", "", wide=True)
+        return Panel("top", "Top samples", "No sample has a result yet.")
     rows = [
         (
             str(rank),
@@ -555,4 +563,4 @@ def top_samples(history: History) -> str:
     ]
     head = ("", "sample", "reward", history.objective.metric, "parameters", "training", "arm", "architecture")
     lead = f"The {len(rows)} best architectures, each once, in the short form of their space."
-    return panel("top", "Top samples", lead, table(head, rows, words=frozenset({6, 7})), wide=True)
+    return Panel("top", "Top samples", lead, table(head, rows, words=frozenset({6, 7})), wide=True)
