@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from nas_api.architecture import Architecture
 from nas_api.base import Model, PositiveDecimal
-from nas_api.experiment import DatasetSpec, GpuSpec, OptimizerSpec
+from nas_api.experiment import DatasetSpec, GpuSpec, LanguageSpec, OptimizerSpec
 
 
 class ExitCode(IntEnum):
@@ -82,6 +82,7 @@ class TrainerInput(Model):
     batch_size: Annotated[int, Field(ge=1)]
     optimizer: OptimizerSpec
     threads: Annotated[int, Field(ge=1)] = 1
+    language: LanguageSpec = LanguageSpec()
     gpu: GpuSpec = GpuSpec()
     dataset_cache: str | None = None
     final: FinalSettings | None = None

@@ -60,10 +60,16 @@ def _copy(source: Tensor, *, out: Tensor) -> Tensor:
     return out.copy_(source)
 
 
+def _tanh(x: Tensor, *, out: Tensor) -> Tensor:
+    """Write tanh(x) = 2 sigmoid(2 x) - 1: torch's sigmoid takes a fifth of its tanh's time on a CPU."""
+    torch.sigmoid(torch.mul(x, 2, out=out), out=out)
+    return out.mul_(2).sub_(1)
+
+
 _COMBINE: dict[Combination, Callable[..., Tensor]] = {"add": torch.add, "elem_mult": torch.mul, "max": torch.maximum}
 _ACTIVATE: dict[Activation, Callable[..., Tensor]] = {
     "identity": _copy,
-    "tanh": torch.tanh,
+    "tanh": _tanh,
     "sigmoid": torch.sigmoid,
     "relu": partial(torch.clamp, min=0),
     "sin": torch.sin,
@@ -236,7 +242,7 @@ def _into(combination: Combination, factor: Tensor | None, mine: Tensor, other: 
     if combination == "add":
         return factor
     # As torch.maximum has it: where both are equal, each gets half.
-    by = other if combination == "elem_mult" else torch.heaviside(mine - other, mine.new_tensor(0.5))
+    by = other if combination == "elem_mult" else torch.sub(mine, other).sign_().add_(1).div_(2)
     return by if factor is None else factor * by
 
 

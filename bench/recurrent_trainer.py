@@ -1,0 +1,114 @@
+"""How fast is a generated cell? Words per second of forward and backward against torch.nn.LSTM's, on one thread.
+
+    python bench/recurrent_trainer.py [--cells 6] [--repeats 15]
+
+Both have the same number of parameters: the cell's width follows from that of the LSTM. Batch 20, windows of 35
+steps. The cells are NASCell and random ones of base 8, with the paper's options and with max and sin. Then whole
+children are compared: two layers, an embedding, a softmax over 10,000 words, and one step of the optimiser. Windows of the
+two take turns, and the medians are compared, so that both see the same machine.
+"""
+
+import argparse
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nas_api.spaces.recurrent_cell import (
+    Activation,
+    Combination,
+    RecurrentCellArchitecture,
+    RecurrentCellSpace,
+    RecurrentCellSpec,
+)
+from nas_trainer.cell import RecurrentCell
+
+STEPS, BATCH = 35, 20
+NASCELL = RecurrentCellArchitecture.parse_short(
+    "add/sigmoid add/relu add/sigmoid elem_mult/relu add/tanh add/sigmoid add/tanh add/sigmoid"
+    " elem_mult/tanh add/tanh elem_mult/tanh add/sigmoid elem_mult/identity add/tanh elem_mult/tanh;"
+    " inject add/tanh at 8; c=12"
+)
+
+
+def drawn(seed: int, spec: RecurrentCellSpec) -> RecurrentCellArchitecture:
+    """Return a random cell of a space."""
+    space = RecurrentCellSpace(spec)
+    rng = random.Random(seed)
+    return space.decode(tuple(rng.randrange(len(each.options)) for each in space.decisions(0)))
+
+
+def lstm_window(width: int) -> Callable[[], None]:
+    """Return a function that runs one window of an LSTM forward and backward."""
+    lstm = nn.LSTM(width, width)
+    x, gradient = torch.randn(STEPS, BATCH, width, requires_grad=True), torch.randn(STEPS, BATCH, width)
+
+    def window() -> None:
+        lstm.zero_grad()
+        lstm(x)[0].backward(gradient)
+
+    return window
+
+
+def cell_window(cell: RecurrentCellArchitecture, width: int) -> Callable[[], None]:
+    """Return a function that runs one window of a cell forward and backward."""
+    module = RecurrentCell(cell, width, width)
+    x, gradient = torch.randn(STEPS, BATCH, width, requires_grad=True), torch.randn(STEPS, BATCH, width)
+    state = torch.zeros(BATCH, width)
+
+    def window() -> None:
+        module.zero_grad()
+        module(x, state, state)[0].backward(gradient)
+
+    return window
+
+
+def seconds(one: Callable[[], None], other: Callable[[], None], repeats: int) -> tuple[float, float]:
+    """Return the median times of two functions that take turns."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for turn in range(repeats + 2):
+        for function, into in zip((one, other), times, strict=True):
+            started = time.perf_counter()
+            function()
+            if turn >= 2:
+                into.append(time.perf_counter() - started)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def main() -> None:
+    """Print a line for each width and cell, then the lowest ratio of each width."""
+    parser = argparse.ArgumentParser(description="Speed of generated cells.")
+    parser.add_argument("--cells", type=int, default=6, help="random cells besides NASCell")
+    parser.add_argument("--repeats", type=int, default=15)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    paper = RecurrentCellSpec()
+    control = RecurrentCellSpec(combinations=get_args(Combination), activations=get_args(Activation))
+    cells = {"NASCell": NASCELL} | {
+        f"random {seed}": drawn(seed, control if seed % 2 else paper) for seed in range(arguments.cells)
+    }
+    for width in (200, 650):
+        worst = math.inf
+        for name, cell in cells.items():
+            # An LSTM has 8 width^2 weights, a cell 2 base width^2.
+            own = round(width * math.sqrt(8 / (2 * cell.base)))
+            lstm, ours = seconds(lstm_window(width), cell_window(cell, own), arguments.repeats)
+            worst = min(worst, lstm / ours)
+            words = STEPS * BATCH
+            print(
+                f"LSTM {width}: {words / lstm:,.0f} words/s; {name}, {own} wide: {words / ours:,.0f} words/s,"
+                f" {lstm / ours:.2f}x",
+                flush=True,
+            )
+        print(f"LSTM {width}: every cell at least {worst:.2f}x", flush=True)
+
+
+if __name__ == "__main__":
+    main()
