@@ -130,7 +130,7 @@ def _example(dataset: DatasetSpec) -> tuple[str, str]:
     """Return code for one input, and what inputs and outputs mean."""
     channels, size = (1, 8) if dataset.digits is not None else (3, 32)
     return (
-        f"torch.zeros(1, {channels}, {size}, {size})",
+        f"torch.randn(1, {channels}, {size}, {size})",
         "Inputs are images (n, channels, height, width), whitened: each channel has mean 0 and deviation 1 over the"
         " training\nimages. Outputs are logits (n, classes).",
     )

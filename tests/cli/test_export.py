@@ -22,6 +22,7 @@ from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_cli.errors import Refusal
 from nas_cli.main import main
 from nas_store import Store, open_store
+from nas_trainer.export import onnx_model
 
 NETWORK = ConvolutionalArchitecture.parse_short("*2 3x3:6 2x1:12/1x2p<0 5x3:8<0,1")
 UID = "12345678-0000-0000-0000-000000000000"
@@ -49,20 +50,19 @@ def leave_best(store: Store, architecture: Architecture) -> str | None:
     return module
 
 
-def leave_trained(store: Store, module: str, example: torch.Tensor) -> torch.Tensor:
-    """Leave what a final training does, and return the trained network's output for an example."""
+def leave_trained(store: Store, module: str, shape: tuple[int, ...]) -> torch.nn.Module:
+    """Leave what a final training does, and return the trained network; ``shape`` is one example's."""
     namespace: dict[str, Any] = {}
     exec(module, namespace)
     torch.manual_seed(0)
-    network = namespace["Network"]()
+    network: torch.nn.Module = namespace["Network"]()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    network(torch.randn(64, *example.shape[1:]))
-    network.eval()
+    network(torch.randn(64, *shape))
+    model, _ = onnx_model(network, shape, "image", "logits")
+    store.put(names.BEST_ONNX, model)
     store.put(names.BEST_WEIGHTS, save({name: value.clone() for name, value in network.state_dict().items()}))
-    with torch.no_grad():
-        output: torch.Tensor = network(example)
-    return output
+    return network
 
 
 def run_page(folder: Path, tail: str) -> str:
@@ -74,25 +74,30 @@ def run_page(folder: Path, tail: str) -> str:
     assert blocks
     guard = "import sys\nsys.modules.update({name: None for name in ('nas_api', 'nas_trainer', 'nas_store')})\n"
     script = folder / "page.py"
-    script.write_text(guard + "\n".join(blocks) + tail)
+    script.write_text(guard + "\nloaded = output\n".join(blocks) + tail)
     done = subprocess.run([sys.executable, str(script)], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_page_s_code_loads_the_weights(tmp_path: Path) -> None:
     store = run_folder(tmp_path / "run")
     module = leave_best(store, NETWORK)
     assert module is not None
-    expected = leave_trained(store, module, torch.zeros(1, 1, 8, 8))
+    network = leave_trained(store, module, (1, 8, 8))
     outcome = nas("export", tmp_path / "run", "-o", tmp_path / "out")
     assert outcome.exit_code == 0, outcome.output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        *("README.md", "architecture.json", "network.py", "weights.safetensors"),
+        *("README.md", "architecture.json", "network.onnx", "network.py", "weights.safetensors"),
     ]
     assert ARCHITECTURE.validate_json((tmp_path / "out" / "architecture.json").read_bytes()) == NETWORK
-    printed = run_page(tmp_path / "out", "print(output.tolist())")
-    torch.testing.assert_close(torch.tensor(json.loads(printed)), expected)
+    printed = run_page(tmp_path / "out", "print([example.tolist(), loaded.tolist(), output.tolist()])")
+    example, loaded, by_onnx = (torch.tensor(each) for each in json.loads(printed))
+    with torch.no_grad():
+        expected = network(example)
+    torch.testing.assert_close(loaded, expected)
+    torch.testing.assert_close(by_onnx, expected, atol=1e-4, rtol=0)
 
 
 def test_without_a_final_training_the_page_builds_a_fresh_network(tmp_path: Path) -> None:
