@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -144,6 +144,22 @@ def policy_text(policy: PolicyVitals) -> str:
 def best_text(best: Best | None, metric: str) -> str:
     """Return the best sample in one line."""
     return f"{metric} {float(best.metric):.4f} (sample {best.sample})" if best is not None else "none yet"
+
+
+def best_document(
+    best: Best, architecture: Architecture, experiment: NASExperiment, metric: float, reward: float
+) -> dict[str, Any]:
+    """Return the best sample as plain JSON values, with its metric and reward in all their digits."""
+    return {
+        "experiment": experiment.metadata.name,
+        "sample": best.sample,
+        "metricName": experiment.spec.objective.metric,
+        "metric": metric,
+        "reward": reward,
+        "digest": best.digest,
+        "uri": best.uri,
+        "architecture": architecture.document(),
+    }
 
 
 @dataclass

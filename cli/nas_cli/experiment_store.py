@@ -14,6 +14,9 @@ from nas_api.experiment import NASExperiment
 from nas_cli.cluster import Cluster
 from nas_cli.errors import Refusal
 from nas_cli.folders import EXPERIMENT, is_run, local_hint
+from nas_controller.errors import LogDamaged
+from nas_controller.log import read_log
+from nas_controller.records import Record
 from nas_store import Store, open_store
 from nas_store.errors import StoreError
 
@@ -47,6 +50,19 @@ def open_experiment(
         location = location.model_copy(update={"endpoint": endpoint})
     with reading(experiment):
         return experiment, open_store(StoreLocation(s3=location))
+
+
+def read_records(experiment: NASExperiment, store: Store) -> list[Record]:
+    """Return an experiment's log.
+
+    Raises:
+        Refusal: it cannot be read, or is damaged.
+    """
+    with reading(experiment):
+        try:
+            return read_log(store)
+        except LogDamaged as error:
+            raise Refusal(f"the log of {experiment.metadata.name} cannot be read: {error}") from error
 
 
 @contextmanager

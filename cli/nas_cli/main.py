@@ -3,6 +3,7 @@
 Modules are imported by the command that needs them: ``nas --help`` must not wait for torch.
 """
 
+import json
 from pathlib import Path
 
 import click
@@ -16,6 +17,9 @@ from nas_cli.folders import RUNS, is_run, local_hint
 _FILE = click.Path(path_type=Path)
 _namespace = click.option("-n", "--namespace", help="Namespace; the context's when not given.")
 _context = click.option("--context", help="Context of the kubeconfig; the current one when not given.")
+_as_table_or_json = click.option(
+    "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="For people, or for programs."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -55,7 +59,12 @@ def validate(file: Path) -> None:
 @click.option("--parallelism", type=click.IntRange(1, 1024), help="Children at once; spec.parallelism at most.")
 @click.option("--verbose", is_flag=True, help="Show the search's own log, too.")
 def run(file: Path, folder: Path | None, parallelism: int | None, verbose: bool) -> None:
-    """Search on this machine: processes for Jobs, a folder for the bucket. The same command goes on later."""
+    """Search on this machine: processes for Jobs, a folder for the bucket. The same command goes on later.
+
+    Your own trainer's command (spec.trainer.command) runs in the folder of FILE. Ends with 0 when the search is
+    complete or was stopped by Ctrl-C or SIGTERM, with 1 when it has failed or cannot begin, with 2 when the command
+    line is wrong. Without a terminal, progress is one line at a time.
+    """
     from nas_cli.manifest import read_experiment
 
     experiment = read_experiment(file)
@@ -97,7 +106,8 @@ def status(name: str, namespace: str | None, context: str | None) -> None:
 @_namespace
 @_context
 @click.option("--code", is_flag=True, help="Print Python code that builds the network, and nothing else.")
-def best(name: str, namespace: str | None, context: str | None, code: bool) -> None:
+@_as_table_or_json
+def best(name: str, namespace: str | None, context: str | None, code: bool, output: str) -> None:
     """Show the best network. NAME is an experiment on the cluster, or the folder of a local run."""
     from nas_api.search_space import search_space
     from nas_api.source import architecture_source
@@ -108,9 +118,10 @@ def best(name: str, namespace: str | None, context: str | None, code: bool) -> N
 
         experiment, found, state = read_status(Path(name))
         record = found.best
-        architecture = None if state is None or state.core.best is None else state.core.best.architecture
+        exact = None if state is None else state.core.best
+        architecture = None if exact is None else exact.architecture
     else:
-        experiment = _experiment(name, namespace, context)
+        experiment, exact = _experiment(name, namespace, context), None
         record = None if experiment.status is None else experiment.status.best
         architecture = None
         if record is not None:
@@ -130,10 +141,42 @@ def best(name: str, namespace: str | None, context: str | None, code: bool) -> N
             raise Refusal("only your own trainer knows how to build this network: read its architecture.json")
         click.echo(module, nl=False)
         return
+    if output == "json":
+        # A run's folder has all digits; a status has six of them.
+        numbers = (float(record.metric), float(record.reward)) if exact is None else (exact.metric, exact.reward)
+        click.echo(json.dumps(display.best_document(record, architecture, experiment, *numbers), indent=2))
+        return
     console = Console()
     console.print(display.best_text(record, experiment.spec.objective.metric), style="bold", highlight=False)
     console.print(display.architecture_table(architecture, channels))
     console.print(f"{record.uri}\ndigest {record.digest}", style="dim", highlight=False, soft_wrap=True)
+
+
+@main.command()
+@click.argument("name")
+@_namespace
+@_context
+@click.option("--endpoint", help="URL at which the S3 server is seen from here; the manifest's when not given.")
+@_as_table_or_json
+def samples(name: str, namespace: str | None, context: str | None, endpoint: str | None, output: str) -> None:
+    """List all samples; with -o json one document a line, in the order they were drawn.
+
+    NAME is an experiment on the cluster, whose bucket is read with your own AWS credentials, or the folder of a
+    local run.
+    """
+    from nas_cli import samples as listing
+    from nas_cli.experiment_store import open_experiment, read_records
+
+    experiment, store = open_experiment(name, namespace, context, endpoint)
+    found = listing.samples(read_records(experiment, store))
+    metric = experiment.spec.objective.metric
+    if output == "json":
+        click.echo(listing.json_lines(found, metric), nl=False)
+        return
+    people = Console()
+    # A line of a file or a pipe need not fit a screen.
+    console = people if people.is_terminal else Console(width=10_000)
+    console.print(listing.table(found, metric))
 
 
 @main.command()
@@ -157,6 +200,26 @@ def export(name: str, output: Path, namespace: str | None, context: str | None, 
         click.echo(output / file)
     if not written.trained:
         click.echo(f"There are no weights yet; {output / README} says why.", err=True)
+
+
+@main.command()
+@click.argument("name")
+@_namespace
+@_context
+@click.option("-o", "--output", type=_FILE, default=Path("report.html"), show_default=True, help="The file to write.")
+@click.option("--endpoint", help="URL at which the S3 server is seen from here; the manifest's when not given.")
+def report(name: str, output: Path, namespace: str | None, context: str | None, endpoint: str | None) -> None:
+    """Draw a search as one HTML page that needs no network.
+
+    NAME is an experiment on the cluster, whose bucket is read with your own AWS credentials, or the folder of a
+    local run. The controller keeps such a page in the bucket, too, at report/report.html.
+    """
+    from nas_cli.experiment_store import open_experiment
+    from nas_cli.report import write_report
+
+    experiment, store = open_experiment(name, namespace, context, endpoint)
+    write_report(experiment, store, output)
+    click.echo(output)
 
 
 @main.command()

@@ -7,11 +7,13 @@ bit for bit on one machine.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from nas_api.decisions import Choices
+
+if TYPE_CHECKING:
+    # Readers of a log import this package, and need not wait for torch.
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ class Policy(Protocol):
     def vitals(self) -> Vitals:
         """Return signs of health; costs next to nothing."""
 
-    def dump(self) -> dict[str, Tensor]:
+    def dump(self) -> dict[str, "Tensor"]:
         """Return the whole state as named tensors, for a snapshot."""
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: dict[str, "Tensor"]) -> None:
         """Take over a state from ``dump``; afterwards both behave alike, bit for bit."""
