@@ -5,8 +5,9 @@ options. A decision that does not count is no parameter of its trial. Samples in
 liar), so that children asked for together differ; a sample that was drawn before is drawn again, a few times.
 
 Optuna is shown our trials through a storage of our own and asked for each sample by a fresh sampler, seeded by (seed,
-sample): it keeps nothing, so replay is bit for bit. For the same reason its cost grows with the samples, redraws left
-out: COST
+sample): it keeps nothing, so replay is bit for bit. For the same reason the cost of a proposal grows with the samples.
+Measured on one core, without redraws: after 200 and 2,000 samples 6 and 62 ms in the space of cells (34 decisions), 34
+and 114 ms for 15 layers with skips (165); where a small space is nearly spent, every redraw costs as much again.
 """
 
 import math
