@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import Tensor
 
-from nas_api.experiment import Empty, EvolutionSpec, PpoSpec, ReinforceSpec, SearcherSpec, TpeSpec
+from nas_api.experiment import Empty, EvolutionSpec, GuidedSpec, PpoSpec, ReinforceSpec, SearcherSpec, TpeSpec
 from nas_api.search_space import SearchSpace
 from nas_controller.policies import Policy, Proposal
 from nas_controller.policies.factory import make_policy
@@ -17,6 +17,7 @@ from nas_controller.policies.factory import make_policy
 SEARCHERS = {
     "ppo": SearcherSpec(seed=5, ppo=PpoSpec(batch=3, imitation=4)),
     "reinforce": SearcherSpec(seed=5, reinforce=ReinforceSpec(batch=3)),
+    "guided": SearcherSpec(seed=5, guided=GuidedSpec(batch=3, candidates=8)),
     "evolution": SearcherSpec(seed=5, evolution=EvolutionSpec(population=6, tournament=3)),
     "tpe": SearcherSpec(seed=5, tpe=TpeSpec(startup=4)),
     "random": SearcherSpec(seed=5, random=Empty()),

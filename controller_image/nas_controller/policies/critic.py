@@ -78,9 +78,9 @@ def encoding(first: tuple[Decision, ...], longest: tuple[Decision, ...]) -> Enco
         if count > 2 and all(map(_is_number, decision.options)):
             along = _group(groups, f"along {kind}", last[kind])
             rows += [(step, option, 1, along, 1 / (count - 1)) for option in range(count - 1)]
-    columns = list(zip(*rows, strict=True)) or [()] * 5
-    step, value, rule, group = (np.array(column, dtype=np.int64) for column in columns[:4])
-    return Encoding(longest, step, value, rule, torch.from_numpy(group), torch.tensor(columns[4], dtype=torch.float64))
+    table = np.array([row[:4] for row in rows], dtype=np.int64).reshape(-1, 4)
+    share = torch.tensor([row[4] for row in rows], dtype=torch.float64)
+    return Encoding(longest, table[:, 0], table[:, 1], table[:, 2], torch.tensor(table[:, 3]), share)
 
 
 def scales(first: tuple[Decision, ...]) -> int:
@@ -92,19 +92,24 @@ def scales(first: tuple[Decision, ...]) -> int:
 def features(encoding: Encoding, choices: Sequence[Choices]) -> Tensor:
     """Return the features, (samples, features) of zeros and ones in float64."""
     table = np.full((len(choices), len(encoding.decisions)), -1, dtype=np.int64)
-    for row, chosen in zip(table, choices, strict=True):
-        row[: len(chosen)] = chosen
-    counts = table >= 0
-    for step, decision in enumerate(encoding.decisions):
-        when = decision.when if isinstance(decision, Categorical) else None
-        if when is not None:
-            counts[:, step] &= counts[:, when.step] & np.isin(table[:, when.step], list(when.choices))
-    table[~counts] = -1
+    for row, answers in zip(table, choices, strict=True):
+        row[: len(answers)] = answers
+    table[~counted(encoding.decisions, table)] = -1
     chosen = table[:, encoding.step]
     value, rule = encoding.value, encoding.rule
     bits = np.maximum(chosen, 0) >> np.where(rule == 2, value, 0) & 1
     out = np.where(rule == 0, chosen == value, np.where(rule == 1, chosen > value, bits == 1))
     return torch.from_numpy(out.astype(np.float64))
+
+
+def counted(decisions: tuple[Decision, ...], table: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return whether each decision counts, (samples, steps), given the choices in a table of that shape."""
+    out = np.ones(table.shape, dtype=bool)
+    for step, decision in enumerate(decisions):
+        when = decision.when if isinstance(decision, Categorical) else None
+        if when is not None:
+            out[:, step] = out[:, when.step] & np.isin(table[:, when.step], list(when.choices))
+    return out
 
 
 def normal_scores(values: NDArray[np.float64], among: NDArray[np.float64]) -> Tensor:
@@ -116,7 +121,8 @@ def normal_scores(values: NDArray[np.float64], among: NDArray[np.float64]) -> Te
     below = np.searchsorted(ordered, values, side="left")
     upto = np.searchsorted(ordered, values, side="right")
     ranks = (below + upto) / (2 * len(ordered))
-    return torch.special.ndtri(torch.from_numpy(ranks))
+    scores: Tensor = torch.special.ndtri(torch.from_numpy(ranks))
+    return scores
 
 
 class Critic:

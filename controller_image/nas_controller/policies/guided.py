@@ -1,135 +1,172 @@
 """The policy guided by a critic: it is trained on rewards that are imagined, which cost nothing.
 
 A child takes minutes, an imagined reward microseconds. The critic, a Gaussian process over the decisions, is fitted to
-what was observed; the LSTM policy then learns by REINFORCE from samples of its own whose reward is the critic's
-mean (model-based policy optimisation). Of the policy's samples and of mutations of the best, the one with the largest
-expected improvement is proposed.
+what was observed; the LSTM policy is then trained on samples of its own whose reward is the critic's mean: model-based
+policy optimisation, as in Angermueller et al., *Model-based reinforcement learning for biological sequence design*,
+ICLR 2020. Of the policy's draws and of mutations of the best samples, the one with the largest expected improvement is
+proposed.
 """
 
 import math
 from collections.abc import Sequence
-from hashlib import blake2b
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas_api.decisions import Anchor, Categorical, Choices, Decision
+from nas_api.decisions import Anchor, Choices, Decision
 from nas_api.experiment import GuidedSpec, SearcherSpec
 from nas_api.search_space import SearchSpace
 from nas_controller.policies import Proposal
-from nas_controller.policies.critic import Critic, Encoding, encoding, features, normal_scores
+from nas_controller.policies.critic import Critic, Encoding, counted, encoding, features, normal_scores
 from nas_controller.policies.draws import Purpose, uniforms
-from nas_controller.policies.learner import Learner, Observation, pack, unpack
+from nas_controller.policies.learner import Learner, Observation, fingerprint, pack, unpack
 from nas_controller.policies.network import layout
 
 BEST = 256
 NEWEST = 256
-"""The critic knows the best samples and the newest; exact inference is cubic in their number."""
+"""The critic knows the best samples and the newest, since exact inference is cubic in their number."""
 FITTED = 256
-"""To how many samples the length-scales are fitted."""
+"""To at most so many of them the length-scales are fitted."""
 GROWTH = 1.15
-"""The length-scales are fitted again whenever there are so many times as many samples."""
+"""The length-scales are fitted again when there are so many times as many samples as the last time."""
+MUTATIONS = 3
+"""The most elementary draws in which a mutant differs from its parent."""
 PARENTS = 10
-STEPS = 4
-IMAGINED = 128
-IMITATION = 0.05
+"""How many of the best samples are mutated, and imitated."""
+IMAGINED = 64
+"""Samples that the policy imagines at each update."""
+EPOCHS = 4
+"""Optimisation steps on them, by proximal policy optimisation."""
+CLIP = 1.0
+"""How far the probability ratio may leave 1."""
+IMITATION_WEIGHT = 0.05
+"""Weight of the imitation loss: the critic knows nothing of where it has no samples, the best ones hold it there."""
 CLAMP = 20.0
+"""Bound, in nats, of a draw's log-probability from below and of a log-ratio on both sides: exp() must stay finite."""
 
 
 class GuidedPolicy(Learner):
-    """The LSTM policy and its critic."""
+    """The LSTM policy and its critic.
+
+    Samples in flight count as if they had come out as the critic expects. The critic takes account of each
+    observation at once; its length-scales and the policy learn once a batch.
+    """
 
     def __init__(self, searcher: SearcherSpec, space: SearchSpace, dtype: torch.dtype = torch.float32) -> None:
         spec = searcher.guided or GuidedSpec()
         super().__init__(searcher.seed, space, float(spec.learning_rate), spec.batch, dtype)
         self._entropy_bonus = float(spec.entropy_bonus)
         self._candidates = spec.candidates
-        self._first = space.decisions(0)
-        self._critic = Critic(self._first)
-        self._seen: list[Observation] = []  # what the critic knows, in log order
-        self._rewards: list[float] = []  # of all samples
+        self._critic = Critic(space.decisions(0))
+        self._seen: list[Observation] = []  # what the critic has learnt from, in log order
+        self._rewards: list[float] = []  # of all samples that were learnt from, in log order
         self._known: set[int] = set()
         self._fit_at = 0.0
         self._newest = 0
+        # What the policy drew for candidates, for which parameters and decisions: no state, only kept for a while.
+        self._drafts: tuple[int, tuple[Decision, ...], list[Choices]] | None = None
 
     def propose(self, sample: int) -> Proposal:
-        """Return the candidate with the largest expected improvement, given what is observed and in flight."""
-        if not self._updates:
-            return super().propose(sample)
+        """Return the candidate with the largest expected improvement, given what is observed and in flight.
+
+        Before the first update, and once every candidate is known, it is a draw of the policy.
+        """
         decisions = self._space.decisions(sample)
-        pool = self._pool(sample, decisions)
-        if not pool:
+        candidates = self._propose_from(sample, decisions) if self._updates else []
+        if not candidates:
             return super().propose(sample)
-        longest = self._longest(decisions)
-        seen = features(longest, [seen.proposal.choices for seen in self._seen])
-        pending = features(longest, [open.choices for open in self._open.values()])
-        asked = torch.cat([features(longest, pool), seen])
-        mean, variance = self._critic.imagine(longest, seen, self._targets(), pending, asked)
-        gain = _expected_improvement(mean[: len(pool)], variance[: len(pool)].sqrt(), float(mean[len(pool) :].max()))
-        choices = pool[int(gain.argmax())]
+        seen = [*self._seen, *self._waiting]
+        targets = self._targets(seen)
+        plan = self._encoding(decisions)
+        samples = features(plan, [each.proposal.choices for each in seen])
+        pending = features(plan, [each.choices for each in self._open.values()])
+        asked = torch.cat([samples, features(plan, candidates)])
+        mean, variance = self._critic.imagine(plan, samples, targets, pending, asked)
+        best = float(mean[: len(seen)].max())
+        gain = expected_improvement(mean[len(seen) :], variance[len(seen) :], best)
+        choices = candidates[int(gain.argmax())]
         with torch.no_grad():
             log_p = self._network.evaluate(decisions, [choices]).log_probabilities.double().sum()
         return Proposal(choices, float(log_p), self._updates)
 
-    def _pool(self, sample: int, decisions: tuple[Decision, ...]) -> list[Choices]:
-        drawn = [draw.choices for draw in self._draw(sample, attempt=1, count=self._candidates)]
-        parents = [seen.proposal.choices for seen in self._best()]
+    def _propose_from(self, sample: int, decisions: tuple[Decision, ...]) -> list[Choices]:
+        """Return the policy's draws and mutations of the best samples, without what was proposed before."""
+        if self._drafts is None or self._drafts[:2] != (self._updates, decisions):
+            drawn = self._imagine(decisions, Purpose.DRAFT, self._candidates)
+            self._drafts = self._updates, decisions, drawn
         numbers = uniforms(self._seed, sample, Purpose.MUTATE, 0, self._candidates * mutation_draws(decisions))
+        parents = [seen.proposal.choices for seen in self._best()]
         mutants = mutate(decisions, parents, numbers.reshape(self._candidates, -1))
-        return [choices for choices in dict.fromkeys([*drawn, *mutants]) if _fingerprint(choices) not in self._known]
-
-    def _best(self) -> list[Observation]:
-        return sorted(self._seen, key=lambda seen: (-seen.reward, seen.sample))[:PARENTS]
+        together = dict.fromkeys([*self._drafts[2], *mutants])
+        return [choices for choices in together if fingerprint(choices) not in self._known]
 
     def proposed(self, sample: int, proposal: Proposal) -> None:
         """See :class:`~nas_controller.policies.Policy`."""
         super().proposed(sample, proposal)
-        self._known.add(_fingerprint(proposal.choices))
+        self._known.add(fingerprint(proposal.choices))
         self._newest = max(self._newest, sample)
 
     def _update(self, batch: Sequence[Observation]) -> None:
         self._rewards += [seen.reward for seen in batch]
         self._seen += batch
         if len(self._seen) > BEST + NEWEST:
-            older = sorted(self._seen[:-NEWEST], key=lambda seen: (-seen.reward, seen.sample))[:BEST]
-            self._seen = sorted(older, key=lambda seen: seen.sample) + self._seen[-NEWEST:]
+            older, newest = self._seen[:-NEWEST], self._seen[-NEWEST:]
+            best = sorted(older, key=lambda seen: (-seen.reward, seen.sample))[:BEST]
+            self._seen = [*(seen for seen in older if seen in best), *newest]
         decisions = self._space.decisions(self._newest)
-        longest = self._longest(decisions)
-        seen = features(longest, [seen.proposal.choices for seen in self._seen])
-        targets = self._targets()
+        plan = self._encoding(decisions)
+        samples = features(plan, [seen.proposal.choices for seen in self._seen])
+        targets = self._targets(self._seen)
         if len(self._rewards) >= self._fit_at:
-            self._critic.fit(longest, seen[-FITTED:], targets[-FITTED:])
+            stride = math.ceil(len(self._seen) / FITTED)
+            self._critic.fit(plan, samples[::stride], targets[::stride])
             self._fit_at = len(self._rewards) * GROWTH
-        for step in range(STEPS):
-            self._dream(step, decisions, longest, seen, targets)
+        imagined = self._imagine(decisions, Purpose.IMAGINE, IMAGINED)
+        rewards, _ = self._critic.imagine(plan, samples, targets, samples[:0], features(plan, imagined))
+        self._improve(decisions, imagined, rewards)
 
-    def _dream(
-        self, step: int, decisions: tuple[Decision, ...], longest: Encoding, seen: Tensor, targets: Tensor
-    ) -> None:
+    def _imagine(self, decisions: tuple[Decision, ...], purpose: Purpose, count: int) -> list[Choices]:
+        """Return draws of the policy under the present parameters, other ones for each purpose."""
         width = layout(decisions).draws
-        numbers = uniforms(self._seed, self._updates, Purpose.IMAGINE, step, IMAGINED * width)
-        choices = self._network.sample(decisions, numbers.reshape(IMAGINED, width)).choices
-        mean, _ = self._critic.imagine(longest, seen, targets, seen[:0], features(longest, choices))
-        advantages = ((mean - mean.mean()) / (mean.std() + 1e-6)).to(self._network.parameters.dtype)
-        best = [seen.proposal.choices for seen in self._best() if len(seen.proposal.choices) == len(decisions)]
-        evaluation = self._network.evaluate(decisions, [*choices, *best])
-        log_p = evaluation.log_probabilities.clamp(min=-CLAMP).sum(1)
-        entropies = evaluation.entropies[:IMAGINED]
-        loss = -(advantages * log_p[:IMAGINED] + self._entropy_bonus * entropies.sum(1)).mean()
-        if best:
-            loss = loss - IMITATION * log_p[IMAGINED:].mean()
-        self._step(loss)
-        if step == 0:
-            self._entropy = float(entropies.detach().mean())
+        numbers = uniforms(self._seed, self._updates, purpose, 0, count * width)
+        return self._network.sample(decisions, numbers.reshape(count, width)).choices
 
-    def _targets(self) -> Tensor:
-        return normal_scores(np.array([seen.reward for seen in self._seen]), np.array(self._rewards))
+    def _improve(self, decisions: tuple[Decision, ...], imagined: list[Choices], rewards: Tensor) -> None:
+        """Train the policy on imagined rewards, (imagined,), as on any others."""
+        advantages = ((rewards - rewards.mean()) / (rewards.std() + 1e-6)).to(self._network.parameters.dtype)
+        best = [choices for seen in self._best() if len(choices := seen.proposal.choices) == len(decisions)]
+        old: Tensor | None = None
+        for _ in range(EPOCHS):
+            evaluation = self._network.evaluate(decisions, [*imagined, *best])
+            log_p = evaluation.log_probabilities.clamp(min=-CLAMP).sum(1)
+            mine = log_p[: len(imagined)]
+            if old is None:
+                old = mine.detach()
+                entropies = evaluation.mean_entropies()[: len(imagined)]
+                self._entropy = sum(entropies) / len(imagined)
+            ratio = (mine - old).clamp(-CLAMP, CLAMP).exp()
+            gain = torch.minimum(ratio * advantages, ratio.clamp(1 - CLIP, 1 + CLIP) * advantages)
+            bonus = self._entropy_bonus * evaluation.entropies[: len(imagined)].sum(1)
+            loss = -(gain + bonus).mean()
+            if best:
+                loss = loss - IMITATION_WEIGHT * log_p[len(imagined) :].mean()
+            self._step(loss)
 
-    def _longest(self, decisions: tuple[Decision, ...]) -> Encoding:
+    def _best(self) -> list[Observation]:
+        """Return the best samples, the best first; of equals the earlier first."""
+        return sorted(self._seen, key=lambda seen: (-seen.reward, seen.sample))[:PARENTS]
+
+    def _targets(self, seen: Sequence[Observation]) -> Tensor:
+        """Return the normal scores of these samples' rewards among all."""
+        everything = [*self._rewards, *(each.reward for each in seen[len(self._seen) :])]
+        return normal_scores(np.array([each.reward for each in seen]), np.array(everything))
+
+    def _encoding(self, decisions: tuple[Decision, ...]) -> Encoding:
+        """Return the encoding of samples with up to these decisions."""
         newest = self._space.decisions(self._newest)
-        return encoding(self._first, max(decisions, newest, key=len))
+        return encoding(self._space.decisions(0), max(decisions, newest, key=len))
 
     def dump(self) -> dict[str, Tensor]:
         """See :class:`~nas_controller.policies.Policy`."""
@@ -152,72 +189,55 @@ class GuidedPolicy(Learner):
         self._fit_at = float(state["fit_at"])
         self._newest = int(state["newest"])
         self._seen = [Observation(*row) for row in unpack("seen", state)]
+        self._drafts = None
 
 
 def mutation_draws(decisions: tuple[Decision, ...]) -> int:
-    """Return how many uniform numbers a mutant takes."""
+    """Return how many numbers a mutant takes."""
     return 1 + 2 * MUTATIONS + len(decisions)
 
 
-MUTATIONS = 3
-
-
 def mutate(decisions: tuple[Decision, ...], parents: Sequence[Choices], numbers: NDArray[np.float64]) -> list[Choices]:
-    """Return one mutant for each row of numbers: a parent with 1 to 3 of its elementary draws changed.
+    """Return one mutant for each row of numbers: a parent in which 1 to 3 elementary draws came out otherwise.
 
-    A skip connection is switched, another option is chosen. Decisions that the parent did not take, because it is
-    shallower or they did not count, are drawn uniformly.
+    A skip connection is switched, or another option chosen. What the parent has no answer for, because it is
+    shallower or the decision did not count, is drawn anew.
+
+    Args:
+        decisions: what the mutants answer.
+        parents: taken in turn; each answers a beginning of the decisions.
+        numbers: uniform in [0, 1), of shape (mutants, mutation_draws(decisions)).
     """
-    count, steps = len(numbers), len(decisions)
-    fresh = numbers[:, 1 + 2 * MUTATIONS :]
-    options = np.array(
-        [1 << decision.index if isinstance(decision, Anchor) else len(decision.options) for decision in decisions]
+    sizes = np.array([1 << each.index if isinstance(each, Anchor) else len(each.options) for each in decisions])
+    table = (numbers[:, 1 + 2 * MUTATIONS :] * sizes).astype(np.int64)
+    for place, parent in enumerate(parents):
+        chosen = np.array([parent])
+        given = np.flatnonzero(counted(decisions[: len(parent)], chosen)[0])
+        table[place :: len(parents), given] = chosen[0, given]
+    # Step and bit of each elementary draw; -1 for what is not a mask.
+    draws = np.array(
+        [
+            (step, bit)
+            for step, each in enumerate(decisions)
+            for bit in (range(each.index) if isinstance(each, Anchor) else (-1,))
+        ]
     )
-    table = (fresh * options).astype(np.int64)
-    counted = np.zeros((count, steps), dtype=bool)
-    for row in range(count):
-        parent = parents[row % len(parents)]
-        table[row, : len(parent)] = parent
-        counted[row, : len(parent)] = True
-    before = _counting(decisions, table) & counted
-    places = [
-        (step, bit)
-        for step, decision in enumerate(decisions)
-        for bit in (range(decision.index) if isinstance(decision, Anchor) else (-1,))
-    ]
-    where = np.array(places)
-    often = 1 + (numbers[:, 0] * MUTATIONS).astype(np.int64)
-    rows = np.arange(count)
+    changes = 1 + (numbers[:, 0] * MUTATIONS).astype(np.int64)
     for turn in range(MUTATIONS):
-        step, bit = where[(numbers[:, 1 + 2 * turn] * len(places)).astype(np.int64)].T
+        rows = np.flatnonzero(turn < changes)
+        which, value = numbers[rows, 1 + 2 * turn], numbers[rows, 2 + 2 * turn]
+        step, bit = draws[(which * len(draws)).astype(np.int64)].T
         old = table[rows, step]
-        size = options[step]
-        other = (old + 1 + (numbers[:, 2 + 2 * turn] * (size - 1)).astype(np.int64)) % size
-        new = np.where(bit >= 0, old ^ (1 << np.maximum(bit, 0)), other)
-        table[rows, step] = np.where(turn < often, new, old)
-    drawn = (fresh * options).astype(np.int64)
-    for step, decision in enumerate(decisions):
-        if isinstance(decision, Categorical) and decision.when is not None:
-            table[:, step] = np.where(before[:, step], table[:, step], drawn[:, step])
-    table[~_counting(decisions, table)] = 0
+        other = (old + 1 + (value * (sizes[step] - 1)).astype(np.int64)) % sizes[step]
+        table[rows, step] = np.where(bit < 0, other, old ^ (1 << np.maximum(bit, 0)))
+    table[~counted(decisions, table)] = 0
     return list(map(tuple, table.tolist()))
 
 
-def _counting(decisions: tuple[Decision, ...], table: NDArray[np.int64]) -> NDArray[np.bool_]:
-    counts = np.ones(table.shape, dtype=bool)
-    for step, decision in enumerate(decisions):
-        when = decision.when if isinstance(decision, Categorical) else None
-        if when is not None:
-            counts[:, step] = counts[:, when.step] & np.isin(table[:, when.step], list(when.choices))
-    return counts
-
-
-def _expected_improvement(mean: Tensor, deviation: Tensor, incumbent: float) -> Tensor:
-    z = (mean - incumbent) / deviation
+def expected_improvement(mean: Tensor, variance: Tensor, best: float) -> Tensor:
+    """Return by how much normal variables are expected to exceed ``best``, where they exceed it; else 0."""
+    deviation = variance.sqrt()
+    z = (mean - best) / deviation
     density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
-    return deviation * (z * torch.special.ndtr(z) + density)
-
-
-def _fingerprint(choices: Choices) -> int:
-    digest = blake2b(",".join(map(str, choices)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
+    gain: Tensor = deviation * (z * torch.special.ndtr(z) + density)
+    return gain

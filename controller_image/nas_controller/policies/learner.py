@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import islice
 
 import torch
@@ -173,3 +174,9 @@ def unpack(name: str, state: dict[str, Tensor]) -> list[tuple[int, Proposal, flo
         (sample, Proposal(tuple(islice(choices, length)), log_probability, version), reward)
         for sample, version, length, log_probability, reward in zip(*columns, strict=True)
     ]
+
+
+def fingerprint(choices: Choices) -> int:
+    """Return 64 bits that stand for the choices: a rare collision costs one needless redraw."""
+    digest = blake2b(",".join(map(str, choices)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)

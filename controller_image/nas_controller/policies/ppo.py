@@ -6,16 +6,14 @@ an entropy bonus and redrawn duplicates keep the policy from collapsing; and the
 """
 
 from collections.abc import Sequence
-from hashlib import blake2b
 
 import torch
 from torch import Tensor
 
-from nas_api.decisions import Choices
 from nas_api.experiment import PpoSpec, SearcherSpec
 from nas_api.search_space import SearchSpace
 from nas_controller.policies import Proposal
-from nas_controller.policies.learner import Learner, Observation, by_decisions, pack, unpack
+from nas_controller.policies.learner import Learner, Observation, by_decisions, fingerprint, pack, unpack
 
 TEMPERATURES = tuple(2 ** (redraw / 4) for redraw in range(32))
 """Of the redraws for a sample whose first draw was proposed before. The first is the policy's own; a policy that
@@ -50,15 +48,15 @@ class PpoPolicy(Learner):
     def propose(self, sample: int) -> Proposal:
         """Draw until the choices are new, at most once per ``TEMPERATURES`` more; then a repeat is accepted."""
         first = super().propose(sample)
-        if _fingerprint(first.choices) not in self._known:
+        if fingerprint(first.choices) not in self._known:
             return first
         redrawn = self._draw(sample, attempt=1, count=len(TEMPERATURES), temperatures=TEMPERATURES)
-        return next((draw for draw in redrawn if _fingerprint(draw.choices) not in self._known), first)
+        return next((draw for draw in redrawn if fingerprint(draw.choices) not in self._known), first)
 
     def proposed(self, sample: int, proposal: Proposal) -> None:
         """See :class:`~nas_controller.policies.Policy`."""
         super().proposed(sample, proposal)
-        self._known.add(_fingerprint(proposal.choices))
+        self._known.add(fingerprint(proposal.choices))
 
     def _update(self, batch: Sequence[Observation]) -> None:
         window = max(WINDOW, len(batch))
@@ -116,9 +114,3 @@ class PpoPolicy(Learner):
         self._recent = state["recent"].tolist()
         self._known = set(state["known"].tolist())
         self._best = [Observation(*row) for row in unpack("best", state)]
-
-
-def _fingerprint(choices: Choices) -> int:
-    """Return 64 bits that stand for the choices: a rare collision costs one needless redraw."""
-    digest = blake2b(",".join(map(str, choices)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
