@@ -157,10 +157,13 @@ class ControlSpec(Model):
 
 
 class WarmStartSpec(Model):
-    """An earlier experiment, of the same namespace, store and search space, whose samples the policy learns first."""
+    """An earlier experiment, of the same namespace, store and search space, whose samples the policy learns first.
+
+    Its samples' numbers go on, and with them a schedule of depths. They cost no budget, and none of them is the best.
+    """
 
     experiment: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
-    """Its name."""
+    """Its name; with `nas run` the name of its folder, beside this run's."""
     uid: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$", max_length=64)] | None = None
     """Its uid; needed where several experiments of that name have left their logs."""
 
@@ -231,7 +234,8 @@ class CifarDataset(Model):
     """CIFAR images: the binary files, parquet files, or a folder of images for each class."""
 
     uri: Uri
-    """Where the files are: s3://bucket/prefix, or an absolute path on a volume of the pod."""
+    """Where the files are: s3://bucket/prefix, or an absolute path on a volume of the pod. Binary files, train*.parquet
+    and test*.parquet, or train/<class>/*.png and test/<class>/*.png are told apart by their names."""
     validation_images: Annotated[int, Field(ge=100, le=25_000)] = 5000
     """Training images held out to validate (paper section 4.1: 45,000 and 5,000)."""
 
@@ -341,7 +345,7 @@ class GpuSpec(Model):
     """Whether layers are computed in bfloat16; weights, statistics and the optimiser stay in float32."""
     compile: bool = False
     """Whether each network is compiled by torch.compile first: that takes a minute or more, so it pays only in long
-    trainings."""
+    trainings, and needs a C compiler in trainer.image."""
     cuda_graphs: bool = False
     """Whether a step is recorded once and then replayed as a whole, which spares small networks most of their time."""
 
@@ -570,6 +574,8 @@ class SampleCounts(Model):
     """Launches beyond the first of their samples."""
     reused: int = 0
     """Observed samples whose architecture had been observed before: they took that result, nothing was trained."""
+    inherited: int = 0
+    """Samples of an earlier experiment that the policy learnt first (searcher.warmStart)."""
 
 
 class Best(Model):

@@ -4,6 +4,8 @@ So a training that stops after any epoch and goes on from its state ends, on one
 one that never stopped.
 """
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
@@ -32,7 +34,7 @@ def image_training(document: TrainerInput) -> "Training":
     """Return the training that an input document of a convolutional network asks for.
 
     Raises:
-        Unsuitable: the document asks for another metric, or for batches of one image.
+        Unsuitable: the document asks for another metric, for batches of one image, or for what the image cannot do.
         DatasetUnavailable: see :func:`nas_trainer.data.load`.
         StoreUnreachable: the dataset's server does not answer.
     """
@@ -42,6 +44,11 @@ def image_training(document: TrainerInput) -> "Training":
         raise Unsuitable("batch normalisation needs a trainer.batchSize of 2 or more")
     if not isinstance(document.architecture, ConvolutionalArchitecture):
         raise Unsuitable(f"a {document.architecture.space} architecture cannot learn images")
+    device = choose_device()
+    if document.gpu.compile and device.type == "cuda" and not _has_compiler():
+        raise Unsuitable(
+            "trainer.gpu.compile needs a C compiler in trainer.image: use an image with gcc, or leave it out"
+        )
     test = document.final is not None and document.final.test
     return Training(
         document.architecture,
@@ -49,7 +56,7 @@ def image_training(document: TrainerInput) -> "Training":
         document.optimizer,
         document.batch_size,
         document.seed,
-        choose_device(),
+        device,
         final=document.final,
         gpu=document.gpu,
     )
@@ -255,6 +262,11 @@ class Training:
 def best_of_last(accuracies: tuple[float, ...], epochs: int) -> float:
     """Return the metric: the best accuracy of the last ``epochs`` epochs (paper section 4.1)."""
     return max(accuracies[-epochs:])
+
+
+def _has_compiler() -> bool:
+    """Return whether torch.compile finds what it builds the launchers of a GPU's kernels with."""
+    return "CC" in os.environ or any(shutil.which(name) for name in ("gcc", "clang", "cc"))
 
 
 def choose_device() -> torch.device:
