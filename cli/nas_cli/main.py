@@ -136,7 +136,8 @@ def best(name: str, namespace: str | None, context: str | None, code: bool, outp
         raise Refusal(f"no sample of {name} has a result yet: `nas status {name}` tells how it is going")
     channels = display.in_channels(experiment)
     if code:
-        module = architecture_source(architecture, in_channels=channels)
+        classes = experiment.spec.trainer.dataset.classes
+        module = architecture_source(architecture, in_channels=channels, classes=classes)
         if module is None:
             raise Refusal("only your own trainer knows how to build this network: read its architecture.json")
         click.echo(module, nl=False)
