@@ -1,0 +1,277 @@
+"""A user's own trainer under ``nas run``: programs in sh that know nothing of us, and how each end is told."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from experiments import manifest
+
+from nas_api import names
+from nas_api.child import StoreLocation
+from nas_cli.main import main
+from nas_controller.log import read_log
+from nas_controller.records import Finished, Lost, Observed, Record
+from nas_store import open_store
+
+NAS = [sys.executable, "-c", "from nas_cli.main import main; main()"]
+SPACE = {
+    "custom": {
+        "decisions": [
+            {"name": "op", "options": ["a", "b", "c"]},
+            {"name": "width", "range": {"from": 8, "to": 32, "step": 8}},
+            {"name": "depth", "range": {"from": 1, "to": 3}, "when": {"decision": "op", "in": ["a", "b"]}},
+            {"name": "cell", "options": ["x", "y"], "repeat": 2},
+        ]
+    }
+}
+GOOD = 'echo \'{"metrics": {"accuracy": 0.5}}\' > "$NAS_DIR/result.json"'
+# Looks a value up by one decision, as a table would.
+LOOKUP = """
+case "$(cat "$NAS_DIR/architecture.json")" in *'"op":"b"'*) value=0.9;; *) value=0.5;; esac
+echo "{\\"metrics\\": {\\"accuracy\\": $value}}" > "$NAS_DIR/result.json"
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a trainer in sh and its manifest, and returns the manifest's path."""
+
+    def write(script: str, *, samples: int = 4, trainer: dict[str, Any] | None = None, **spec: Any) -> Path:
+        program = tmp_path / "train.sh"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        document = manifest(
+            name="mine",
+            **{
+                "searchSpace": SPACE,
+                "searcher": {"random": {}, "duplicates": "Train"},
+                "budget": {"samples": samples},
+                "trainer": {"dataset": {"custom": {}}, "command": ["./train.sh"], **(trainer or {})},
+                "parallelism": 2,
+                **spec,
+            },
+        )
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump(document))
+        return path
+
+    return write
+
+
+Own = Callable[..., Path]
+
+
+def nas(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
+
+
+def records(folder: Path) -> list[Record]:
+    return read_log(open_store(StoreLocation(folder=str(folder))))
+
+
+def lost(folder: Path) -> list[Lost]:
+    return [record for record in records(folder) if isinstance(record, Lost)]
+
+
+def test_a_search_of_a_table_ends_with_its_best_row_for_programs_to_read(own: Own, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    outcome = nas("run", own(LOOKUP, samples=30), "--folder", folder)
+    assert outcome.exit_code == 0, outcome.output
+    assert "Complete" in outcome.output and "nas best" in outcome.output
+
+    best = json.loads(nas("best", folder, "-o", "json").stdout)
+    assert (best["metric"], best["metricName"]) == (0.9, "accuracy")
+    assert best["architecture"]["choices"]["op"] == "b"
+    assert json.loads((folder / names.BEST_ARCHITECTURE).read_text()) == best["architecture"]
+
+    lines = [json.loads(line) for line in nas("samples", folder, "-o", "json").stdout.splitlines()]
+    assert [line["sample"] for line in lines] == list(range(30))
+    for line in lines:
+        choices = line["architecture"]["choices"]
+        assert line["state"] == "Observed"
+        assert line["metric"] == (0.9 if choices["op"] == "b" else 0.5)
+        assert ("depth" in choices) == (choices["op"] != "c"), "a decision that was not taken is not there"
+        assert len(choices["cell"]) == 2
+    table = nas("samples", folder).stdout
+    assert len(table.splitlines()) == 32 and "op=b" in table
+
+
+def test_a_trainer_sees_its_folder_the_users_environment_and_the_manifests_place(
+    own: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINE", "kept")
+    script = 'env > "$NAS_DIR/env"; pwd > "$NAS_DIR/pwd"; ls "$NAS_DIR" > "$NAS_DIR/ls"; ' + GOOD
+    folder = tmp_path / "run"
+    assert nas("run", own(script, samples=1, trainer={"epochs": 3}), "--folder", folder).exit_code == 0
+    child = folder / "children" / "0"
+    env = dict(line.split("=", 1) for line in (child / "env").read_text().splitlines())
+    assert env["NAS_DIR"] == str(child)
+    assert (env["NAS_SAMPLE"], env["NAS_EPOCHS"], env["MINE"]) == ("0", "3", "kept")
+    assert env["NAS_SEED"].isdigit()
+    assert (child / "pwd").read_text().strip() == str(tmp_path)
+    assert {"architecture.json", "settings.json"} <= set((child / "ls").read_text().split())
+
+
+def test_a_failure_shows_the_trainers_words_and_where_all_of_them_are(own: Own, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    manifest = own("echo no licence >&2; exit 3", samples=2, trainer={"attempts": 2})
+    outcome = nas("run", manifest, "--folder", folder)
+    assert outcome.exit_code == 1
+    log = folder / "children" / "0.log"
+    assert f"attempt 1: exit code 3: no licence; its output is {log}" in outcome.output
+    assert log.read_text() == "no licence\n"
+    assert [record.reason for record in lost(folder)] == ["TrainerFailed"] * 2
+    assert "exit code 3: no licence" in lost(folder)[0].message
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo hello", "result.json: the trainer ended with exit code 0 and did not write it"),
+        ('echo hello; echo 0.9 > "$NAS_DIR/result.json"', "result.json: the document: Input should be"),
+        ('echo hello; echo "{" > "$NAS_DIR/result.json"', "result.json: this is no JSON"),
+        ('echo hello; echo \'{"metrics": {"loss": 1}}\' > "$NAS_DIR/result.json"', "metrics has no 'accuracy'"),
+    ],
+)
+def test_a_bad_result_is_lost_at_once_with_the_fault(own: Own, tmp_path: Path, script: str, words: str) -> None:
+    folder = tmp_path / "run"
+    outcome = nas("run", own(script, samples=2), "--folder", folder)
+    assert outcome.exit_code == 1
+    assert words in outcome.output
+    assert [record.reason for record in lost(folder)] == ["InvalidResult"] * 2
+    assert lost(folder)[0].message.endswith(f"Its output: {folder / 'children' / '0.log'}")
+    assert not (folder / "children" / "2.log").exists(), "it was not tried again"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"), [(10, "InvalidArchitecture"), (11, "OutOfMemory"), (1, "TrainerFailed"), (127, "TrainerFailed")]
+)
+def test_exit_codes_mean_what_they_do_in_a_pod(own: Own, tmp_path: Path, code: int, reason: str) -> None:
+    folder = tmp_path / "run"
+    nas("run", own(f"exit {code}", samples=1, trainer={"attempts": 1}), "--folder", folder)
+    assert [record.reason for record in lost(folder)] == [reason]
+
+
+def test_a_divergence_is_observed(own: Own, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    nas("run", own('echo \'{"metrics": {"accuracy": NaN}}\' > "$NAS_DIR/result.json"', samples=2), "--folder", folder)
+    (first, _) = [record for record in records(folder) if isinstance(record, Observed)]
+    assert first.diverged
+    (line, _) = nas("samples", folder, "-o", "json").stdout.splitlines()
+    assert json.loads(line)["state"] == "Diverged" and json.loads(line)["metric"] is None
+
+
+def test_a_deadline_ends_all_that_the_command_has_started(own: Own, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    script = 'sleep 77 & echo $! > "$NAS_DIR/pid"; wait'
+    nas("run", own(script, samples=1, trainer={"deadline": "1s"}), "--folder", folder)
+    assert [record.reason for record in lost(folder)] == ["DeadlineExceeded"]
+    assert gone(int((folder / "children" / "0" / "pid").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (None, "spec.trainer.command is missing"),
+        (["./nothing.sh"], "there is no program ./nothing.sh in"),
+        (["no-such-program"], "there is no program no-such-program on the PATH"),
+    ],
+)
+def test_a_command_that_cannot_run_is_refused_in_one_line(
+    own: Own, tmp_path: Path, command: list[str] | None, words: str
+) -> None:
+    outcome = nas("run", own(GOOD, trainer={"command": command}), "--folder", tmp_path / "run")
+    assert outcome.exit_code == 1
+    assert outcome.output.splitlines()[-1].startswith("Error: ") and words in outcome.output
+
+
+def test_the_templates_command_is_run_where_the_trainer_has_none(own: Own, tmp_path: Path) -> None:
+    template = {"spec": {"containers": [{"name": "trainer", "command": ["sh"], "args": ["./train.sh"]}]}}
+    outcome = nas("run", own(GOOD, trainer={"command": None, "template": template}), "--folder", tmp_path / "run")
+    assert outcome.exit_code == 0, outcome.output
+
+
+def test_parallelism_is_the_manifests(own: Own, tmp_path: Path) -> None:
+    # Each child waits until as many as there should be have begun.
+    script = f'mkdir -p "{tmp_path}/begun"; : > "{tmp_path}/begun/$NAS_SAMPLE"\n'
+    script += f'while [ "$(ls "{tmp_path}/begun" | wc -l)" -lt 6 ]; do sleep 0.05; done\n{GOOD}'
+    spec = {"parallelism": 6, "budget": {"samples": 6}}
+    folder = tmp_path / "run"
+    nas("run", own(script, trainer={"deadline": "20s"}, **spec), "--folder", folder)
+    assert lost(folder) == []
+
+
+def begin(manifest: Path, folder: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*NAS, "run", str(manifest), "--folder", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def gone(process: int) -> bool:
+    """Return whether a process ends within 10 s."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def wait_for(path: Path, process: "subprocess.Popen[str]") -> int:
+    """Return the number in a file once it is there."""
+    deadline = time.monotonic() + 60
+    while not (path.exists() and path.read_text().strip()):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return int(path.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_outlives_a_run_that_ends_and_nothing_is_lost(own: Own, tmp_path: Path, number: signal.Signals) -> None:
+    folder = tmp_path / "run"
+    manifest = own(f'[ -e "{tmp_path}/go" ] || {{ sleep 77 & echo $! > "$NAS_DIR/pid"; wait; }}\n{GOOD}', samples=3)
+    process = begin(manifest, folder)
+    sleeping = [wait_for(folder / "children" / str(launch) / "pid", process) for launch in (0, 1)]
+    os.kill(process.pid, number)
+    output, _ = process.communicate(timeout=60)
+    assert all(gone(each) for each in sleeping)
+    if number == signal.SIGINT:
+        assert process.returncode == 0 and "Go on with: nas run" in output
+    (tmp_path / "go").touch()
+    outcome = nas("run", manifest, "--folder", folder)
+    assert outcome.exit_code == 0, outcome.output
+    found = records(folder)
+    assert Counter(record.sample for record in found if isinstance(record, Observed)) == Counter(range(3))
+    assert isinstance(found[-1], Finished)
+
+
+@pytest.mark.slow
+def test_cheap_children_are_quick(own: Own, tmp_path: Path) -> None:
+    """At least 20 children a second, with what the search costs beside them."""
+    manifest = own(LOOKUP, samples=200, parallelism=8)
+    nas("run", own(LOOKUP, samples=1), "--folder", tmp_path / "warm")
+    manifest = own(LOOKUP, samples=200, parallelism=8)
+    began = time.monotonic()
+    assert nas("run", manifest, "--folder", tmp_path / "run").exit_code == 0
+    rate = 200 / (time.monotonic() - began)
+    print(f"{rate:.0f} children a second")
+    assert rate >= 20
