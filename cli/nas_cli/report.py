@@ -1,0 +1,34 @@
+"""``nas report``: one HTML page of a search, from the folder of a local run or from an experiment's bucket."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nas_api import names
+from nas_api.experiment import NASExperiment
+from nas_cli.errors import Refusal
+from nas_cli.experiment_store import reading
+from nas_controller.errors import LogDamaged
+from nas_controller.log import read_objects
+from nas_controller.report import read, render
+from nas_store import Store
+
+
+def write_report(experiment: NASExperiment, store: Store, output: Path) -> None:
+    """Write the report of the search whose log is in a store.
+
+    Raises:
+        Refusal: the log cannot be read or has no record yet, or the file cannot be written.
+    """
+    name = experiment.metadata.name
+    with reading(experiment):
+        try:
+            # Object by object: the whole log of a long search would fill the memory.
+            history = read(record for each in read_objects(store) for record in each.records)
+        except LogDamaged as error:
+            raise Refusal(f"the log of {name} cannot be read: {error}") from error
+    if history is None:
+        raise Refusal(f"{name} has no record yet at {store.uri(names.LOG_PREFIX)}: `nas status {name}` says why")
+    try:
+        output.write_text(render(history, experiment, datetime.now(UTC)), encoding="utf-8")
+    except OSError as error:
+        raise Refusal(f"{output} cannot be written: {error.strerror}") from error
