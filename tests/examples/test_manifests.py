@@ -92,6 +92,30 @@ def test_the_search_on_images_is_the_paper_s() -> None:
     assert [v1.depth(sample) for sample in (0, 1600, 12_799)] == [6, 8, 20]
 
 
+def test_the_search_on_text_is_the_paper_s() -> None:
+    """Sections 3.2, 3.4 and 4.2: 400 replicas of one child, updates of 10 gradients, cells of base 8, 80 / ppl^2."""
+    for name in ("ptb", "ptb-random", "ptb-max-sin"):
+        spec = experiment(name).spec
+        reinforce = spec.searcher.reinforce
+        assert reinforce is not None
+        assert (reinforce.learning_rate, reinforce.replicas, reinforce.batch) == ("0.0005", 400, 1)
+        assert reinforce.gradients_per_update == 10
+        assert reinforce.replicas * reinforce.batch == spec.parallelism
+        assert (spec.objective.metric, spec.objective.goal) == ("perplexity", "Minimize")
+        assert spec.objective.reward.inverse_square is not None
+        assert spec.objective.reward.inverse_square.constant == "80"
+        assert (spec.trainer.epochs, spec.trainer.language.layers) == (35, 2)
+    assert search_space(experiment("ptb").spec.search_space).size(0) == 8**15 * 8 * 15**2
+    assert search_space(experiment("ptb-max-sin").spec.search_space).size(0) == 15**16 * 15**2
+
+
+def test_random_search_has_the_policy_s_budget() -> None:
+    spec = experiment("ptb-random").spec
+    assert spec.searcher.control is not None
+    random = float(spec.searcher.control.random) * spec.budget.samples
+    assert random == spec.budget.samples - random == experiment("ptb").spec.budget.samples
+
+
 def test_v3_has_39_layers_and_two_poolings() -> None:
     space = search_space(experiment("cifar-v3").spec.search_space)
     network = space.decode((0,) * len(space.decisions(0)))
