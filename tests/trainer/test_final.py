@@ -4,15 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import safetensors.torch
 import torch
+from sklearn.datasets import load_digits
 
 from nas_api import names
 from nas_api.child import ExitCode, FinalSettings, Result, StoreLocation, TrainerInput
-from nas_api.experiment import DatasetSpec, DigitsDataset, OptimizerSpec
+from nas_api.experiment import CifarDataset, DatasetSpec, DigitsDataset, OptimizerSpec
 from nas_api.source import network_source
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_store.folder import FolderStore
@@ -84,6 +86,27 @@ def test_the_last_training_is_tested_once_and_leaves_what_others_can_use(tmp_pat
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (found,) = session.run(["logits"], {"image": images.held_out_images.numpy()})
     assert abs(found - logits.numpy()).max() <= 1e-4
+    assert tested.metrics["onnxDifference"] <= 1e-4
+
+
+@pytest.mark.slow
+def test_a_network_learns_from_cifars_files_and_is_tested_on_its_own(tmp_path: Path) -> None:
+    # Real images that are at hand, in CIFAR-10's binary layout: digits of 32x32 grey pixels.
+    table = load_digits()
+    pixels = np.repeat(np.repeat(table.images * 15.9, 4, 1), 4, 2).astype(np.uint8).reshape(1797, 1, 1024)
+    records = np.concatenate([table.target[:, None].astype(np.uint8), pixels.repeat(3, 1).reshape(1797, -1)], 1)
+    (tmp_path / "cifar").mkdir()
+    for number, batch in enumerate(np.split(records[:1500], 5), 1):
+        (tmp_path / "cifar" / f"data_batch_{number}.bin").write_bytes(batch.tobytes())
+    (tmp_path / "cifar" / "test_batch.bin").write_bytes(records[1500:].tobytes())
+    architecture = ConvolutionalArchitecture.parse_short("3x3:12/2x2 3x3:16/2x2<0 3x3:24<1")
+    dataset = DatasetSpec(cifar10=CifarDataset(uri=str(tmp_path / "cifar"), validation_images=300))
+    assert main(final_job(tmp_path, architecture, dataset=dataset, epochs=6)) == ExitCode.OK
+    tested = result(tmp_path, architecture)
+    assert (
+        tested.metrics["accuracy"] > 0.3
+    )  # three times chance: mirrored digits are no digits, and the training is short
+    assert round(tested.metrics["accuracy"] * 297, 3).is_integer()
     assert tested.metrics["onnxDifference"] <= 1e-4
 
 
