@@ -11,6 +11,7 @@ from types import FrameType
 from hack.cluster import binaries, deps, images, lifecycle, node, oci
 from hack.cluster import instance as instances
 from hack.cluster.errors import ClusterError
+from hack.cluster.paths import REPOSITORY
 
 
 def _kwok(value: str) -> int:
@@ -73,12 +74,20 @@ def _parser() -> argparse.ArgumentParser:
     built.add_argument("reference", metavar="TAG", help="such as localhost/nas-operator:dev")
     built.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
     built.add_argument("--no-load", action="store_true", help="only build it, and print the archive's path")
+    built.set_defaults(folder=REPOSITORY)
+
+    other = commands.add_parser("image-from-folder", parents=[named], help="build another folder's Dockerfile, load it")
+    other.add_argument("folder", type=Path, metavar="FOLDER")
+    other.add_argument("reference", metavar="TAG", help="such as localhost/half-circles:1")
+    other.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
+    other.add_argument("--no-load", action="store_true", help="only build it, and print the archive's path")
+    other.set_defaults(target=None)
     return parser
 
 
 def _build_image(arguments: argparse.Namespace) -> None:
     instance = None if arguments.no_load else instances.load_existing(arguments.name)
-    archive = images.build(arguments.target, arguments.reference, arguments.build_arg)
+    archive = images.build(arguments.target, arguments.reference, arguments.build_arg, arguments.folder)
     if instance is None:
         print(archive)
     else:
@@ -136,7 +145,7 @@ def _run(arguments: argparse.Namespace) -> int:
         _image_from_binary(arguments)
     elif command == "base-image":
         images.make_base_image()
-    elif command == "image":
+    elif command in ("image", "image-from-folder"):
         _build_image(arguments)
     return 0
 

@@ -145,10 +145,11 @@ def _mounts(temporary: Path) -> list[Mount]:
     return mounts
 
 
-def build(target: str, reference: str, build_arguments: Sequence[str]) -> Path:
-    """Build one target of the repository's Dockerfile and return its OCI archive in the cache.
+def build(target: str | None, reference: str, build_arguments: Sequence[str], folder: Path = REPOSITORY) -> Path:
+    """Build one target of a folder's Dockerfile and return its OCI archive in the cache.
 
     Args:
+        target: None for the last one.
         build_arguments: NAME=VALUE each; BASE_IMAGE is our own Debian unless it is among them.
     """
     given = {argument.partition("=")[0] for argument in build_arguments}
@@ -159,9 +160,9 @@ def build(target: str, reference: str, build_arguments: Sequence[str]) -> Path:
             arguments.append(f"BASE_IMAGE={BASE_IMAGE}")
         mounts = _mounts(Path(temporary))
         has_wheels = any(mount.target == "/wheels" for mount in mounts)
-        if has_wheels and "WHEELS" not in given and "ARG WHEELS" in (REPOSITORY / "Dockerfile").read_text():
+        if has_wheels and "WHEELS" not in given and "ARG WHEELS" in (folder / "Dockerfile").read_text():
             arguments.append("WHEELS=/wheels")
-        say(f"build {reference} (target {target})")
+        say(f"build {reference}" + (f" (target {target})" if target else ""))
         _buildah(
             "bud",
             "--isolation=chroot",
@@ -169,10 +170,10 @@ def build(target: str, reference: str, build_arguments: Sequence[str]) -> Path:
             "--layers",
             *(f"--volume={mount.source}:{mount.target}:ro" for mount in mounts),
             *(f"--build-arg={argument}" for argument in arguments),
-            f"--target={target}",
+            *([f"--target={target}"] if target else []),
             f"--tag={reference}",
-            f"--file={REPOSITORY / 'Dockerfile'}",
-            str(REPOSITORY),
+            f"--file={folder / 'Dockerfile'}",
+            str(folder),
         )
         _forget_superseded(reference)
         return _archive(reference)
