@@ -36,6 +36,7 @@ class Reason(StrEnum):
     STORE_UNSUITABLE = "StoreUnsuitable"
     LOG_DAMAGED = "LogDamaged"
     DATASET_UNAVAILABLE = "DatasetUnavailable"
+    WAITING_FOR_EXPERIMENT = "WaitingForExperiment"
     # Suspended
     SUSPENDED_BY_USER = "SuspendedByUser"
     NOT_SUSPENDED = "NotSuspended"
@@ -46,6 +47,7 @@ class Reason(StrEnum):
     # Failed
     CONSECUTIVE_FAILURES = "ConsecutiveFailures"
     SEARCH_CHANGED = "SearchChanged"
+    EXPERIMENT_UNSUITABLE = "ExperimentUnsuitable"
     NOT_FAILED = "NotFailed"
 
 
@@ -121,6 +123,10 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "The trainer cannot read the dataset; the message has its words.",
         "Put the dataset where trainer.dataset says, or correct it; the search goes on by itself.",
     ),
+    Reason.WAITING_FOR_EXPERIMENT: Explanation(
+        "The experiment that searcher.warmStart or searchSpace.fixed names has left no log, or has not ended.",
+        "Wait for it; the search begins by itself. If the name is wrong, create a new experiment.",
+    ),
     Reason.SUSPENDED_BY_USER: Explanation("spec.suspend is true.", "Set it to false to go on."),
     Reason.NOT_SUSPENDED: Explanation("spec.suspend is false.", "Nothing to do."),
     Reason.SAMPLES_SPENT: Explanation("budget.samples architectures have been tried.", "Nothing to do."),
@@ -133,6 +139,11 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.SEARCH_CHANGED: Explanation(
         "The log belongs to another search: space, searcher or objective differ from the manifest's.",
         "Create a new experiment, or use another prefix.",
+    ),
+    Reason.EXPERIMENT_UNSUITABLE: Explanation(
+        "What the experiment named in searcher.warmStart or searchSpace.fixed has left is of no use here: it is of"
+        " another space, needs another dataset, is damaged, or the name fits several; the message says which.",
+        "Create a new experiment with what the message asks for.",
     ),
     Reason.NOT_FAILED: Explanation("The experiment has not failed.", "Nothing to do."),
 }

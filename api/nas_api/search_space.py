@@ -4,11 +4,13 @@ from typing import Any
 
 from pydantic import model_validator
 
+from nas_api.architecture import Architecture
 from nas_api.base import Model
 from nas_api.cel import cel, exactly_one
 from nas_api.spaces.base import Space
 from nas_api.spaces.convolutional import ConvolutionalSpace, ConvolutionalSpec
 from nas_api.spaces.custom import CustomSpace, CustomSpec
+from nas_api.spaces.fixed import FixedSpace, FixedSpec
 from nas_api.spaces.recurrent_cell import RecurrentCellSpace, RecurrentCellSpec
 
 SearchSpace = Space[Any]
@@ -18,7 +20,7 @@ SearchSpace = Space[Any]
 class SearchSpaceSpec(Model):
     """The networks that may be sampled; exactly one space."""
 
-    model_config = {"json_schema_extra": cel(exactly_one("convolutional", "recurrentCell", "custom"))}
+    model_config = {"json_schema_extra": cel(exactly_one("convolutional", "recurrentCell", "custom", "fixed"))}
 
     convolutional: ConvolutionalSpec | None = None
     """Convolutional networks with skip connections."""
@@ -26,16 +28,25 @@ class SearchSpaceSpec(Model):
     """Recurrent cells, for language models."""
     custom: CustomSpec | None = None
     """Your own decisions, for your own trainer."""
+    fixed: FixedSpec | None = None
+    """The one architecture that another experiment has found, to be trained on this one's dataset."""
 
     @model_validator(mode="after")
     def _one(self) -> "SearchSpaceSpec":
-        if sum(space is not None for space in (self.convolutional, self.recurrent_cell, self.custom)) != 1:
-            raise ValueError("set exactly one of convolutional, recurrentCell, custom")
+        if sum(space is not None for space in (self.convolutional, self.recurrent_cell, self.custom, self.fixed)) != 1:
+            raise ValueError("set exactly one of convolutional, recurrentCell, custom, fixed")
         return self
 
 
-def search_space(spec: SearchSpaceSpec) -> SearchSpace:
-    """Return the space that a manifest describes."""
+def search_space(spec: SearchSpaceSpec, architecture: Architecture | None = None) -> SearchSpace:
+    """Return the space that a manifest describes.
+
+    Args:
+        spec: the manifest's.
+        architecture: what ``fixed`` stands for, as the log says; without it such a space can only be looked at.
+    """
+    if spec.fixed is not None:
+        return FixedSpace(spec.fixed, architecture)
     if spec.recurrent_cell is not None:
         return RecurrentCellSpace(spec.recurrent_cell)
     if spec.custom is not None:

@@ -28,9 +28,10 @@ from nas_cli.folders import EXPERIMENT, is_run
 from nas_cli.local_command import CommandTrainer
 from nas_cli.local_executor import LocalExecutor, Trainer
 from nas_cli.local_trainer import BuiltInTrainer
-from nas_controller.errors import LogDamaged, SearchChanged
+from nas_controller.errors import EarlierMissing, EarlierUnsuitable, LogDamaged, SearchChanged
 from nas_controller.policies.factory import make_policy
 from nas_controller.recovery import recover
+from nas_controller.report.writer import ReportWriter
 from nas_controller.search import Ending, Search
 from nas_controller.state import SearchState
 from nas_controller.status import SearchStatus, search_status
@@ -113,9 +114,12 @@ def run(
             search = Search(experiment, store=store, location=location, executor=executor, sink=progress)
             with _stopped_by_signals(search):
                 try:
-                    ending = search.run()
+                    with ReportWriter(store, lambda: experiment):
+                        ending = search.run()
                 except (SearchChanged, LogDamaged, StoreError) as error:
                     raise Refusal(f"{folder} cannot be used: {error}") from error
+                except (EarlierMissing, EarlierUnsuitable) as error:
+                    raise Refusal(str(error)) from error
                 finally:
                     executor.close()
         _last_words(experiment, folder, ending, progress.status, console, again)
@@ -237,6 +241,8 @@ def _last_words(
     else:
         words = f"Its choices: [bold]{folder / names.BEST_ARCHITECTURE}[/bold]  (nas best {folder} -o json)"
     console.print(words, highlight=False, soft_wrap=True)
+    if (folder / names.REPORT).exists():
+        console.print(f"Its report: [bold]{folder / names.REPORT}[/bold]", highlight=False, soft_wrap=True)
 
 
 def silence_logs(verbose: bool) -> None:

@@ -26,9 +26,10 @@ from nas_api.child import StoreLocation
 from nas_api.child_job import s3_location
 from nas_api.experiment import NASExperiment, Outcome, Problem
 from nas_api.reasons import Reason
-from nas_controller.errors import LogDamaged, SearchChanged
+from nas_controller.errors import EarlierMissing, EarlierUnsuitable, LogDamaged, SearchChanged
 from nas_controller.executors.kubernetes import KubernetesExecutor
 from nas_controller.kubernetes_status import KubernetesSink, Loss
+from nas_controller.report.writer import ReportWriter
 from nas_controller.search import Ending, Search
 from nas_controller.status import SearchStatus
 from nas_kube import EXPERIMENTS, ApiError, EventType, KubeClient, KubeError, Reflector
@@ -40,6 +41,10 @@ _log = structlog.get_logger()
 _PAUSES_SECONDS = (5.0, 10.0, 20.0, 30.0)
 # Long enough for the status to be written and for the operator to see it.
 _REFUSED_SECONDS = 20.0
+_FATAL = {
+    SearchChanged: Reason.SEARCH_CHANGED,
+    EarlierUnsuitable: Reason.EXPERIMENT_UNSUITABLE,
+}
 _EXIT_REFUSED = 1
 _EXIT_FENCED = 3
 _EXIT_TERMINATED = 143
@@ -105,12 +110,13 @@ class Controller:
                 sink = KubernetesSink(self._client, experiment, self._on_loss)
             try:
                 ending = self._search_once(experiment, sink)
-            except SearchChanged as error:
-                outcome = Outcome(type="Failed", reason=Reason.SEARCH_CHANGED, message=str(error)[:4096])
+            except (SearchChanged, EarlierUnsuitable) as error:
+                reason = _FATAL[type(error)]
+                outcome = Outcome(type="Failed", reason=reason, message=str(error)[:4096])
                 before = SearchStatus() if experiment.status is None else SearchStatus.of(experiment.status)
                 sink.publish(before.model_copy(update={"problem": None, "outcome": outcome}))
                 ending = Ending.FINISHED
-            except (StoreError, LogDamaged, ApiError) as error:
+            except (StoreError, LogDamaged, EarlierMissing, ApiError) as error:
                 problem = _problem(error)
                 _log.warning("cannot search", reason=problem.reason, error=problem.message)
                 sink.publish_problem(problem)
@@ -146,7 +152,8 @@ class Controller:
                 # It changed while the store was probed.
                 executor.change(newest)
                 search.change(newest)
-            return search.run()
+            with ReportWriter(store, lambda: self._experiment or experiment):
+                return search.run()
         finally:
             with self._lock:
                 self._search = self._executor = None
@@ -192,11 +199,13 @@ class Controller:
         self._woken.clear()
 
 
-def _problem(error: StoreError | LogDamaged | ApiError) -> Problem:
+def _problem(error: StoreError | LogDamaged | EarlierMissing | ApiError) -> Problem:
     if isinstance(error, StoreError):
         reason = error.reason
     elif isinstance(error, LogDamaged):
         reason = Reason.LOG_DAMAGED
+    elif isinstance(error, EarlierMissing):
+        reason = Reason.WAITING_FOR_EXPERIMENT
     else:
         reason = Reason.NOT_PERMITTED
     return Problem(reason=reason, message=str(error)[:4096])

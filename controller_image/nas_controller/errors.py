@@ -3,7 +3,9 @@
 SearchError
 ├── Fenced           another process writes the log now
 ├── LogDamaged       the log cannot be read: condition LogDamaged
-└── SearchChanged    the log belongs to another search: condition SearchChanged
+├── SearchChanged    the log belongs to another search: condition SearchChanged
+├── EarlierMissing   another experiment has not left yet what is needed: condition WaitingForExperiment
+└── EarlierUnsuitable  what it has left is of no use here: condition ExperimentUnsuitable
 """
 
 
@@ -21,3 +23,11 @@ class LogDamaged(SearchError):
 
 class SearchChanged(SearchError):
     """Space, searcher or objective in the log differ from the manifest's."""
+
+
+class EarlierMissing(SearchError):
+    """The experiment that is named as an earlier one has no log yet, or has not ended: waiting may help."""
+
+
+class EarlierUnsuitable(SearchError):
+    """What the experiment that is named as an earlier one has left is of no use here: only a new one may help."""

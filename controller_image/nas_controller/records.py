@@ -30,6 +30,42 @@ class Started(Model):
     search_space: SearchSpaceSpec
     searcher: SearcherSpec
     objective: ObjectiveSpec
+    architecture: Architecture | None = None
+    """What ``searchSpace.fixed`` stands for, as read from the other experiment once; None for other spaces."""
+
+
+class WarmStarted(Model):
+    """The search begins with what an earlier experiment has learnt: so many ``Inherited`` records follow."""
+
+    type: Literal["WarmStarted"] = "WarmStarted"
+    format: Literal[1] = 1
+    experiment: str
+    """The earlier experiment's name."""
+    uid: str | None
+    """Its uid; None for a folder that says nothing of it."""
+    uri: str
+    """Where its log begins."""
+    samples: int
+    """How many samples are inherited."""
+    first_sample: int
+    """The number of this search's own first sample: the numbers of the earlier one go on, and so does a schedule."""
+
+
+class Inherited(Model):
+    """A sample of the earlier experiment, which the policy learns as if it had proposed it; no budget is spent."""
+
+    type: Literal["Inherited"] = "Inherited"
+    format: Literal[1] = 1
+    sample: int
+    """Its number in the earlier experiment, and here."""
+    architecture: Architecture
+    log_probability: float
+    """Under whoever drew it there."""
+    metrics: dict[MetricName, float]
+    """What was reported there, ``parameters`` among it where known."""
+    diverged: bool = False
+    reward: float
+    """Under this search's objective."""
 
 
 class Reconfigured(Model):
@@ -149,7 +185,17 @@ class Finished(Model):
 
 
 Record = Annotated[
-    Started | Reconfigured | Proposed | Launched | Observed | Lost | SearchEnded | FinalProposed | Finished,
+    Started
+    | WarmStarted
+    | Inherited
+    | Reconfigured
+    | Proposed
+    | Launched
+    | Observed
+    | Lost
+    | SearchEnded
+    | FinalProposed
+    | Finished,
     Field(discriminator="type"),
 ]
 

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from itertools import islice
 from queue import Empty, SimpleQueue
 
 import structlog
@@ -21,9 +22,10 @@ from nas_api.architecture import Architecture
 from nas_api.child import MAX_RESULT_BYTES, StoreLocation
 from nas_api.experiment import NASExperiment, Problem, TrainerSpec
 from nas_api.source import architecture_source
-from nas_controller import decisions, snapshots
+from nas_controller import decisions, earlier, snapshots
 from nas_controller.clock import Clock, SystemClock
-from nas_controller.errors import Fenced, SearchChanged
+from nas_controller.earlier import FindEarlier
+from nas_controller.errors import EarlierUnsuitable, Fenced, SearchChanged
 from nas_controller.executor import Blocked, End, Ended, Event, Executor, Launch
 from nas_controller.executor import Started as Runs
 from nas_controller.launch_input import trainer_input
@@ -39,6 +41,7 @@ from nas_controller.records import (
     Record,
     SearchEnded,
     Started,
+    WarmStarted,
 )
 from nas_controller.recovery import recover
 from nas_controller.state import MakePolicy, SearchState
@@ -50,6 +53,8 @@ _log = structlog.get_logger()
 
 # Samples that one object of the log may begin: with hundreds in flight the first ones need not wait for all.
 _PROPOSALS_AT_ONCE = 64
+# Samples of an earlier experiment in one object of the log.
+_INHERITED_AT_ONCE = 200
 _STORE_PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 # A blocked child is a problem only when nothing else moves: with a quota, one often waits for another.
 _QUIET_SECONDS = 10.0
@@ -150,6 +155,7 @@ class Search:
         executor: Executor,
         sink: StatusSink,
         make_policy: MakePolicy = make_policy,
+        find_earlier: FindEarlier = earlier.find,
         clock: Clock | None = None,
         snapshot_every: int = 200,
         result_threads: int = 8,
@@ -163,6 +169,7 @@ class Search:
             executor: runs the children; ``run`` calls its ``start``, ``launch`` and ``cancel``.
             sink: is told every change of the status.
             make_policy: builds the policy in its state before the first sample.
+            find_earlier: finds the experiment that a warm start or a fixed architecture names.
             clock: the time; the machine's own when None.
             snapshot_every: records between two snapshots of the learner.
             result_threads: results fetched from the store at once.
@@ -173,6 +180,7 @@ class Search:
         self._executor = executor
         self._sink = sink
         self._make_policy = make_policy
+        self._find_earlier = find_earlier
         self._clock: Clock = clock or SystemClock()
         self._snapshot_every = snapshot_every
         self._result_threads = result_threads
@@ -207,10 +215,13 @@ class Search:
                 Search on the same log goes on once it is cured.
             LogDamaged: an object of the log is missing or was changed.
             SearchChanged: the log belongs to a search with another space, searcher or objective.
+            EarlierMissing: the experiment to begin from has not left yet what is needed; a new Search may go on later.
+            EarlierUnsuitable: what it has left is of no use here.
         """
         self._pool = ThreadPoolExecutor(self._result_threads, thread_name_prefix="results")
         try:
             if self._begin():
+                self._inherit()
                 self._recover_flights()
                 self._advance()
                 while self._state.core.outcome is None:
@@ -257,16 +268,26 @@ class Search:
                 self._check_same_search()
                 if self._state.core.outcome is not None:
                     return False
+            before: list[Record] = []
+            architecture = None
+            if recovered.state is None:
+                architecture = self._fixed_architecture()
+                before = self._warm_start()
+            else:
+                architecture = self._state.core.architecture
             started = Started(
                 epoch=1 if recovered.state is None else self._state.core.epoch + 1,
                 moment=self._clock.now(),
                 search_space=spec.search_space,
                 searcher=spec.searcher,
                 objective=spec.objective,
+                architecture=architecture,
             )
             if recovered.state is None:
                 self._state = SearchState.begin(started, self._make_policy)
                 self._batch = [started]
+                for record in before:
+                    self._record(record)
             else:
                 self._batch = []
                 self._record(started)
@@ -282,6 +303,58 @@ class Search:
                 _log.info("search begins", epoch=core.epoch, records=core.records, open=len(core.open))
                 return True
         raise AssertionError("the last try returns or raises")
+
+    def _fixed_architecture(self) -> Architecture | None:
+        """Return what ``searchSpace.fixed`` stands for; None for other spaces."""
+        spec = self._experiment.spec
+        fixed = spec.search_space.fixed
+        if fixed is None:
+            return None
+        found = self._find_earlier(self._location, fixed.experiment, fixed.uid)
+        return earlier.found_architecture(found, spec.trainer.dataset)
+
+    def _warm_start(self) -> list[Record]:
+        """Return the record of a warm start, where one is asked for."""
+        spec = self._experiment.spec
+        warm = spec.searcher.warm_start
+        if warm is None:
+            return []
+        found = self._find_earlier(self._location, warm.experiment, warm.uid)
+        extent = earlier.extent(found, spec.search_space, spec.objective)
+        return [
+            WarmStarted(
+                experiment=found.name,
+                uid=found.uid,
+                uri=found.store.uri(names.log_key(0)),
+                samples=extent.samples,
+                first_sample=extent.next_sample,
+            )
+        ]
+
+    def _inherit(self) -> None:
+        """Take over the samples of the earlier experiment that are not in our log yet, a chunk an object."""
+        core, spec = self._state.core, self._experiment.spec
+        if core.to_inherit == 0 or core.warm_start is None:
+            return
+        found = self._find_earlier(self._location, core.warm_start.experiment, core.warm_start.uid)
+        # It may have gone on since: only what was there at first is taken.
+        samples = islice(
+            earlier.inherited(found, spec.search_space, spec.objective), core.inherited, core.warm_start.samples
+        )
+        while core.to_inherit > 0:
+            for record in islice(samples, _INHERITED_AT_ONCE):
+                self._record(record)
+            if not self._batch:
+                raise EarlierUnsuitable(
+                    f"the log of the experiment {found.name} has lost {core.to_inherit} of {core.warm_start.samples}"
+                    " samples since this search began: restore it from the bucket's versions"
+                )
+            self._append()
+            self._snapshot()
+            self._publish()
+            if self._stop_asked:
+                raise _Stopped
+        _log.info("samples inherited", experiment=found.name, samples=core.inherited)
 
     def _check_same_search(self) -> None:
         core, spec = self._state.core, self._experiment.spec

@@ -48,7 +48,7 @@ def decode(data: bytes, make_policy: MakePolicy) -> tuple[SearchState, str]:
         if metadata["version"] != _VERSION:
             raise SnapshotUnreadable(f"it has version {metadata['version']}, not {_VERSION}")
         core = _CORE.validate_json(metadata["core"])
-        policy = make_policy(core.searcher, search_space(core.search_space))
+        policy = make_policy(core.searcher, search_space(core.search_space, core.architecture))
         policy.load(load(data))
         return SearchState(core, policy), metadata["digest"]
     except (SafetensorError, ValidationError, ValueError, KeyError, TypeError, RuntimeError) as error:

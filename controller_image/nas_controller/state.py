@@ -21,6 +21,7 @@ from nas_controller.policies.random import RandomPolicy
 from nas_controller.records import (
     FinalProposed,
     Finished,
+    Inherited,
     Launched,
     Lost,
     Observed,
@@ -29,6 +30,7 @@ from nas_controller.records import (
     Record,
     SearchEnded,
     Started,
+    WarmStarted,
 )
 
 MakePolicy = Callable[[SearcherSpec, SearchSpace], Policy]
@@ -103,6 +105,12 @@ class Core:
     """By ``identity`` of the architecture; empty unless duplicates are reused."""
     leaders: list[Leader] = field(default_factory=list)
     """The best architectures so far, at most ``MOST_FINALISTS``, best first."""
+    architecture: Architecture | None = None
+    """What ``searchSpace.fixed`` stands for."""
+    warm_start: WarmStarted | None = None
+    """The record of the warm start; None without one."""
+    inherited: int = 0
+    """Samples taken over from the earlier experiment so far."""
     comparison: Comparison | None = None
     """The policy against the random arm; None without one."""
     final: FinalStage | None = None
@@ -113,7 +121,13 @@ class Core:
     @property
     def next_sample(self) -> int:
         """The number of the next sample, or of the next final training."""
-        return self.proposed + (0 if self.final is None else self.final.begun)
+        first = 0 if self.warm_start is None else self.warm_start.first_sample
+        return first + self.proposed + (0 if self.final is None else self.final.begun)
+
+    @property
+    def to_inherit(self) -> int:
+        """How many samples of the earlier experiment are still to come."""
+        return 0 if self.warm_start is None else self.warm_start.samples - self.inherited
 
 
 class SearchState:
@@ -122,7 +136,7 @@ class SearchState:
     def __init__(self, core: Core, policy: Policy) -> None:
         self.core = core
         self.policy = policy
-        self.space = search_space(core.search_space)
+        self.space = search_space(core.search_space, core.architecture)
         self._random = RandomPolicy(core.searcher, self.space)
 
     @classmethod
@@ -135,9 +149,10 @@ class SearchState:
             objective=started.objective,
             epoch=started.epoch,
             records=1,
+            architecture=started.architecture,
             comparison=None if started.searcher.control is None else Comparison(),
         )
-        return cls(core, make_policy(started.searcher, search_space(started.search_space)))
+        return cls(core, make_policy(started.searcher, search_space(started.search_space, started.architecture)))
 
     def propose(self) -> Proposed:
         """Return the next sample's record; changes nothing."""
@@ -168,10 +183,16 @@ class SearchState:
         match record:
             case Started():
                 core.epoch = record.epoch
+            case WarmStarted():
+                self._expect(core.warm_start is None and core.proposed == 0, record)
+                core.warm_start = record
+            case Inherited():
+                self._expect(core.to_inherit > 0, record)
+                self._inherit(record)
             case Reconfigured():
                 core.parallelism, core.budget = record.parallelism, record.budget
             case Proposed():
-                self._expect(record.sample == core.next_sample and core.final is None, record)
+                self._expect(record.sample == core.next_sample and core.final is None and not core.to_inherit, record)
                 if record.arm == "policy":
                     choices = self.space.encode(record.architecture)
                     self.policy.proposed(record.sample, Proposal(choices, record.log_probability, record.version))
@@ -228,6 +249,16 @@ class SearchState:
                 core.outcome = Outcome(type=record.outcome, reason=record.reason, message=record.message)
         core.records += 1
 
+    def _inherit(self, record: Inherited) -> None:
+        core = self.core
+        core.inherited += 1
+        if not record.diverged:
+            core.lowest_reward = record.reward if core.lowest_reward is None else min(core.lowest_reward, record.reward)
+        choices = self.space.encode(record.architecture)
+        # Our policy had made no update when this was drawn.
+        self.policy.proposed(record.sample, Proposal(choices, record.log_probability, version=0))
+        self.policy.observed(record.sample, record.reward)
+
     def _observe(self, record: Observed, current: OpenSample) -> None:
         core = self.core
         metric = self._metric(record)
@@ -235,7 +266,8 @@ class SearchState:
         core.diverged += record.diverged
         if record.reused is None:
             core.consecutive_lost = 0
-            if core.searcher.duplicates == "Reuse":
+            # The one architecture of a fixed space is there to be trained again and again.
+            if core.searcher.duplicates == "Reuse" and core.architecture is None:
                 key = identity(current.architecture)
                 core.known.setdefault(key, KnownResult(record.sample, record.reward, metric))
         else:

@@ -78,6 +78,7 @@ def search_status(state: SearchState, *, running: int, best_uri: str, problem: P
             diverged=core.diverged,
             retried=core.retried,
             reused=core.reused,
+            inherited=core.inherited,
         ),
         progress=f"{core.observed + core.lost}/{budget}",
         best=None

@@ -33,15 +33,28 @@ from nas_api.child import StoreLocation
 from nas_api.experiment import NASExperiment
 from nas_controller import search as search_module
 from nas_controller import snapshots
+from nas_controller.earlier import Earlier
 from nas_controller.errors import LogDamaged
 from nas_controller.executor import End
 from nas_controller.log import read_objects
 from nas_controller.policies.factory import make_policy
-from nas_controller.records import FinalProposed, Finished, Launched, Lost, Observed, Proposed, Record, Started
+from nas_controller.records import (
+    FinalProposed,
+    Finished,
+    Inherited,
+    Launched,
+    Lost,
+    Observed,
+    Proposed,
+    Record,
+    Started,
+)
 from nas_controller.recovery import recover
 from nas_controller.search import Ending, Search
 from nas_controller.state import MakePolicy, SearchState, fold
 
+# The store of a search that others begin with; filled before the first test.
+EARLIER = MemoryStore()
 FATES = ["result", "result", "result", "result-then-killed", "diverged", "malformed", *(end.value for end in End)]
 # How many calls of a port a process may make before it dies; counted twice a call: before and after.
 LIVES = st.lists(st.integers(0, 120), max_size=8)
@@ -54,6 +67,10 @@ def one_thread() -> Iterator[None]:
         # Thousands of searches have nothing to tell.
         before = structlog.get_config()
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+        patch.setattr(search_module, "_INHERITED_AT_ONCE", 2)
+        first = Run(make_experiment(), ["result", "OutOfMemory", "result", "diverged"], [1, 0, 2], [], [])
+        assert isinstance(first.world.store, MemoryStore)
+        EARLIER.objects.update(first.world.store.objects)
         yield
         structlog.configure(**before)
 
@@ -117,6 +134,7 @@ class Run:
             executor=WorldExecutor(self.world),
             sink=Recorder(),
             make_policy=self.policy,
+            find_earlier=lambda _, name, uid: Earlier(name, uid or "its-uid", EARLIER),
             clock=WorldClock(self.world),
             snapshot_every=snapshot_every,
         )
@@ -151,14 +169,18 @@ def assert_promises(run: Run, budget: int) -> None:
     objects = list(read_objects(run.world.store))  # Raises when there is a gap or a broken chain.
     records: list[Record] = [record for each in objects for record in each.records]
     ended = Counter(record.sample for record in records if isinstance(record, Observed | Lost))
+    inherited = [record.sample for record in records if isinstance(record, Inherited)]
+    # The earlier search proposed ten, and lost one of them.
+    first = 10 if inherited else 0
+    assert len(inherited) in (0, 9) and len(set(inherited)) == len(inherited)
     proposed = [record.sample for record in records if isinstance(record, Proposed)]
-    assert proposed == list(range(len(proposed))) and len(proposed) <= budget
+    assert proposed == list(range(first, first + len(proposed))) and len(proposed) <= budget
     finals = [record.sample for record in records if isinstance(record, FinalProposed)]
-    assert finals == list(range(budget, budget + len(finals)))
+    assert finals == list(range(first + budget, first + budget + len(finals)))
     assert set(ended.values()) <= {1}, "each sample is learnt or given up once"
     (finished,) = [record for record in records if isinstance(record, Finished)]
     if finished.outcome == "Complete":
-        assert sorted(ended) == list(range(budget + len(finals))), "none is lost sight of"
+        assert sorted(ended) == list(range(first, first + budget + len(finals))), "none is lost sight of"
     launches = [record for record in records if isinstance(record, Launched)]
     assert [record.launch for record in launches] == list(range(len(launches)))
     for launch, times in Counter(run.world.created).items():
@@ -182,10 +204,11 @@ def assert_promises(run: Run, budget: int) -> None:
     expire=st.booleans(),
     duplicates=st.sampled_from(["Reuse", "Train"]),
     control=st.booleans(),
+    warm=st.booleans(),
     final=st.sampled_from([None, {"top": 2, "epochs": 3, "grid": {"learningRate": ["0.1", "0.01"]}}]),
 )
-@example(["result"], [0], [10, 11, 12, 13], [], 2, 3, True, "Train", False, None)
-@example(["DatasetUnavailable", "Succeeded"], [], [], [], 2, 1, False, "Reuse", True, None)
+@example(["result"], [0], [10, 11, 12, 13], [], 2, 3, True, "Train", False, True, None)
+@example(["DatasetUnavailable", "Succeeded"], [], [], [], 2, 1, False, "Reuse", True, False, None)
 @example(
     ["result"] * 8 + ["Failed", "diverged", "OutOfMemory"],
     [1, 0, 2],
@@ -196,6 +219,7 @@ def assert_promises(run: Run, budget: int) -> None:
     True,
     "Train",
     True,
+    False,
     {"top": 3, "epochs": 2},
 )
 def test_after_any_deaths_the_search_is_as_if_it_had_never_died(
@@ -208,6 +232,7 @@ def test_after_any_deaths_the_search_is_as_if_it_had_never_died(
     expire: bool,
     duplicates: str,
     control: bool,
+    warm: bool,
     final: dict[str, object] | None,
 ) -> None:
     searcher = {
@@ -216,6 +241,8 @@ def test_after_any_deaths_the_search_is_as_if_it_had_never_died(
         "duplicates": duplicates,
         **({"control": {"random": "0.4"}} if control else {}),
     }
+    if warm:
+        searcher["warmStart"] = {"experiment": "first"}
     budget = {"samples": 8, "consecutiveFailures": 6}
     experiment = make_experiment(parallelism=parallelism, budget=budget, searcher=searcher, finalTraining=final)
     between = _expire if expire else _nothing

@@ -26,6 +26,7 @@ from nas_api.reasons import LostReason, Reason
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_controller import search as search_module
 from nas_controller.control import arm_of
+from nas_controller.earlier import FindEarlier, find
 from nas_controller.errors import SearchChanged
 from nas_controller.executor import Blocked
 from nas_controller.log import read_log, read_objects
@@ -57,6 +58,7 @@ class Bench:
         picks: Iterable[int] = (),
         starts: bool = True,
         policy: MakePolicy = CountingPolicy,
+        find_earlier: FindEarlier = find,
     ) -> None:
         self.world = World(
             store or MemoryStore(),
@@ -66,6 +68,7 @@ class Bench:
         self.sink = Recorder()
         self.starts = starts
         self.policy = policy
+        self.find_earlier = find_earlier
         self.search: Search
 
     def run(self, experiment: NASExperiment, on_idle: Say = lambda: None, snapshot_every: int = 200) -> Ending:
@@ -76,6 +79,7 @@ class Bench:
             executor=WorldExecutor(self.world, starts=self.starts),
             sink=self.sink,
             make_policy=self.policy,
+            find_earlier=self.find_earlier,
             clock=WorldClock(self.world, on_idle),
             snapshot_every=snapshot_every,
         )

@@ -1,0 +1,252 @@
+"""Another experiment's log, for those that begin where it ended: a warm start, and the transfer of what it found.
+
+It is read when a search begins, and what is taken from it goes into that search's own log, so that nothing ever
+depends on the other one again.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from nas_api import names
+from nas_api.architecture import ARCHITECTURE, Architecture
+from nas_api.child import StoreLocation
+from nas_api.experiment import DatasetSpec, ObjectiveSpec
+from nas_api.reward import reward
+from nas_api.search_space import SearchSpaceSpec
+from nas_controller.errors import EarlierMissing, EarlierUnsuitable, LogDamaged
+from nas_controller.log import decode, read_objects
+from nas_controller.records import Finished, Inherited, Lost, Observed, Proposed, Started, WarmStarted
+from nas_store import Store, open_store
+
+_FIRST_OBJECT = re.compile(r"([^/]+)/" + re.escape(names.log_key(0)))
+# What `nas run` leaves beside a log in a folder.
+_MANIFEST = "experiment.json"
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Another experiment whose log exists."""
+
+    name: str
+    uid: str | None
+    """None: a folder that says nothing of it."""
+    store: Store
+
+
+FindEarlier = Callable[[StoreLocation, str, str | None], Earlier]
+
+
+def find(location: StoreLocation, name: str, uid: str | None) -> Earlier:
+    """Return an experiment by its name.
+
+    In a bucket it is of the same namespace; of a local run it is the folder of that name beside this run's.
+
+    Args:
+        location: this experiment's own place.
+        name: the other one's name.
+        uid: the other one's uid; None where the name is enough.
+
+    Raises:
+        EarlierMissing: there is no log of such an experiment.
+        EarlierUnsuitable: there are several, and none is named by its uid.
+        StoreError: the store cannot be read.
+    """
+    if location.s3 is None:
+        return _beside(location, name, uid)
+    namespace, _, own = location.s3.prefix.rstrip("/").rpartition("/")
+    namespace = namespace.rpartition("/")[0]
+    root = f"{namespace}/{name}/" if namespace else f"{name}/"
+
+    def at(prefix: str) -> Store:
+        return open_store(StoreLocation(s3=location.s3.model_copy(update={"prefix": prefix}) if location.s3 else None))
+
+    if uid is None:
+        # An experiment may follow up a deleted one of its own name.
+        found = {match[1] for key in at(root).list("") if (match := _FIRST_OBJECT.fullmatch(key))} - {own}
+        if len(found) > 1:
+            raise EarlierUnsuitable(
+                f"{len(found)} experiments of the name {name} have left their logs: create a new experiment that names"
+                f" one by its uid: {', '.join(sorted(found))}"
+            )
+        if not found:
+            raise _missing(name, f"below {at(root).uri('x').removesuffix('x')}")
+        (uid,) = found
+    store = at(f"{root}{uid}/")
+    if store.get(names.log_key(0)) is None:
+        raise _missing(name, f"at {store.uri(names.log_key(0))}")
+    return Earlier(name, uid, store)
+
+
+def _beside(location: StoreLocation, name: str, uid: str | None) -> Earlier:
+    assert location.folder is not None
+    folder = Path(location.folder).absolute().parent / name
+    store = open_store(StoreLocation(folder=str(folder)))
+    if store.get(names.log_key(0)) is None:
+        raise _missing(name, f"in {folder}")
+    found = None
+    manifest = store.get(_MANIFEST)
+    if manifest is not None:
+        try:
+            found = json.loads(manifest)["metadata"]["uid"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise EarlierUnsuitable(f"{folder / _MANIFEST} is no manifest of a run: {error!r}") from error
+    if uid is not None and uid != found:
+        raise _missing(name, f"with the uid {uid} in {folder}, whose run has the uid {found}")
+    return Earlier(name, found, store)
+
+
+def _missing(name: str, where: str) -> EarlierMissing:
+    return EarlierMissing(
+        f"there is no log of an experiment {name} {where}: the search waits for it; if the name is wrong, create a new"
+        " experiment with the right one"
+    )
+
+
+def found_architecture(earlier: Earlier, dataset: DatasetSpec) -> Architecture:
+    """Return the architecture that an experiment has found, once it has ended.
+
+    Args:
+        earlier: the experiment.
+        dataset: what it is to be trained on here.
+
+    Raises:
+        EarlierMissing: it has not ended.
+        EarlierUnsuitable: it ended without an architecture, with one that cannot be read, or with one that this
+            dataset cannot train.
+        StoreError: the store cannot be read.
+    """
+    logs = [key for key in earlier.store.list(names.LOG_PREFIX) if key.endswith(".json")]
+    newest = earlier.store.get(logs[-1]) if logs else None
+    try:
+        records = decode(len(logs) - 1, newest).records if newest is not None else []
+        if not any(isinstance(record, Finished) for record in records):
+            raise EarlierMissing(f"the experiment {earlier.name} has not ended: the search begins when it has")
+        data = earlier.store.get(names.BEST_ARCHITECTURE)
+        if data is None:
+            raise EarlierUnsuitable(f"the experiment {earlier.name} has found no architecture")
+        architecture = ARCHITECTURE.validate_json(data)
+    except (LogDamaged, ValidationError) as error:
+        raise EarlierUnsuitable(f"what the experiment {earlier.name} has left cannot be read: {error}") from error
+    needed = {
+        "convolutional": "images: digits, cifar10, cifar100 or custom",
+        "recurrentCell": "text or custom",
+        "custom": "custom",
+    }[architecture.space]
+    if dataset.custom is None and (architecture.space == "custom" or _reads_text(architecture) != _is_text(dataset)):
+        raise EarlierUnsuitable(
+            f"the experiment {earlier.name} has found an architecture of the space {architecture.space}, which needs"
+            f" trainer.dataset to be {needed}"
+        )
+    return architecture
+
+
+def _reads_text(architecture: Architecture) -> bool:
+    return architecture.space == "recurrentCell"
+
+
+def _is_text(dataset: DatasetSpec) -> bool:
+    return dataset.text is not None
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much there is to inherit."""
+
+    samples: int
+    next_sample: int
+    """One more than the highest number of a sample there."""
+
+
+def extent(earlier: Earlier, space: SearchSpaceSpec, objective: ObjectiveSpec) -> Extent:
+    """Read the whole log once and return how much there is to inherit; see ``inherited`` for the errors."""
+    samples, highest = 0, -1
+    for record in _walk(earlier, space, objective):
+        if isinstance(record, Inherited):
+            samples += 1
+        else:
+            highest = max(highest, record)
+    return Extent(samples, highest + 1)
+
+
+def inherited(earlier: Earlier, space: SearchSpaceSpec, objective: ObjectiveSpec) -> Iterator[Inherited]:
+    """Yield the samples of a log in the order in which they were observed, with their rewards under our objective.
+
+    Those that it inherited itself and those of a random arm are among them; final trainings are not.
+
+    Args:
+        earlier: whose log.
+        space: ours, which must be its own.
+        objective: ours; rewards are computed anew from the metrics.
+
+    Raises:
+        EarlierUnsuitable: the log is of another space, damaged, or has metrics that give no reward here.
+        StoreError: the store cannot be read.
+    """
+    return (record for record in _walk(earlier, space, objective) if isinstance(record, Inherited))
+
+
+def _walk(earlier: Earlier, space: SearchSpaceSpec, objective: ObjectiveSpec) -> Iterator[Inherited | int]:
+    """Yield what is inherited, and the numbers of all samples as they come."""
+    open_samples: dict[int, Proposed] = {}
+    metrics: dict[int, dict[str, float]] = {}
+    lowest = 0.0
+
+    def inherit(source: Proposed | Inherited, diverged: bool) -> Inherited:
+        nonlocal lowest
+        values = metrics[source.sample]
+        value = lowest if diverged else _reward(earlier, objective, source.sample, values)
+        lowest = min(lowest, value)
+        return Inherited(
+            sample=source.sample,
+            architecture=source.architecture,
+            log_probability=source.log_probability,
+            metrics=values,
+            diverged=diverged,
+            reward=value,
+        )
+
+    try:
+        for current in read_objects(earlier.store):
+            for record in current.records:
+                match record:
+                    case Started() if record.search_space != space:
+                        raise EarlierUnsuitable(
+                            f"the experiment {earlier.name} searched another space: a warm start needs the very same"
+                            " spec.searchSpace; create a new experiment"
+                        )
+                    case WarmStarted():
+                        yield record.first_sample - 1
+                    case Proposed():
+                        open_samples[record.sample] = record
+                        yield record.sample
+                    case Inherited():
+                        metrics[record.sample] = record.metrics
+                        yield inherit(record, record.diverged)
+                    case Lost():
+                        open_samples.pop(record.sample, None)
+                    case Observed() if record.sample in open_samples:
+                        if record.reused is not None:
+                            metrics[record.sample] = metrics[record.reused]
+                        else:
+                            counted = {"parameters": float(record.parameters)} if record.parameters else {}
+                            metrics[record.sample] = {**counted, **record.metrics}
+                        yield inherit(open_samples.pop(record.sample), record.diverged)
+    except LogDamaged as error:
+        raise EarlierUnsuitable(f"the log of the experiment {earlier.name} cannot be read: {error}") from error
+
+
+def _reward(earlier: Earlier, objective: ObjectiveSpec, sample: int, metrics: dict[str, float]) -> float:
+    try:
+        return reward(objective, metrics[objective.metric], metrics)
+    except KeyError:
+        problem = f"it has no {objective.metric}, only {sorted(metrics)}"
+    except (ValueError, ArithmeticError) as error:
+        problem = str(error)
+    raise EarlierUnsuitable(
+        f"sample {sample} of the experiment {earlier.name} has no reward under spec.objective: {problem}"
+    )
