@@ -15,7 +15,9 @@ The network is the trainer's, with the same names of parameters, so that its wei
 import keyword
 
 from nas_api.architecture import Architecture
+from nas_api.source_cell import cell_source
 from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalLayer
+from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 
 # torch's own, which the code need not name.
 _EPSILON = 1e-5
@@ -174,4 +176,6 @@ def architecture_source(
     """
     if isinstance(architecture, ConvolutionalArchitecture):
         return network_source(architecture, in_channels=in_channels, classes=classes, epsilon=epsilon)
+    if isinstance(architecture, RecurrentCellArchitecture):
+        return cell_source(architecture)
     return None

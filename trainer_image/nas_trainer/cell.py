@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from nas_api.spaces.recurrent_cell import Activation, Combination, RecurrentCellArchitecture
 
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class _Linear(torch.autograd.Function):
         return product(x, weight.t()).add_(bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         return product(gradient, weight), product(gradient.t(), x), gradient.sum(0)
@@ -52,7 +52,7 @@ class _Linear(torch.autograd.Function):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return x (n, inputs) @ weight (outputs, inputs) transposed + bias (outputs), as ``functional.linear`` does."""
-    out: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    out: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call,unused-ignore]
     return out
 
 
@@ -72,6 +72,13 @@ _ACTIVATE: dict[Activation, Callable[..., Tensor]] = {
     "tanh": _tanh,
     "sigmoid": torch.sigmoid,
     "relu": partial(torch.clamp, min=0),
+    "sin": torch.sin,
+}
+_PLAIN: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: x,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "relu": torch.relu,
     "sin": torch.sin,
 }
 
@@ -130,7 +137,7 @@ class _Values:
         recurrent = []
         for step in range(len(states) - 1):
             recurrent.append(product(states[step], state_weight))
-            for part, (combine, _, inputs, out) in zip(recurrent[-1].split(sizes, 1), runs, strict=True):
+            for part, (combine, _, inputs, out) in zip(torch.split(recurrent[-1], sizes, 1), runs, strict=True):
                 combine(inputs[step], part, out=out[step])
             for operation, arguments, out in self.program:
                 operation(*arguments[step], out=out[step])
@@ -226,7 +233,8 @@ def _through(
             return torch.addcmul(value, value, value, value=-1, out=out)
         if activation == "relu":
             return torch.gt(value, 0, out=value.new_empty(value.shape) if out is None else out)
-        return torch.cos(before, out=out)  # type: ignore[call-overload,no-any-return]
+        assert before is not None
+        return torch.cos(before, out=out)
     out = torch.empty_like(factor) if out is None else out
     if activation == "tanh":
         return torch.ops.aten.tanh_backward.grad_input(factor, value, grad_input=out)  # type: ignore[no-any-return]
@@ -234,7 +242,8 @@ def _through(
         return torch.ops.aten.sigmoid_backward.grad_input(factor, value, grad_input=out)  # type: ignore[no-any-return]
     if activation == "relu":
         return torch.ops.aten.threshold_backward.grad_input(factor, value, 0, grad_input=out)  # type: ignore[no-any-return]
-    return torch.mul(factor, torch.cos(before), out=out)  # type: ignore[arg-type]
+    assert before is not None
+    return torch.mul(factor, torch.cos(before), out=out)
 
 
 def _into(combination: Combination, factor: Tensor | None, mine: Tensor, other: Tensor) -> Tensor | None:
@@ -325,7 +334,7 @@ class _Window(torch.autograd.Function):
         return states[1:], cells[-1].clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, states_gradient: Tensor, memory_gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, input_weight, state_weight = ctx.saved_tensors
         window: _Values = ctx.window
@@ -390,7 +399,7 @@ def _backward_loop(
     cell = at_cell.unbind(0)
     reach = None if derivatives.reach is None else derivatives.reach.unbind(0)
     carry = None if derivatives.carry is None else derivatives.carry.unbind(0)
-    leaves = derivatives.factors.unflatten(-1, (len(window.order), window.hidden))
+    leaves = derivatives.factors.view(*at_state.shape[:2], len(window.order), window.hidden)
     runs = [
         (below, leaves[:, :, start:stop].unbind(0))
         for start, stop, below in _stretches([leaf in derivatives.below for leaf in window.order])
@@ -450,3 +459,35 @@ class RecurrentCell(nn.Module):
             self.architecture, x, state, memory, self.input_weight, self.state_weight, self.bias
         )
         return out
+
+    def step(self, x: Tensor, state: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Run one step, in operations that other runtimes have, too.
+
+        Args:
+            x: the input, (batch, inputs).
+            state: h before, (batch, hidden).
+            memory: c before, (batch, hidden).
+
+        Returns:
+            The new h and c.
+        """
+        cell = self.architecture
+        order = cell.columns()
+        inputs = (x @ self.input_weight + self.bias).chunk(cell.base, 1)
+        states = (state @ self.state_weight).chunk(cell.base, 1)
+        values: list[Tensor] = []
+        new_memory = memory
+        for index, node in enumerate(cell.nodes):
+            if index < cell.base:
+                position = order.index(index)
+                pair = (inputs[position], states[position])
+            else:
+                left, right = cell.children(index)
+                pair = (values[left], values[right])
+            before = _COMBINE[node.combination](*pair)
+            new_memory = before if index == cell.cell_output else new_memory
+            value = _PLAIN[node.activation](before)
+            if index == cell.injected:
+                value = _PLAIN[cell.inject.activation](_COMBINE[cell.inject.combination](value, memory))
+            values.append(value)
+        return values[-1], new_memory

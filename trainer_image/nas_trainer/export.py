@@ -5,6 +5,7 @@ The libraries for it are loaded here only: no child of a search pays for them.
 
 import io
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -29,17 +30,34 @@ def onnx_model(network: nn.Module, shape: tuple[int, ...], input_name: str, outp
         output_name: what the model calls its output.
 
     Raises:
+        ExportFailed: see :func:`onnx_of`.
+    """
+    generator = torch.Generator().manual_seed(0)
+    examples = [(torch.randn(batch, *shape, generator=generator),) for batch in _BATCHES]
+    return onnx_of(network.float(), examples, {input_name: 0}, (output_name,))
+
+
+def onnx_of(
+    network: nn.Module, examples: Sequence[tuple[Tensor, ...]], inputs: dict[str, int], outputs: tuple[str, ...]
+) -> tuple[bytes, float]:
+    """Return a network of several inputs and outputs as an ONNX model, and its largest difference from torch's outputs.
+
+    Args:
+        network: takes the inputs in their order; it is put into evaluation mode, on the CPU.
+        examples: inputs to compare with, of differing batch sizes.
+        inputs: what the model calls its inputs, and which of their dimensions is the batch.
+        outputs: what the model calls its outputs.
+
+    Raises:
         ExportFailed: it cannot be converted or run, or differs by more than ``MAX_DIFFERENCE``.
     """
-    network = network.cpu().float().eval()
-    generator = torch.Generator().manual_seed(0)
-    examples = [torch.randn(batch, *shape, generator=generator) for batch in _BATCHES]
+    network = network.cpu().eval()
     try:
         with warnings.catch_warnings():
             # They are about torch's own code.
             warnings.simplefilter("ignore")
-            data = _converted(network, examples[-1], input_name, output_name)
-            differences = [_difference(data, network, example, input_name) for example in examples]
+            data = _converted(network, examples[-1], inputs, outputs)
+            differences = [_difference(data, network, example, inputs) for example in examples]
     # ImportError: an image without these libraries. The others are what the converter raises for a network that it
     # cannot take.
     except (ImportError, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
@@ -49,14 +67,17 @@ def onnx_model(network: nn.Module, shape: tuple[int, ...], input_name: str, outp
     return data, max(differences)
 
 
-def _converted(network: nn.Module, example: Tensor, input_name: str, output_name: str) -> bytes:
+def _converted(
+    network: nn.Module, example: tuple[Tensor, ...], inputs: dict[str, int], outputs: tuple[str, ...]
+) -> bytes:
+    batch = torch.export.Dim("batch")
     program = torch.onnx.export(
         network,
-        (example,),
+        example,
         dynamo=True,
-        input_names=[input_name],
-        output_names=[output_name],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        input_names=list(inputs),
+        output_names=list(outputs),
+        dynamic_shapes=tuple({dimension: batch} for dimension in inputs.values()),
         verbose=False,
     )
     assert program is not None
@@ -67,21 +88,16 @@ def _converted(network: nn.Module, example: Tensor, input_name: str, output_name
 
 
 @torch.no_grad()
-def _difference(data: bytes, network: nn.Module, example: Tensor, input_name: str) -> float:
+def _difference(data: bytes, network: nn.Module, example: tuple[Tensor, ...], inputs: dict[str, int]) -> float:
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as refusals
 
     try:
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-        found = session.run(None, {input_name: example.numpy()})[0]
-    # The runtime's errors have no base class of their own: those of a model that it does not understand or cannot run.
-    except (
-        refusals.Fail,
-        refusals.InvalidArgument,
-        refusals.InvalidGraph,
-        refusals.InvalidProtobuf,
-        refusals.NotImplemented,
-        refusals.RuntimeException,
-    ) as error:
+        found = session.run(None, {name: each.numpy() for name, each in zip(inputs, example, strict=True)})
+    # The runtime's errors have no base class of their own.
+    except (refusals.Fail, refusals.InvalidGraph, refusals.InvalidArgument, refusals.NotImplemented) as error:
         raise ExportFailed(f"onnxruntime refuses it: {str(error).splitlines()[0]}") from error
-    return float(np.abs(found - network(example).numpy()).max())
+    wanted = network(*example)
+    wanted = (wanted,) if isinstance(wanted, Tensor) else wanted
+    return max(float(np.abs(one - other.numpy()).max()) for one, other in zip(found, wanted, strict=True))

@@ -23,6 +23,7 @@ from nas_store import Store, open_store
 from nas_store.errors import StoreError
 from nas_trainer import checkpoint
 from nas_trainer.files import DatasetUnavailable
+from nas_trainer.language import language_training
 from nas_trainer.process import leave_message
 from nas_trainer.task import ExportFailed, Progress, Task, Unsuitable
 from nas_trainer.training import image_training
@@ -130,7 +131,7 @@ def _read_input(environment: Mapping[str, str]) -> TrainerInput:
 def _task(document: TrainerInput) -> Task:
     try:
         with _storage_failures():
-            return image_training(document)
+            return image_training(document) if document.dataset.text is None else language_training(document)
     except Unsuitable as error:
         raise Failure(ExitCode.INVALID_INPUT, str(error)) from error
     except DatasetUnavailable as error:
