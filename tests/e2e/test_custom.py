@@ -1,6 +1,7 @@
 """The example of a user's own trainer on a real cluster: its image holds nothing of ours, and each end is told."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def document(world: World) -> Iterator[Document]:
     found: dict[str, Any] = yaml.safe_load((EXAMPLE / "experiment.yaml").read_text(encoding="utf-8"))
     image = found["spec"]["trainer"]["image"]
     words = ["-m", "hack.cluster", "image-from-folder", "--name", world.place.name, str(EXAMPLE), image]
-    run(".venv/bin/python", *words)
+    run(sys.executable, *words)
     found["metadata"]["namespace"] = NAMESPACE
     yield found
     world.try_kubectl("delete", "nas", found["metadata"]["name"], "--ignore-not-found")
