@@ -2,7 +2,7 @@
 
 Each decision is a categorical parameter named by its step and kind, and each possible skip connection one of two
 options. A decision that does not count is no parameter of its trial. Samples in flight count as bad ones (the constant
-liar), so that children asked for together differ; a sample that was drawn before is drawn again, a few times.
+liar), so that children asked for together differ; a sample that came before is drawn again, a few times.
 
 Optuna is shown our trials through a storage of our own and asked for each sample by a fresh sampler, seeded by (seed,
 sample): it keeps nothing, so replay is bit for bit. For the same reason the cost of a proposal grows with the samples.
@@ -12,7 +12,7 @@ and 114 ms for 15 layers with skips (165); where a small space is nearly spent, 
 
 import math
 import warnings
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -31,10 +31,9 @@ from nas_controller.policies import Proposal, Vitals
 from nas_controller.policies.draws import Purpose, uniforms
 from nas_controller.policies.learner import pack, unpack
 
-REDRAWS = 8
-"""How often a sample that was drawn before is drawn again; after that a repeat is accepted."""
-
-
+REDRAWS = 16
+"""How often a sample that came before is drawn again; then a repeat is accepted. The best of many candidates is what an
+estimator that is sure of itself always draws; a redraw takes the first candidate, which strays from it."""
 _STUDY = "search"
 
 
@@ -74,25 +73,43 @@ class TpePolicy:
 
     def propose(self, sample: int) -> Proposal:
         """See :class:`~nas_controller.policies.Policy`."""
-        decisions = self._space.decisions(sample)
+        known = set(self._choices.values())
+        first = self._draw(sample, attempt=0, candidates=24)
+        if first not in known:
+            return Proposal(first, 0.0, self._observed)
+        redrawn = (self._draw(sample, attempt, candidates=1) for attempt in range(1, REDRAWS + 1))
+        choices = next((choices for choices in redrawn if choices not in known), first)
+        return Proposal(choices, 0.0, self._observed)
+
+    def _draw(self, sample: int, attempt: int, candidates: int) -> Choices:
+        """Return the best of so many candidates from the density of good samples, other ones for each attempt.
+
+        It is made as Optuna's own trials make it: first all parameters together, then what is missing.
+        """
         trial = _trial(sample, {}, {})
-        seed = int(uniforms(self._seed, sample, Purpose.PROPOSE, 0, 1)[0] * 2**32)
         with warnings.catch_warnings():
             # Optuna calls its groups of parameters that occur together experimental.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = TPESampler(
-                n_startup_trials=self._startup, seed=seed, multivariate=True, group=True, constant_liar=True
+                n_startup_trials=self._startup,
+                n_ei_candidates=candidates,
+                seed=int(uniforms(self._seed, sample, Purpose.PROPOSE, attempt, 1)[0] * 2**32),
+                multivariate=True,
+                group=True,
+                constant_liar=True,
             )
-        # A study caches the trials that it has seen, so each sample gets one of its own.
+        # A study caches the trials that it has seen, so each draw gets one of its own.
         study = optuna.load_study(study_name=_STUDY, storage=self._trials, sampler=sampler)
-        together = sampler.infer_relative_search_space(study, trial)
-        known = set(self._choices.values())
-        choices = first = _draw(study, trial, together, decisions)
-        for _ in range(REDRAWS):
-            if choices not in known:
-                break
-            choices = _draw(study, trial, together, decisions)
-        return Proposal(first if choices in known else choices, 0.0, self._observed)
+        drawn = sampler.sample_relative(study, trial, sampler.infer_relative_search_space(study, trial))
+
+        def choose(step: int, decision: Decision) -> int:
+            options = [
+                drawn[name] if name in drawn else sampler.sample_independent(study, trial, name, distribution)
+                for name, distribution in _parameters(step, decision).items()
+            ]
+            return sum(option << place for place, option in enumerate(options))
+
+        return answer(self._space.decisions(sample), choose)
 
     def proposed(self, sample: int, proposal: Proposal) -> None:
         """See :class:`~nas_controller.policies.Policy`."""
@@ -142,25 +159,6 @@ class TpePolicy:
                 self.lost(sample)
             elif not math.isnan(reward):
                 self.observed(sample, reward)
-
-
-def _draw(
-    study: optuna.Study,
-    trial: FrozenTrial,
-    together: dict[str, BaseDistribution],
-    decisions: Sequence[Decision],
-) -> Choices:
-    """Return one draw, made as Optuna's own trials make it: first all parameters together, then what is missing."""
-    drawn = study.sampler.sample_relative(study, trial, together)
-
-    def choose(step: int, decision: Decision) -> int:
-        options = [
-            drawn[name] if name in drawn else study.sampler.sample_independent(study, trial, name, distribution)
-            for name, distribution in _parameters(step, decision).items()
-        ]
-        return sum(option << place for place, option in enumerate(options))
-
-    return answer(decisions, choose)
 
 
 @lru_cache(maxsize=4096)
