@@ -1,7 +1,7 @@
 """The critic: a Gaussian process over decisions that imagines the reward of samples that nobody has trained.
 
-Choices become binary features: one for each option of a decision, one for each skip connection, and for
-decisions whose options are numbers one for each step along them. Two samples resemble each other as
+Choices become binary features: one for each option of a decision, for each step along options that are numbers, and
+for each skip connection. Two samples resemble each other as
 
     k(x, y) = exp(-sum_f s_f [x_f != y_f]),
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas_api.decisions import Anchor, Categorical, Choices, Decision
+from nas_controller.policies.network import layout
 
 MOST_SCALES = 40
 """With more elementary draws in a sample than this, length-scales belong to kinds of decisions, not to steps."""
@@ -29,8 +30,11 @@ PRIOR_NOISE = 0.1
 """Variance of the noise before anything is known; the rewards' normal scores have variance 1."""
 PRIOR_SPREAD = 1.0
 """Standard deviation, in nats, of the log-normal priors."""
+ORDERED = 2.0
+"""What the first and the last of options that are numbers weigh against two words: half as far apart, the same."""
 FIT_STEPS = 25
 FIT_RATE = 0.1
+"""Of Adam, on the logarithms; each fit goes on from where the one before came to."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Encoding:
     """Which length-scale each feature takes."""
     share: Tensor
     """The part of its group's weight that a difference in this feature costs."""
+    groups: int
+    """Number of length-scales."""
 
 
 @lru_cache(maxsize=64)
@@ -60,33 +66,28 @@ def encoding(first: tuple[Decision, ...], longest: tuple[Decision, ...]) -> Enco
         longest: those of the longest sample to encode; steps beyond ``first`` share the length-scales of the last
             step of their kind there.
     """
-    draws = sum(decision.index if isinstance(decision, Anchor) else 1 for decision in first)
+    few = layout(first).draws <= MOST_SCALES
     groups: dict[tuple[str, int], int] = {}
     rows: list[tuple[int, int, int, int, float]] = []
     last: dict[str, int] = {}
     for step, decision in enumerate(longest):
         kind = "" if isinstance(decision, Anchor) else decision.kind
         if step < len(first):
-            last[kind] = step if draws <= MOST_SCALES and kind else 0
-        options = _group(groups, kind, last[kind])
+            last[kind] = step if few and kind else 0
+        group = groups.setdefault((kind, last[kind]), len(groups))
         if isinstance(decision, Anchor):
-            rows += [(step, bit, 2, options, 1.0) for bit in range(decision.index)]
+            rows += [(step, bit, 2, group, 1.0) for bit in range(decision.index)]
             continue
         count = len(decision.options)
-        # Where two choices differ, two of these features do.
-        rows += [(step, option, 0, options, 0.5) for option in range(count)]
         if count > 2 and all(map(_is_number, decision.options)):
-            along = _group(groups, f"along {kind}", last[kind])
-            rows += [(step, option, 1, along, 1 / (count - 1)) for option in range(count - 1)]
+            # The threshold -1 is passed by each choice: it tells a decision that counts from one that does not.
+            rows += [(step, option, 1, group, ORDERED / (count - 1)) for option in range(-1, count - 1)]
+        else:
+            # Where two choices differ, two of these features do.
+            rows += [(step, option, 0, group, 0.5) for option in range(count)]
     table = np.array([row[:4] for row in rows], dtype=np.int64).reshape(-1, 4)
     share = torch.tensor([row[4] for row in rows], dtype=torch.float64)
-    return Encoding(longest, table[:, 0], table[:, 1], table[:, 2], torch.tensor(table[:, 3]), share)
-
-
-def scales(first: tuple[Decision, ...]) -> int:
-    """Return the number of length-scales of a space whose first sample takes these decisions."""
-    group = encoding(first, first).group
-    return int(group.max()) + 1 if len(group) else 0
+    return Encoding(longest, table[:, 0], table[:, 1], table[:, 2], torch.tensor(table[:, 3]), share, len(groups))
 
 
 def features(encoding: Encoding, choices: Sequence[Choices]) -> Tensor:
@@ -133,8 +134,8 @@ class Critic:
     """
 
     def __init__(self, first: tuple[Decision, ...]) -> None:
-        draws = sum(decision.index if isinstance(decision, Anchor) else 1 for decision in first)
-        self._prior = torch.full((scales(first) + 1,), math.log(PRIOR_DISTANCE / max(1, draws)), dtype=torch.float64)
+        weight = PRIOR_DISTANCE / max(1, layout(first).draws)
+        self._prior = torch.full((encoding(first, first).groups + 1,), math.log(weight), dtype=torch.float64)
         self._prior[-1] = math.log(PRIOR_NOISE)
         self.parameters = self._prior.clone()
         """Logarithms of the length-scales' weights, then of the noise's variance."""
@@ -191,10 +192,6 @@ class Critic:
     def _covariance(self, encoding: Encoding, samples: Tensor) -> Tensor:
         noise = self.parameters[-1].exp() + 1e-6
         return self._kernel(encoding, samples, samples) + noise * torch.eye(len(samples), dtype=torch.float64)
-
-
-def _group(groups: dict[tuple[str, int], int], kind: str, step: int) -> int:
-    return groups.setdefault((kind, step), len(groups))
 
 
 def _is_number(option: str) -> bool:

@@ -97,7 +97,7 @@ class GuidedPolicy(Learner):
             drawn = self._imagine(decisions, Purpose.DRAFT, self._candidates)
             self._drafts = self._updates, decisions, drawn
         numbers = uniforms(self._seed, sample, Purpose.MUTATE, 0, self._candidates * mutation_draws(decisions))
-        parents = [seen.proposal.choices for seen in self._best()]
+        parents = [seen.proposal.choices for seen in _best(self._seen, PARENTS)]
         mutants = mutate(decisions, parents, numbers.reshape(self._candidates, -1))
         together = dict.fromkeys([*self._drafts[2], *mutants])
         return [choices for choices in together if fingerprint(choices) not in self._known]
@@ -113,8 +113,8 @@ class GuidedPolicy(Learner):
         self._seen += batch
         if len(self._seen) > BEST + NEWEST:
             older, newest = self._seen[:-NEWEST], self._seen[-NEWEST:]
-            best = sorted(older, key=lambda seen: (-seen.reward, seen.sample))[:BEST]
-            self._seen = [*(seen for seen in older if seen in best), *newest]
+            best = {seen.sample for seen in _best(older, BEST)}
+            self._seen = [*(seen for seen in older if seen.sample in best), *newest]
         decisions = self._space.decisions(self._newest)
         plan = self._encoding(decisions)
         samples = features(plan, [seen.proposal.choices for seen in self._seen])
@@ -136,7 +136,9 @@ class GuidedPolicy(Learner):
     def _improve(self, decisions: tuple[Decision, ...], imagined: list[Choices], rewards: Tensor) -> None:
         """Train the policy on imagined rewards, (imagined,), as on any others."""
         advantages = ((rewards - rewards.mean()) / (rewards.std() + 1e-6)).to(self._network.parameters.dtype)
-        best = [choices for seen in self._best() if len(choices := seen.proposal.choices) == len(decisions)]
+        best = [
+            choices for seen in _best(self._seen, PARENTS) if len(choices := seen.proposal.choices) == len(decisions)
+        ]
         old: Tensor | None = None
         for _ in range(EPOCHS):
             evaluation = self._network.evaluate(decisions, [*imagined, *best])
@@ -153,10 +155,6 @@ class GuidedPolicy(Learner):
             if best:
                 loss = loss - IMITATION_WEIGHT * log_p[len(imagined) :].mean()
             self._step(loss)
-
-    def _best(self) -> list[Observation]:
-        """Return the best samples, the best first; of equals the earlier first."""
-        return sorted(self._seen, key=lambda seen: (-seen.reward, seen.sample))[:PARENTS]
 
     def _targets(self, seen: Sequence[Observation]) -> Tensor:
         """Return the normal scores of these samples' rewards among all."""
@@ -190,6 +188,11 @@ class GuidedPolicy(Learner):
         self._newest = int(state["newest"])
         self._seen = [Observation(*row) for row in unpack("seen", state)]
         self._drafts = None
+
+
+def _best(seen: Sequence[Observation], count: int) -> list[Observation]:
+    """Return the best samples, the best first; of equals the earlier first."""
+    return sorted(seen, key=lambda each: (-each.reward, each.sample))[:count]
 
 
 def mutation_draws(decisions: tuple[Decision, ...]) -> int:
