@@ -95,8 +95,15 @@ def _difference(data: bytes, network: nn.Module, example: tuple[Tensor, ...], in
     try:
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         found = session.run(None, {name: each.numpy() for name, each in zip(inputs, example, strict=True)})
-    # The runtime's errors have no base class of their own.
-    except (refusals.Fail, refusals.InvalidGraph, refusals.InvalidArgument, refusals.NotImplemented) as error:
+    # The runtime's errors have no base class of their own: those of a model that it does not understand or cannot run.
+    except (
+        refusals.Fail,
+        refusals.InvalidArgument,
+        refusals.InvalidGraph,
+        refusals.InvalidProtobuf,
+        refusals.NotImplemented,
+        refusals.RuntimeException,
+    ) as error:
         raise ExportFailed(f"onnxruntime refuses it: {str(error).splitlines()[0]}") from error
     wanted = network(*example)
     wanted = (wanted,) if isinstance(wanted, Tensor) else wanted
