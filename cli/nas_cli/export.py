@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from nas_api import names
 from nas_api.architecture import ARCHITECTURE, Architecture
 from nas_api.experiment import DatasetSpec, NASExperiment
+from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_cli.errors import Refusal
 from nas_cli.experiment_store import reading
 from nas_store import Store
@@ -66,20 +67,20 @@ _MEANINGS = {
 }
 
 
-_LOAD = """\
+_LOAD_IMAGES = """\
 ```python
 import torch
-{import_weights}from network import Network
+{imports}from network import Network
 
 network = Network()
-{load_weights}network.eval()
-example = {example}
+{load}network.eval()
+example = torch.randn(1, {channels}, {size}, {size})
 with torch.no_grad():
     output = network(example)
 ```
 """
 
-_ONNX = """\
+_ONNX_IMAGES = """\
 Or with onnxruntime alone, to which `example` is a numpy array:
 
 ```python
@@ -88,6 +89,46 @@ import onnxruntime
 session = onnxruntime.InferenceSession("network.onnx")
 output = session.run(None, {session.get_inputs()[0].name: example.numpy()})[0]
 ```
+"""
+
+_MEANING_IMAGES = """\
+Inputs are images (n, channels, height, width), whitened: each channel has mean 0 and deviation 1 over the training
+images. Outputs are logits (n, classes).
+"""
+
+_LOAD_TEXT = """\
+```python
+import torch
+{imports}from network import Network
+
+network = {network}
+network.eval()
+example = torch.randint(len(network.bias), (5, 1))
+with torch.no_grad():
+    output, state = network(example)
+```
+"""
+
+_ONNX_TEXT = """\
+Or with onnxruntime alone, step by step:
+
+```python
+import numpy
+import onnxruntime
+
+session = onnxruntime.InferenceSession("network.onnx")
+states, memories = (
+    numpy.zeros([each.shape[0], 1, each.shape[2]], numpy.float32) for each in session.get_inputs()[1:]
+)
+for words in example.numpy():
+    output, states, memories = session.run(None, {"words": words, "states": states, "memories": memories})
+```
+"""
+
+_MEANING_TEXT = """\
+Inputs are the numbers of words or characters, (steps, batch): 0 is <unk>, the others follow by falling frequency in the
+training text, equally frequent ones by the alphabet. Outputs are the logits of what follows each, and the state, with
+which the next piece of text goes on.
 """
 
 _NO_WEIGHTS = """\
@@ -112,25 +153,33 @@ def _page(experiment: NASExperiment, architecture: Architecture, found: dict[str
         return "\n".join([*parts, "Only the trainer that trained it knows how to build it.\n"])
     if not trained:
         parts.append(_NO_WEIGHTS)
-    example, meaning = _example(dataset)
-    parts += [
-        "Run in this folder:\n",
-        _LOAD.format(
-            import_weights="from safetensors.torch import load_file\n" if trained else "",
-            load_weights=f'network.load_state_dict(load_file("{_name(names.BEST_WEIGHTS)}"))\n' if trained else "",
-            example=example,
-        ),
-    ]
+    text = isinstance(architecture, RecurrentCellArchitecture)
+    code = _text_code(experiment, trained) if text else _image_code(dataset, trained)
+    parts += ["Run in this folder:\n", code]
     if _name(names.BEST_ONNX) in found:
-        parts.append(_ONNX)
-    return "\n".join([*parts, f"{meaning}\n"])
+        parts.append(_ONNX_TEXT if text else _ONNX_IMAGES)
+    return "\n".join([*parts, _MEANING_TEXT if text else _MEANING_IMAGES])
 
 
-def _example(dataset: DatasetSpec) -> tuple[str, str]:
-    """Return code for one input, and what inputs and outputs mean."""
+_IMPORT_WEIGHTS = "from safetensors.torch import load_file\n"
+_WEIGHTS = f'load_file("{_name(names.BEST_WEIGHTS)}")'
+
+
+def _image_code(dataset: DatasetSpec, trained: bool) -> str:
+    """Return code that makes a network and shows it an image."""
     channels, size = (1, 8) if dataset.digits is not None else (3, 32)
-    return (
-        f"torch.randn(1, {channels}, {size}, {size})",
-        "Inputs are images (n, channels, height, width), whitened: each channel has mean 0 and deviation 1 over the"
-        " training\nimages. Outputs are logits (n, classes).",
+    return _LOAD_IMAGES.format(
+        imports=_IMPORT_WEIGHTS if trained else "",
+        load=f"network.load_state_dict({_WEIGHTS})\n" if trained else "",
+        channels=channels,
+        size=size,
+    )
+
+
+def _text_code(experiment: NASExperiment, trained: bool) -> str:
+    """Return code that makes a language model and shows it five words; the weights know how large it is."""
+    language = experiment.spec.trainer.language
+    fresh = f"Network(words=100, width=32, layers={language.layers}, shared_embeddings={language.shared_embeddings})"
+    return _LOAD_TEXT.format(
+        imports=_IMPORT_WEIGHTS if trained else "", network=f"Network.of({_WEIGHTS})" if trained else fresh
     )

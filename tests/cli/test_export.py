@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from nas_api.child import S3Location, StoreLocation
 from nas_api.experiment import NASExperiment
 from nas_api.source import architecture_source
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
+from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_cli.errors import Refusal
 from nas_cli.main import main
 from nas_store import Store, open_store
@@ -98,6 +100,42 @@ def test_the_page_s_code_loads_the_weights(tmp_path: Path) -> None:
         expected = network(example)
     torch.testing.assert_close(loaded, expected)
     torch.testing.assert_close(by_onnx, expected, atol=1e-4, rtol=0)
+
+
+FINAL: dict[str, Any] = {"top": 1, "epochs": 2, "grid": {"learningRate": ["0.1"]}}
+TEXT: dict[str, Any] = {
+    "searchSpace": {"recurrentCell": {"base": 2}},
+    "objective": {"metric": "perplexity", "goal": "Minimize", "reward": {"inverseSquare": {}}},
+    "trainer": {
+        "dataset": {"text": {"vocabulary": 50}},
+        "epochs": 1,
+        "rewardEpochs": 1,
+        "batchSize": 200,
+        "language": {"layers": 2, "parameters": 4000, "steps": 20},
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", [{}, TEXT], ids=["images", "text"])
+def test_what_a_run_leaves_is_handed_over_and_loads(small: Callable[..., Path], tmp_path: Path, spec: Any) -> None:
+    run = nas("run", small(samples=2, finalTraining=FINAL, **spec), "--folder", tmp_path / "run")
+    assert run.exit_code == 0, run.output
+    outcome = nas("export", tmp_path / "run", "-o", tmp_path / "out")
+    assert outcome.exit_code == 0, outcome.output
+    assert outcome.stderr == ""
+    # A text's network answers all steps at once, and its ONNX model one after the other.
+    last = "loaded = loaded[-1] if example.dtype == torch.int64 else loaded\n"
+    printed = run_page(tmp_path / "out", f"{last}print([loaded.tolist(), output.tolist()])")
+    loaded, by_onnx = (torch.tensor(each) for each in json.loads(printed))
+    torch.testing.assert_close(by_onnx, loaded, atol=1e-4, rtol=0)
+
+
+def test_a_cell_s_page_builds_a_fresh_network(tmp_path: Path) -> None:
+    cell = RecurrentCellArchitecture.parse_short("add/tanh elem_mult/relu elem_mult/sigmoid; inject add/relu at 0; c=1")
+    leave_best(run_folder(tmp_path / "run", **TEXT), cell)
+    assert nas("export", tmp_path / "run", "-o", tmp_path / "out").exit_code == 0
+    assert run_page(tmp_path / "out", "print(tuple(output.shape))") == "(5, 1, 100)\n"
 
 
 def test_without_a_final_training_the_page_builds_a_fresh_network(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_small_twin_has_the_same_structure(name: str) -> None:
     """Same space, objective, searcher and stages; what is smaller is a number, or the data."""
     full, small = (yaml.safe_load((PAPER / f"{stem}.yaml").read_text())["spec"] for stem in (name, f"{name}-small"))
     for part in ("searchSpace", "objective", "searcher"):
-        assert skeleton(small[part]) == skeleton(full[part]), part
+        assert skeleton(small.get(part)) == skeleton(full.get(part)), part
     assert set(small) == set(full)
 
 
@@ -114,6 +114,28 @@ def test_random_search_has_the_policy_s_budget() -> None:
     assert spec.searcher.control is not None
     random = float(spec.searcher.control.random) * spec.budget.samples
     assert random == spec.budget.samples - random == experiment("ptb").spec.budget.samples
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "shared"),
+    [("ptb-32m", 32_000_000, False), ("ptb-25m", 25_000_000, True), ("ptb-54m", 54_000_000, True)],
+)
+def test_the_cell_that_was_found_is_trained_at_three_sizes(name: str, parameters: int, shared: bool) -> None:
+    spec = experiment(name).spec
+    assert spec.search_space.fixed is not None
+    assert spec.search_space.fixed.experiment == "ptb"
+    language = spec.trainer.language
+    assert (language.parameters, language.shared_embeddings) == (parameters, shared)
+
+
+def test_the_transfer_is_to_characters() -> None:
+    for name, source in (("ptb-characters", "ptb"), ("ptb-characters-small", "ptb-small")):
+        spec = experiment(name).spec
+        assert spec.search_space.fixed is not None
+        assert spec.search_space.fixed.experiment == source
+        assert spec.trainer.dataset.text is not None
+        assert spec.trainer.dataset.text.level == "character"
+        assert spec.objective.metric == "bitsPerCharacter"
 
 
 def test_v3_has_39_layers_and_two_poolings() -> None:
