@@ -27,6 +27,8 @@ from nas_controller.policies.network import layout
 BEST = 256
 NEWEST = 256
 """The critic knows the best samples and the newest, since exact inference is cubic in their number."""
+PENDING = 128
+"""So many of the newest samples in flight are taken into account."""
 FITTED = 256
 """To at most so many of them the length-scales are fitted."""
 GROWTH = 1.15
@@ -81,7 +83,7 @@ class GuidedPolicy(Learner):
         targets = self._targets(seen)
         plan = self._encoding(decisions)
         samples = features(plan, [each.proposal.choices for each in seen])
-        pending = features(plan, [each.choices for each in self._open.values()])
+        pending = features(plan, [each.choices for each in list(self._open.values())[-PENDING:]])
         asked = torch.cat([samples, features(plan, candidates)])
         mean, variance = self._critic.imagine(plan, samples, targets, pending, asked)
         best = float(mean[: len(seen)].max())
