@@ -25,7 +25,7 @@ _FIELD = "trainer.dataset.text.uri"
 # Of the embedded text, for validation and for the test.
 _HELD_OUT_SHARE = 0.1
 _NUMBER = re.compile(r"\d+")
-_WORD = re.compile(r"<unk>|[a-zN]+|[^\w\s]")
+_WORD = re.compile(r"[a-z]+|N|[^\w\s]")
 
 
 @dataclass(frozen=True)
