@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,12 @@ def _zombie(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
+
+
+def test_the_fork_server_has_torch_loaded_and_one_thread(executor: LocalExecutor, child: Child, events: Events) -> None:
+    """A fork takes one thread along: a lock that another one held would never be free in the child."""
+    executor.launch(child(0))
+    ended(events)
+    server = Path(f"/proc/{forkserver._forkserver._forkserver_pid}")  # type: ignore[attr-defined]
+    assert "libtorch" in (server / "maps").read_text()
+    assert len(list((server / "task").iterdir())) == 1
