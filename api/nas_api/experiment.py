@@ -172,18 +172,18 @@ SearcherKind = Literal["ppo", "reinforce", "guided", "evolution", "tpe", "random
 
 
 class SearcherSpec(Model):
-    """How the space is searched; ``ppo`` when none is named."""
+    """How the space is searched; ``guided`` when none is named."""
 
     model_config = {"json_schema_extra": cel(at_most_one("ppo", "reinforce", "guided", "evolution", "tpe", "random"))}
 
     seed: Annotated[int, Field(ge=0, le=2_147_483_647)] = 0
     """Every random draw of the search follows from it."""
     ppo: PpoSpec | None = None
-    """Proximal policy optimisation (the default)."""
+    """Proximal policy optimisation of the LSTM policy, without a critic."""
     reinforce: ReinforceSpec | None = None
     """The paper's REINFORCE."""
     guided: GuidedSpec | None = None
-    """The LSTM policy guided by a critic."""
+    """The LSTM policy guided by a critic (the default)."""
     evolution: EvolutionSpec | None = None
     """Regularised evolution."""
     tpe: TpeSpec | None = None
@@ -201,7 +201,7 @@ class SearcherSpec(Model):
     def kind(self) -> SearcherKind:
         """The searcher that is set, or the default."""
         kinds: tuple[SearcherKind, ...] = ("ppo", "reinforce", "guided", "evolution", "tpe", "random")
-        return next((kind for kind in kinds if getattr(self, kind) is not None), "ppo")
+        return next((kind for kind in kinds if getattr(self, kind) is not None), "guided")
 
 
 # ---------------------------------------------------------------- budget

@@ -77,6 +77,10 @@ def test_results_may_come_in_any_order(flat_space: FlatSpace) -> None:
     assert max(map(pairs_of_ones, seen)) >= 6 / 7
 
 
+def test_it_is_the_default(flat_space: FlatSpace) -> None:
+    assert isinstance(make_policy(SearcherSpec(), flat_space(3, 3)), GuidedPolicy)
+
+
 def test_goes_on_when_everything_has_been_drawn(flat_space: FlatSpace, search: Search) -> None:
     assert len(set(search(make(flat_space(2, 2)), 20, pairs_of_ones))) == 4
 

@@ -126,9 +126,3 @@ def test_entropy_starts_near_uniform_and_falls_as_the_policy_learns(flat_space: 
     assert last.updates == 100
     assert last.entropy is not None
     assert last.entropy < 0.1
-
-
-def test_ppo_is_the_default(flat_space: FlatSpace) -> None:
-    default, named = (make_policy(spec, flat_space(3, 3)) for spec in (SearcherSpec(), SearcherSpec(ppo=PpoSpec())))
-    assert type(default) is type(named)
-    assert default.propose(0) == named.propose(0)

@@ -1,4 +1,4 @@
-"""The default policy: the paper's controller, trained with what helps at a few hundred samples.
+"""The paper's controller without a critic, trained with what helps at a few hundred samples.
 
 Against plain REINFORCE: proximal policy optimisation (Schulman et al., arXiv 1707.06347) takes several steps
 on each small batch; rewards count by their rank among the newest ones, so neither their scale nor an outlier matters;
