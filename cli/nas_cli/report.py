@@ -27,7 +27,7 @@ def write_report(experiment: NASExperiment, store: Store, output: Path) -> None:
         except LogDamaged as error:
             raise Refusal(f"the log of {name} cannot be read: {error}") from error
     if history is None:
-        raise Refusal(f"{name} has no record yet at {store.uri(names.LOG_PREFIX)}: `nas status {name}` says why")
+        raise Refusal(f"{name} has no record yet at {store.uri(names.log_key(0))}: `nas status {name}` says why")
     try:
         output.write_text(render(history, experiment, datetime.now(UTC)), encoding="utf-8")
     except OSError as error:

@@ -1,0 +1,94 @@
+"""A log folded for a report: what has become of each sample, and what it took."""
+
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+from report import logs
+
+from nas_api.reasons import LostReason
+from nas_controller.errors import LogDamaged
+from nas_controller.records import Launched, Lost, Observed, Proposed, Record, Started
+from nas_controller.report import read
+from nas_controller.report.history import Fate
+
+
+def records(samples: int = 30, **changes: object) -> list[Record]:
+    return [record for each in logs.records(logs.CONVOLUTIONAL, samples, **changes) for record in each]  # type: ignore[arg-type]
+
+
+def test_each_sample_has_the_fate_that_the_log_says() -> None:
+    found = records(200, losses=0.05)
+    history = read(found)
+    assert history is not None
+    fates = Counter(
+        "lost" if isinstance(each, Lost) else "diverged" if each.diverged else "trained"
+        for each in found
+        if isinstance(each, Lost | Observed)
+    )
+    assert min(fates.values()) > 3
+    assert {fate.value: history.count(fate) for fate in Fate if fate is not Fate.OPEN} == fates
+    proposed = [each for each in found if isinstance(each, Proposed)]
+    assert [history.architecture(sample) for sample in history.samples] == [each.architecture for each in proposed]
+
+
+def test_a_log_may_be_taken_in_pieces() -> None:
+    objects = list(logs.records(logs.CONVOLUTIONAL, 50, losses=0.1))
+    whole = read(record for each in objects for record in each)
+    pieces = read(objects[0])
+    assert whole is not None and pieces is not None
+    for each in objects[1:]:
+        pieces.take(each)
+    assert (pieces.samples, pieces.slot_seconds, pieces.end) == (whole.samples, whole.slot_seconds, whole.end)
+
+
+def test_no_log_and_a_log_without_its_beginning() -> None:
+    assert read([]) is None
+    with pytest.raises(LogDamaged, match="not with Started"):
+        read(records()[1:])
+
+
+def test_slots_and_losses_are_timed() -> None:
+    found = records(1, losses=0.0, parallelism=3)
+    history = read(found)
+    assert history is not None and history.timed
+    launched = next(each for each in found if isinstance(each, Launched))
+    observed = next(each for each in found if isinstance(each, Observed))
+    assert launched.moment is not None and observed.moment is not None
+    assert history.slot_seconds == pytest.approx(3 * (observed.moment - launched.moment).total_seconds())
+
+    end = launched.moment + timedelta(seconds=40)
+    lost = Lost(sample=0, reason=LostReason.TRAINER_FAILED, moment=end)
+    history = read([lost if isinstance(each, Observed) else each for each in found][:-1])
+    assert history is not None
+    assert history.lost_seconds == 40
+    assert (history.samples[0].fate, history.samples[0].reason) == (Fate.LOST, "TrainerFailed")
+
+
+def test_a_log_of_an_older_writer_has_no_times() -> None:
+    found = [each.model_copy(update={"moment": None}) if not isinstance(each, Started) else each for each in records(5)]
+    history = read(found)
+    assert history is not None
+    assert not history.timed and history.slot_seconds == 0
+
+
+def test_a_reused_result_costs_nothing_and_has_the_parameters_of_its_original() -> None:
+    found = records(2, losses=0.0)
+    first, second = (each for each in found if isinstance(each, Observed))
+    reused = second.model_copy(update={"reused": 0, "parameters": 0, "seconds": 0.0})
+    history = read([reused if each is second else each for each in found])
+    assert history is not None
+    sample = history.samples[1]
+    assert (sample.reused, sample.parameters, sample.cost) == (True, first.parameters, first.parameters)
+    assert sum(each.seconds for each in history.samples) == first.seconds
+
+
+def test_the_best_are_different_networks_from_the_highest_reward_down() -> None:
+    history = read(records(40, losses=0.0))
+    assert history is not None
+    ranked = sorted(history.samples, key=lambda sample: -sample.reward)
+    copies = [(ranked[0], ranked[4]), (ranked[2], ranked[7])]
+    for original, copy in copies:
+        copy.choices = original.choices
+    left = [sample for sample in ranked if sample not in (ranked[4], ranked[7])]
+    assert history.best(8) == left[:8]

@@ -1,0 +1,104 @@
+"""The report that a search keeps in its store: written aside, and never in the search's way."""
+
+import threading
+import time
+
+import pytest
+from controller.world import MemoryStore
+from experiments import manifest
+from report import logs
+
+from nas_api import names
+from nas_api.experiment import NASExperiment
+from nas_controller.log import Log
+from nas_controller.report import writer
+from nas_controller.report.writer import ReportWriter
+from nas_store.errors import StoreUnreachable
+
+EXPERIMENT = NASExperiment.model_validate(manifest())
+
+
+def test_the_last_report_is_of_the_whole_log() -> None:
+    store = MemoryStore()
+    with ReportWriter(store, lambda: EXPERIMENT):
+        logs.write(store, logs.records(logs.CONVOLUTIONAL, 30))
+        assert names.REPORT not in store.objects
+    page = store.objects[names.REPORT].decode()
+    assert "<b>30</b> of 30" in page and "Complete" in page
+
+
+def test_reports_come_while_the_search_goes_on_and_read_each_object_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "_FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(writer, "_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(writer, "_SHARE", 0)
+    reads: list[str] = []
+
+    class Counting(MemoryStore):
+        def get(self, key: str) -> bytes | None:
+            reads.append(key)
+            return super().get(key)
+
+    store = Counting()
+    objects = logs.records(logs.CONVOLUTIONAL, 8)
+    log = Log(store)
+    with ReportWriter(store, lambda: EXPERIMENT):
+        for _ in range(5):
+            log.append(next(objects))
+        deadline = time.monotonic() + 20
+        while b"<b>2</b> of 8" not in store.objects.get(names.REPORT, b"") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert b"Searching" in store.objects[names.REPORT]
+        for each in objects:
+            log.append(each)
+    assert b"Complete" in store.objects[names.REPORT]
+    assert sorted(reads) == [names.log_key(sequence) for sequence in range(log.sequence + 1)]
+
+
+def test_a_store_in_trouble_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "_FIRST_SECONDS", 0.01)
+    tried = threading.Event()
+
+    class Failing(MemoryStore):
+        def list(self, prefix: str) -> list[str]:
+            if not tried.is_set():
+                tried.set()
+                raise StoreUnreachable("no answer")
+            return super().list(prefix)
+
+    store = Failing()
+    logs.write(store, logs.records(logs.CONVOLUTIONAL, 4))
+    with ReportWriter(store, lambda: EXPERIMENT):
+        assert tried.wait(20)
+    assert names.REPORT in store.objects
+
+
+def test_no_log_no_report() -> None:
+    store = MemoryStore()
+    with ReportWriter(store, lambda: EXPERIMENT):
+        pass
+    assert store.objects == {}
+
+
+def test_a_store_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "_LAST_SECONDS", 0.05)
+    answer = threading.Event()
+
+    class Hanging(MemoryStore):
+        def list(self, prefix: str) -> list[str]:
+            answer.wait(20)
+            return super().list(prefix)
+
+    begin = time.monotonic()
+    with ReportWriter(Hanging(), lambda: EXPERIMENT) as report:
+        pass
+    assert time.monotonic() - begin < 5
+    answer.set()
+    report._thread.join(20)
+
+
+def test_a_search_that_fails_does_not_wait_for_its_report() -> None:
+    store = MemoryStore()
+    logs.write(store, logs.records(logs.CONVOLUTIONAL, 4))
+    with pytest.raises(ZeroDivisionError), ReportWriter(store, lambda: EXPERIMENT) as report:
+        raise ZeroDivisionError
+    report._thread.join(20)
