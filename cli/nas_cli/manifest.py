@@ -118,10 +118,18 @@ def check(value: dict[str, Any]) -> tuple[NASExperiment | None, list[tuple[_Path
         experiment = NASExperiment.model_validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        faults = [(_own_path(detail, value), _sentence(detail, schema)) for detail in details]
+        found = [(_own_path(detail, value), _sentence(detail, schema), detail["type"]) for detail in details]
+        # What is too short only because its items are wrong is as long as it ought to be.
+        beyond = {path[:-1] for path, _, _ in found}
+        faults = [
+            each
+            for path, sentence, kind in found
+            if not (kind == "too_short" and path in beyond)
+            for each in _placed(path, sentence, value)
+        ]
         # A rule about a field that is wrong already, or about the map it is in, would only confuse.
-        broken = {path for path, _ in faults}
-        broken |= {path[:-1] for (path, _), detail in zip(faults, details, strict=True) if _is_value(detail)}
+        broken = {path for path, _ in faults} | {path for path, _, _ in found}
+        broken |= {path[:-1] for (path, _, _), detail in zip(found, details, strict=True) if _is_value(detail)}
         rules = _rule_faults(schema, _defaulted(schema, value), ())
         faults += [(path, message) for path, message in rules if path not in broken]
         return None, faults
@@ -203,6 +211,31 @@ def _own_path(detail: ErrorDetails, value: Any) -> _Path:
     return tuple(path)
 
 
+# How a model's own check names the place of a fault below it, for example decisions[1].when.in: ...
+_PLACE = re.compile(r"(?P<place>[A-Za-z]\w*(\[\d+\])?(\.[A-Za-z]\w*(\[\d+\])?)*):? (?P<rest>.*)", re.DOTALL)
+
+
+def _placed(path: _Path, sentence: str, value: Any) -> Iterator[tuple[_Path, str]]:
+    """Yield each fault of a sentence, by the place that it begins with where it does."""
+    node = _value_at(value, path)
+    for line in sentence.split("\n"):
+        match = _PLACE.match(line)
+        steps = [] if match is None else re.findall(r"\w+", match["place"])
+        if match is not None and isinstance(node, dict) and steps[0] in node:
+            yield (*path, *(int(step) if step.isdigit() else step for step in steps)), match["rest"]
+        else:
+            yield path, line
+
+
+def _value_at(value: Any, path: _Path) -> Any:
+    for step in path:
+        if isinstance(value, dict):
+            value = value.get(step)
+        else:
+            value = value[step] if isinstance(value, list) and isinstance(step, int) and step < len(value) else None
+    return value
+
+
 def _schema_at(schema: dict[str, Any], path: tuple[str | int, ...]) -> dict[str, Any]:
     for step in path:
         schema = schema.get("items", {}) if isinstance(step, int) else schema.get("properties", {}).get(step, {})
@@ -220,8 +253,11 @@ def _sentence(detail: ErrorDetails, schema: dict[str, Any]) -> str:
         known = sorted(_schema_at(schema, path[:-1]).get("properties", {}))
         near = difflib.get_close_matches(str(path[-1]), known, 1)
         return f"there is no such field; {f'do you mean {near[0]}?' if near else 'there are ' + ', '.join(known)}"
-    if kind == "string_type" and isinstance(given, int | float) and not isinstance(given, bool):
-        return f'decimals are strings here: write "{given}" in quotes'
+    if kind == "string_type" and isinstance(given, bool):
+        return "YAML takes this word for true or false: write it in quotes"
+    if kind == "string_type" and isinstance(given, int | float):
+        what = "decimals are strings" if "0-9" in str(here.get("pattern", ""))[:6] else "this is a word"
+        return f'{what} here: write "{given}" in quotes'
     if kind == "string_pattern_mismatch":
         return f"{given!r} does not fit the pattern {detail['ctx']['pattern']}{meaning}"
     if kind == "literal_error":

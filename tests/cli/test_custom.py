@@ -275,3 +275,41 @@ def test_cheap_children_are_quick(own: Own, tmp_path: Path) -> None:
     rate = 200 / (time.monotonic() - began)
     print(f"{rate:.0f} children a second")
     assert rate >= 20
+
+
+def test_faults_of_decisions_come_with_line_and_cure(tmp_path: Path) -> None:
+    """What no schema can say is said here, all of it at once."""
+    path = tmp_path / "bad.yaml"
+    head = "apiVersion: nas-operator.io/v1alpha1\nkind: NASExperiment\nmetadata: {name: bad}\nspec:\n"
+    tail = "  budget: {samples: 5}\n  trainer: {dataset: {custom: {}}}\n  storage: {s3: {bucket: nas}}\n"
+    decisions = """\
+  searchSpace:
+    custom:
+      decisions:
+        - {name: depth, range: {from: 1, to: 4}, when: {decision: op, in: [a]}}
+        - {name: op, options: [a, b], repeat: 2}
+        - {name: kind, options: [a, b]}
+        - name: size
+          options: [s]
+          when:
+            decision: kind
+            in: [a, z]
+        - {name: kind, options: [c], when: {decision: op, in: [a]}}
+"""
+    path.write_text(head + decisions + tail)
+    outcome = nas("validate", path)
+    assert outcome.exit_code == 1
+    place = "spec.searchSpace.custom.decisions"
+    assert [line.removeprefix(f"{path}:") for line in outcome.stderr.splitlines()] == [
+        f"8: {place}[0].when.decision: 'op' is no earlier decision; name one that comes before this one (none is"
+        " there), or move it up",
+        f"15: {place}[3].when.in: kind has no option 'z', only a, b",
+        f"16: {place}[4].name: 'kind' is there already",
+        f"16: {place}[4].when.decision: op is repeated, so that it has no single value; name a decision without repeat"
+        " (Your own decisions, for your own trainer)",
+    ]
+    path.write_text(head + decisions.replace("options: [s]", "options: [1, yes]") + tail)
+    words = nas("validate", path).stderr
+    assert f'12: {place}[3].options[0]: this is a word here: write "1" in quotes' in words
+    assert f"12: {place}[3].options[1]: YAML takes this word for true or false: write it in quotes" in words
+    assert "at least 1 item" not in words

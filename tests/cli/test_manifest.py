@@ -170,6 +170,7 @@ def test_every_rule_of_the_schema_can_be_evaluated_here() -> None:
         "!has(self.searchSpace.recurrentCell)": {"spec.searchSpace": {"recurrentCell": {}}},
         "!has(self.searchSpace.convolutional)": {"spec.trainer": {"dataset": {"text": {}}}},
         "double(self) > 0.0": {"spec.objective": {"penalties": [{"metric": "flops", "target": "0"}]}},
+        "double(self) >= 1.0": {"spec.trainer": {"dataset": {"text": {}}, "language": {"learningRateDivisor": "0.5"}}},
         "double(self) < 1.0": {"spec.searcher": {"reinforce": {"baselineDecay": "1.0"}}},
     }
     for rule in rules(openapi_schema()):

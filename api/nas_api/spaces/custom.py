@@ -113,20 +113,37 @@ class CustomSpec(Model):
     @model_validator(mode="after")
     def _names_come_earlier(self) -> "CustomSpec":
         earlier: dict[str, DecisionSpec] = {}
+        faults: list[str] = []
         for index, decision in enumerate(self.decisions):
             if decision.name in earlier:
-                raise ValueError(f"decisions[{index}].name: {decision.name!r} is there already")
+                faults.append(f"decisions[{index}].name: {decision.name!r} is there already")
             if decision.when is not None:
                 source = earlier.get(decision.when.decision)
-                if source is None or source.repeat is not None:
-                    raise ValueError(f"decisions[{index}].when.decision must name an earlier decision, not repeated")
-                unknown = set(decision.when.among) - set(map(str, source.values))
-                if unknown:
-                    raise ValueError(f"decisions[{index}].when.in: {source.name} has no option {min(unknown)!r}")
-            earlier[decision.name] = decision
+                if source is None:
+                    known = (
+                        " or ".join(name for name, each in earlier.items() if each.repeat is None) or "none is there"
+                    )
+                    faults.append(
+                        f"decisions[{index}].when.decision: {decision.when.decision!r} is no earlier decision; name one"
+                        f" that comes before this one ({known}), or move it up"
+                    )
+                elif source.repeat is not None:
+                    faults.append(
+                        f"decisions[{index}].when.decision: {source.name} is repeated, so that it has no single value;"
+                        " name a decision without repeat"
+                    )
+                elif unknown := [word for word in decision.when.among if word not in map(str, source.values)]:
+                    faults.append(
+                        f"decisions[{index}].when.in: {source.name} has no option {unknown[0]!r}, only"
+                        f" {', '.join(map(str, source.values))}"
+                    )
+            earlier.setdefault(decision.name, decision)
         steps = sum(decision.repeat or 1 for decision in self.decisions)
         if steps > _MAX_STEPS:
-            raise ValueError(f"decisions: {steps} with their repeats, but at most {_MAX_STEPS} are possible")
+            faults.append(f"decisions: they are {steps} with their repeats, and at most {_MAX_STEPS} are possible")
+        if faults:
+            # One a line, each beginning with its place.
+            raise ValueError("\n".join(faults))
         return self
 
 
