@@ -18,6 +18,7 @@ SEARCHERS = {
     "ppo": SearcherSpec(seed=5, ppo=PpoSpec(batch=3, imitation=4)),
     "reinforce": SearcherSpec(seed=5, reinforce=ReinforceSpec(batch=3)),
     "guided": SearcherSpec(seed=5, guided=GuidedSpec(batch=3, candidates=8)),
+    "replicas": SearcherSpec(seed=5, reinforce=ReinforceSpec(batch=2, replicas=3, gradients_per_update=2)),
     "evolution": SearcherSpec(seed=5, evolution=EvolutionSpec(population=6, tournament=3)),
     "tpe": SearcherSpec(seed=5, tpe=TpeSpec(startup=4)),
     "random": SearcherSpec(seed=5, random=Empty()),
@@ -113,7 +114,7 @@ def test_loaded_in_the_middle_goes_on_as_if_nothing_had_been(name: str, space: S
     assert go_on(one, 10) == go_on(other, 10)
     assert bits(one.dump()) == bits(other.dump())
     assert one.vitals() == other.vitals()
-    assert one.vitals().updates == {"random": 0, "evolution": 18, "tpe": 18}.get(name, 6)
+    assert one.vitals().updates == {"random": 0, "replicas": 4, "evolution": 18, "tpe": 18}.get(name, 6)
 
 
 @EVERY_SEARCHER

@@ -61,7 +61,15 @@ class Learner(ABC):
         self._open[sample] = proposal
 
     def observed(self, sample: int, reward: float) -> None:
-        """See :class:`~nas_controller.policies.Policy`.
+        """See :class:`~nas_controller.policies.Policy`."""
+        self._waiting.append(self._observation(sample, reward))
+        if len(self._waiting) == self._batch:
+            self._update(self._waiting)
+            self._updates += 1
+            self._waiting = []
+
+    def _observation(self, sample: int, reward: float) -> Observation:
+        """Take a sample out of those in flight.
 
         A reward that is not finite counts as the lowest so far: one diverged child teaches as much as a bad
         one, and never turns the weights into NaN.
@@ -70,11 +78,7 @@ class Learner(ABC):
             self._worst = min(self._worst, reward)
         else:
             reward = self._worst if math.isfinite(self._worst) else 0.0
-        self._waiting.append(Observation(sample, self._open.pop(sample), reward))
-        if len(self._waiting) == self._batch:
-            self._update(self._waiting)
-            self._updates += 1
-            self._waiting = []
+        return Observation(sample, self._open.pop(sample), reward)
 
     def lost(self, sample: int) -> None:
         """See :class:`~nas_controller.policies.Policy`."""
@@ -85,18 +89,25 @@ class Learner(ABC):
         return Vitals(self._updates, None if math.isnan(self._entropy) else self._entropy)
 
     def _draw(
-        self, sample: int, attempt: int, count: int, temperatures: Sequence[float] | None = None
+        self,
+        sample: int,
+        attempt: int,
+        count: int,
+        temperatures: Sequence[float] | None = None,
+        old: tuple[int, Tensor] | None = None,
     ) -> list[Proposal]:
-        """Return ``count`` draws for a sample under the present parameters, other ones for each attempt.
+        """Return ``count`` draws for a sample, other ones for each attempt.
 
-        ``temperatures``, one a draw, is explained at ``Network.sample``.
+        ``temperatures``, one a draw, is explained at ``Network.sample``; ``old`` is a version with its parameters, to
+        draw under them instead of the newest.
         """
         decisions = self._space.decisions(sample)
         width = layout(decisions).draws
         numbers = uniforms(self._seed, sample, Purpose.PROPOSE, attempt, count * width).reshape(count, width)
-        drawn = self._network.sample(decisions, numbers, temperatures)
+        version, network = (self._updates, self._network) if old is None else (old[0], self._network.at(old[1]))
+        drawn = network.sample(decisions, numbers, temperatures)
         return [
-            Proposal(choices, log_probability, self._updates)
+            Proposal(choices, log_probability, version)
             for choices, log_probability in zip(drawn.choices, drawn.log_probabilities, strict=True)
         ]
 

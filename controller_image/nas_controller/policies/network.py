@@ -18,6 +18,7 @@ All parameters are views of one flat vector, which makes the optimiser, snapshot
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -142,6 +143,12 @@ class Network:
         flat = torch.from_numpy(np.concatenate(drawn) * (2 * SCALE) - SCALE).to(dtype)
         self.parameters: Tensor = flat.requires_grad_()
         """All weights, flat; the one leaf of the graph."""
+
+    def at(self, parameters: Tensor) -> "Network":
+        """Return the same network with other parameters: a vector like ``parameters``, which it does not copy."""
+        other = copy(self)
+        other.parameters = parameters
+        return other
 
     def weights(self) -> dict[str, Tensor]:
         """Return the named weights, as views of ``parameters`` that gradients flow through."""
