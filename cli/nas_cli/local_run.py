@@ -33,7 +33,7 @@ from nas_controller.policies.factory import make_policy
 from nas_controller.recovery import recover
 from nas_controller.report.writer import ReportWriter
 from nas_controller.search import Ending, Search
-from nas_controller.state import SearchState
+from nas_controller.state import MakePolicy, SearchState
 from nas_controller.status import SearchStatus, search_status
 from nas_store import Store, open_store
 from nas_store.errors import StoreError
@@ -79,7 +79,14 @@ def stage(folder: Path, status: SearchStatus) -> str:
 
 
 def run(
-    experiment: NASExperiment, folder: Path, parallelism: int | None, console: Console, *, here: Path, again: str
+    experiment: NASExperiment,
+    folder: Path,
+    parallelism: int | None,
+    console: Console,
+    *,
+    here: Path,
+    again: str,
+    make_policy: MakePolicy = make_policy,
 ) -> None:
     """Search until the budget is spent or somebody presses Ctrl-C; goes on where an earlier run stopped.
 
@@ -90,6 +97,7 @@ def run(
         console: where progress is shown.
         here: the folder of the manifest, in which a user's own trainer runs.
         again: the command that goes on with this run, for people.
+        make_policy: builds what proposes architectures; the manifest's searcher when not given.
 
     Raises:
         Refusal: the folder belongs to another search or another process, or cannot be used; or the search
@@ -111,7 +119,9 @@ def run(
         trainer = _trainer(experiment, here, folder / "children", store, progress)
         executor = LocalExecutor(trainer, deadline, progress.failed)
         with progress:
-            search = Search(experiment, store=store, location=location, executor=executor, sink=progress)
+            search = Search(
+                experiment, store=store, location=location, executor=executor, sink=progress, make_policy=make_policy
+            )
             with _stopped_by_signals(search):
                 try:
                     with ReportWriter(store, lambda: experiment):

@@ -77,6 +77,34 @@ def run(file: Path, folder: Path | None, parallelism: int | None, verbose: bool)
     local_run.run(experiment, folder, parallelism, Console(), here=file.parent, again=again)
 
 
+@main.command("proxy-check")
+@click.argument("file", type=_FILE)
+@click.option("--architectures", type=click.IntRange(2, 1000), default=6, show_default=True, help="Drawn at random.")
+@click.option("--repeats", type=click.IntRange(2, 100), default=4, show_default=True, help="Trainings of each.")
+@click.option("--folder", type=_FILE, help="Where to keep everything; nas-runs/NAME-proxy-check when not given.")
+@click.option("--parallelism", type=click.IntRange(1, 1024), help="Children at once; spec.parallelism at most.")
+def proxy_check(file: Path, architectures: int, repeats: int, folder: Path | None, parallelism: int | None) -> None:
+    """Tell how noisy the reward is, before a search: trains a few random architectures several times, here."""
+    from nas_cli.manifest import read_experiment
+
+    experiment = read_experiment(file)
+    # Only now: this loads torch.
+    from nas_cli import local_run
+    from nas_cli.proxy_check import check
+
+    local_run.silence_logs(verbose=False)
+    check(
+        experiment,
+        folder or RUNS / f"{experiment.metadata.name}-proxy-check",
+        parallelism,
+        Console(),
+        architectures=architectures,
+        repeats=repeats,
+        here=file.parent,
+        again="the same command",
+    )
+
+
 @main.command()
 @click.argument("name")
 @_namespace
