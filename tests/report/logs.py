@@ -10,12 +10,25 @@ from typing import Any
 
 import numpy as np
 
+from nas_api.architecture import Architecture
 from nas_api.decisions import Anchor, Choices, Decision
-from nas_api.experiment import BudgetSpec, ObjectiveSpec, SearcherSpec
+from nas_api.experiment import BudgetSpec, FinalTrainingSpec, ObjectiveSpec, OptimizerSpec, SearcherSpec
 from nas_api.reasons import LostReason, Reason
 from nas_api.search_space import SearchSpaceSpec, search_space
+from nas_controller.final_stage import FinalRun, combinations
 from nas_controller.log import Log
-from nas_controller.records import Finished, Launched, Lost, Observed, Proposed, Reconfigured, Record, Started
+from nas_controller.records import (
+    FinalProposed,
+    Finished,
+    Launched,
+    Lost,
+    Observed,
+    Proposed,
+    Reconfigured,
+    Record,
+    SearchEnded,
+    Started,
+)
 from nas_store import Store
 
 BEGIN = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
@@ -79,6 +92,7 @@ def records(
     objective: Mapping[str, Any] | None = None,
     parallelism: int = 8,
     finished: bool = True,
+    final: Mapping[str, Any] | None = None,
 ) -> Iterator[list[Record]]:
     """Yield the records of a search, an object of the log at a time.
 
@@ -92,6 +106,7 @@ def records(
         objective: as ``spec.objective`` says it.
         parallelism: children in flight.
         finished: whether the log has an end.
+        final: as ``spec.finalTraining`` says it.
     """
     spec = SearchSpaceSpec.model_validate(space)
     aim = ObjectiveSpec.model_validate(objective or {})
@@ -110,6 +125,7 @@ def records(
         Reconfigured(parallelism=parallelism, budget=budget),
     ]
     counts = {"observed": 0, "lost": 0}
+    best: list[tuple[float, int, Architecture]] = []
     slots = [BEGIN] * parallelism
     for sample in range(samples):
         decisions = searched.decisions(sample)
@@ -159,11 +175,50 @@ def records(
                 moment=moment,
             )
         ]
+        best = sorted([*best, (reward, sample, architecture)], key=lambda each: -each[0])[:50]
         if not arm:
             learner.learn(decisions, choices, reward * (1 if aim.goal == "Maximize" else 80))
+    if final is not None:
+        yield from _final_stage(FinalTrainingSpec.model_validate(final), best, aim, samples, max(slots), draw)
     if finished:
         words = f"{counts['observed']} samples observed, {counts['lost']} lost"
         yield [Finished(outcome="Complete", reason=Reason.SAMPLES_SPENT, message=words, moment=max(slots))]
+
+
+def _final_stage(
+    spec: FinalTrainingSpec,
+    best: list[tuple[float, int, Architecture]],
+    aim: ObjectiveSpec,
+    first: int,
+    moment: datetime,
+    draw: np.random.Generator,
+) -> Iterator[list[Record]]:
+    """Train the best for longer: the better in the search, the better here, with noise; then test the winner."""
+    yield [SearchEnded(reason=Reason.SAMPLES_SPENT, message="done", final_training=spec, moment=moment)]
+    runs = [
+        (architecture, reward, FinalRun(of=sample, settings=settings, optimizer=optimizer, epochs=spec.epochs))
+        for settings, optimizer in combinations(spec, OptimizerSpec())
+        for reward, sample, architecture in best[: spec.top]
+    ]
+    metrics = []
+    for number, (architecture, reward, run) in enumerate(runs, first):
+        metrics.append(reward + float(draw.normal(0, 0.01)))
+        yield _final(number, architecture, run, metrics[-1], aim, moment)
+    winner = max(range(len(runs)), key=metrics.__getitem__)
+    architecture, _, run = runs[winner]
+    run = run.model_copy(update={"settings": run.settings.model_copy(update={"test": True})})
+    yield _final(first + len(runs), architecture, run, metrics[winner] - 0.01, aim, moment)
+
+
+def _final(
+    number: int, architecture: Architecture, run: FinalRun, metric: float, aim: ObjectiveSpec, moment: datetime
+) -> list[Record]:
+    end = moment + timedelta(hours=9)
+    return [
+        FinalProposed(sample=number, architecture=architecture, run=run),
+        Launched(launch=number, samples=(number,), attempt=1, moment=moment),
+        Observed(sample=number, metrics={aim.metric: metric}, reward=metric, seconds=32_000.0, moment=end),
+    ]
 
 
 def write(store: Store, objects: Iterator[list[Record]]) -> None:

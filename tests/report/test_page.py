@@ -16,9 +16,11 @@ from report import logs
 from nas_api import names
 from nas_api.experiment import NASExperiment
 from nas_cli.main import main
+from nas_controller.policies.factory import make_policy
 from nas_controller.records import Finished
 from nas_controller.report import read, render
 from nas_controller.report.drawing import Axis, cells, duration, merged, number, percent
+from nas_controller.state import fold
 from nas_store.folder import FolderStore
 
 MADE = datetime(2026, 3, 4, tzinfo=UTC)
@@ -116,6 +118,23 @@ def test_the_page_tells_the_numbers_of_the_log() -> None:
     assert duration(sum(sample.seconds for sample in history.samples)) in text
     assert history.architecture(best).short() in text
     assert "as of" not in text.lower()
+
+
+def test_the_final_training_is_told_with_its_winner_and_its_agreement() -> None:
+    final = {"top": 6, "epochs": 300, "grid": {"learningRate": ["0.1", "0.05"], "decayEpoch": [150]}}
+    records = [record for each in logs.records(logs.CONVOLUTIONAL, 60, final=final) for record in each]
+    history = read(records)
+    assert history is not None
+    html = render(history, experiment(), MADE)
+    section = re.search(r'<section[^>]*id="final".*?</section>', html, re.DOTALL)
+    assert section is not None
+    assert section[0].count("<tr><td") == 12
+    assert "12 of 12 trainings of 6 networks" in section[0] and "150" in section[0]
+    state = fold(records, make_policy)
+    assert state is not None and state.core.final is not None and state.core.final.agreement is not None
+    stage, agreement = state.core.final, state.core.final.agreement
+    assert stage.test_metric is not None and section[0].count(number(stage.test_metric, 5)) == 2
+    assert f"<b>{agreement.tau:.2f}</b> (95 % interval {agreement.low:.2f} to {agreement.high:.2f})" in section[0]
 
 
 def test_words_from_outside_are_text_and_nothing_else() -> None:

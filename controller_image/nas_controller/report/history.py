@@ -13,7 +13,21 @@ from nas_api.decisions import Choices, Decision
 from nas_api.experiment import BudgetSpec, ObjectiveSpec, SearcherSpec
 from nas_api.search_space import SearchSpace, SearchSpaceSpec, search_space
 from nas_controller.errors import LogDamaged
-from nas_controller.records import Finished, Launched, Lost, Observed, Proposed, Reconfigured, Record, Started
+from nas_controller.final_stage import FinalRun
+from nas_controller.records import (
+    FinalProposed,
+    Finished,
+    Inherited,
+    Launched,
+    Lost,
+    Observed,
+    Proposed,
+    Reconfigured,
+    Record,
+    SearchEnded,
+    Started,
+    WarmStarted,
+)
 
 
 class Fate(Enum):
@@ -51,6 +65,20 @@ class Sample:
     """Of its training, as the trainer measured them."""
 
 
+@dataclass(slots=True)
+class FinalTraining:
+    """One training of the final stage (paper section 4.1)."""
+
+    number: int
+    run: FinalRun
+    fate: Fate = Fate.OPEN
+    reason: str = ""
+    launched: datetime | None = None
+    metric: float = 0.0
+    """Of the validation set, or of the test set where the run says so; meaningless unless trained."""
+    seconds: float = 0.0
+
+
 @dataclass
 class History:
     """The fold of a log for reports; ``take`` goes on with it."""
@@ -67,6 +95,13 @@ class History:
     budget: BudgetSpec | None = None
     finished: Finished | None = None
     samples: list[Sample] = field(default_factory=list)
+    """The search's, in the order of their numbers, which begin at 0 unless it goes on with another's samples."""
+    finals: list[FinalTraining] = field(default_factory=list)
+    """Of the final stage, in the order of their numbers."""
+    search_ended: bool = False
+    warm_start: WarmStarted | None = None
+    inherited: int = 0
+    """Samples of an earlier experiment that the policy learnt first."""
     slot_seconds: float = 0.0
     """Parallelism times duration: what could have been trained in."""
     lost_seconds: float = 0.0
@@ -74,6 +109,7 @@ class History:
     timed: bool = False
     """Whether the log says when things happened; those of older writers do not."""
     _decisions: tuple[Decision, ...] = ()
+    _numbered: dict[int, Sample | FinalTraining] = field(default_factory=dict)
 
     @property
     def cost_name(self) -> str:
@@ -97,6 +133,12 @@ class History:
         """Return a sample's network."""
         architecture: Architecture = self.space.decode(sample.choices)
         return architecture
+
+    def sample(self, number: int) -> Sample:
+        """Return the search's sample of this number."""
+        found = self._numbered[number]
+        assert isinstance(found, Sample)
+        return found
 
     def best(self, count: int) -> list[Sample]:
         """Return the trained samples of highest reward, each architecture once; the first of equals comes first."""
@@ -123,32 +165,48 @@ class History:
                     self.parallelism, self.budget = record.parallelism, record.budget
                 case Proposed():
                     choices = self.space.encode(record.architecture)
-                    self.samples.append(Sample(record.sample, choices, random=record.arm == "random"))
+                    sample = Sample(record.sample, choices, random=record.arm == "random")
+                    self.samples.append(sample)
+                    self._numbered[record.sample] = sample
+                case FinalProposed():
+                    final = FinalTraining(record.sample, record.run)
+                    self.finals.append(final)
+                    self._numbered[record.sample] = final
                 case Launched():
                     for number in record.samples:
-                        sample = self.samples[number]
-                        sample.launches += 1
-                        sample.launched = record.moment
+                        child = self._numbered[number]
+                        child.launched = record.moment
+                        if isinstance(child, Sample):
+                            child.launches += 1
                 case Observed():
-                    self._observe(record, self.samples[record.sample])
+                    child = self._numbered[record.sample]
+                    child.fate = Fate.DIVERGED if record.diverged else Fate.TRAINED
+                    child.metric = record.metrics.get(self.objective.metric, 0.0)
+                    child.seconds = record.seconds
+                    if isinstance(child, Sample):
+                        self._observe(record, child)
                 case Lost():
-                    sample = self.samples[record.sample]
-                    sample.fate, sample.reason = Fate.LOST, record.reason
-                    if record.moment is not None and sample.launched is not None:
-                        self.lost_seconds += (record.moment - sample.launched).total_seconds()
+                    child = self._numbered[record.sample]
+                    child.fate, child.reason = Fate.LOST, record.reason
+                    if record.moment is not None and child.launched is not None:
+                        self.lost_seconds += (record.moment - child.launched).total_seconds()
+                case WarmStarted():
+                    self.warm_start = record
+                case Inherited():
+                    self.inherited += 1
+                case SearchEnded():
+                    self.search_ended = True
                 case Finished():
                     self.finished = record
 
     def _observe(self, record: Observed, sample: Sample) -> None:
-        sample.fate = Fate.DIVERGED if record.diverged else Fate.TRAINED
         sample.reward, sample.parameters = record.reward, record.parameters
-        sample.metric = record.metrics.get(self.objective.metric, 0.0)
         parameters = float(record.parameters) if self.cost_name == "parameters" else 0.0
         sample.cost = record.metrics.get(self.cost_name, parameters)
-        sample.seconds = record.seconds
         if record.reused is not None:
+            original = self.sample(record.reused)
             sample.reused = True
-            sample.cost, sample.parameters = self.samples[record.reused].cost, self.samples[record.reused].parameters
+            sample.cost, sample.parameters = original.cost, original.parameters
 
     def _moment(self, moment: datetime | None) -> None:
         if moment is None:
@@ -172,7 +230,7 @@ def read(records: Iterable[Record]) -> History | None:
     if not isinstance(first, Started):
         raise LogDamaged(f"the log begins with {first.type}, not with Started")
     history = History(
-        space=search_space(first.search_space),
+        space=search_space(first.search_space, first.architecture),
         space_spec=first.search_space,
         searcher=first.searcher,
         objective=first.objective,

@@ -20,6 +20,7 @@ _PANELS = (
     panels.front,
     panels.decisions,
     panels.networks,
+    panels.final_training,
     panels.cost,
     panels.failures,
     panels.top_samples,
@@ -85,7 +86,7 @@ def _head(history: History, experiment: NASExperiment) -> str:
     return (
         f'<header><p class="kind">Neural architecture search · {escape(place)}</p>'
         f"<h1>{escape(experiment.metadata.name)}"
-        f' <span class="state {state.lower()}">{state}</span></h1><p class="lead">{escape(words)}</p>'
+        f' <span class="state {state.lower().replace(" ", "-")}">{state}</span></h1><p class="lead">{escape(words)}</p>'
         f"<dl>{facts}</dl></header>"
     )
 
@@ -95,7 +96,7 @@ def _state(history: History, experiment: NASExperiment) -> tuple[str, str]:
         return history.finished.outcome, _sentence(history.finished.message)
     if experiment.spec.suspend:
         return "Suspended", "The search goes on when spec.suspend is false."
-    return "Searching", f"As of {history.end:%Y-%m-%d %H:%M} UTC."
+    return "Final training" if history.search_ended else "Searching", f"As of {history.end:%Y-%m-%d %H:%M} UTC."
 
 
 def _sentence(words: str) -> str:
@@ -133,6 +134,8 @@ def _facts(history: History, experiment: NASExperiment) -> list[tuple[str, str]]
     searcher = f"<b>{escape(history.searcher.kind)}</b><small>seed {history.searcher.seed}"
     if history.searcher.control is not None:
         searcher += f", random arm {escape(history.searcher.control.random)}"
+    if history.warm_start is not None:
+        searcher += f", warm start with {history.inherited:,} samples of {escape(history.warm_start.experiment)}"
     facts.append(("Searcher", searcher + "</small>"))
     reward = history.objective.reward
     form = "cube" if reward.cube is not None else "inverse square" if reward.inverse_square is not None else ""
@@ -140,16 +143,18 @@ def _facts(history: History, experiment: NASExperiment) -> list[tuple[str, str]]
     penalties = "".join(f", {escape(each.metric)} below {escape(each.target)}" for each in history.objective.penalties)
     facts.append(("Reward", f"<b>{form}</b><small>of {escape(history.objective.metric)}{penalties}</small>"))
     dataset = next(name for name in type(spec.trainer.dataset).model_fields if getattr(spec.trainer.dataset, name))
-    facts.append(("Children", f"<b>{escape(dataset)}</b><small>{spec.trainer.epochs:,} epochs each</small>"))
+    epochs = "1 epoch" if spec.trainer.epochs == 1 else f"{spec.trainer.epochs:,} epochs"
+    facts.append(("Children", f"<b>{escape(dataset)}</b><small>{epochs} each</small>"))
     controllers = f", {history.controllers} controllers one after the other" if history.controllers > 1 else ""
     facts.append(("At once", f"<b>{history.parallelism:,}</b><small>children in flight at most{controllers}</small>"))
     return facts
 
 
 def _space(history: History) -> str:
-    last = len(history.samples) - 1 if history.samples else 0
-    size = history.space.size(last)
+    size = history.space.size(history.samples[-1].number if history.samples else 0)
     spec = history.space_spec
+    if spec.fixed is not None:
+        return f"<b>1</b><small>the network that {escape(spec.fixed.experiment)} has found</small>"
     if spec.convolutional is not None:
         kind = "convolutional"
     elif spec.recurrent_cell is not None:

@@ -4,9 +4,14 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 import numpy as np
 
+from nas_api.spaces.convolutional import ConvolutionalArchitecture
+from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
+from nas_controller.agreement import kendall
+from nas_controller.final_stage import FinalRun
 from nas_controller.report import analysis
 from nas_controller.report.analysis import TOPS, KindMaps
 from nas_controller.report.drawing import (
@@ -31,7 +36,7 @@ from nas_controller.report.drawing import (
     table,
     whole_ticks,
 )
-from nas_controller.report.history import Fate, History, Sample
+from nas_controller.report.history import Fate, FinalTraining, History, Sample
 from nas_controller.report.networks import picture
 
 # From so many points on they are summed up: dots would lie on each other.
@@ -48,6 +53,7 @@ _MOST_SINGLE = 29
 _DRAWN = 3
 _DRAWN_CELLS = 2
 _LISTED = 15
+_FEWEST_RANKED = 3
 # From this median on, the times of trainings are told in this unit.
 _UNITS = ((3 * 3600.0, 3600.0, "hours"), (180.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 
@@ -76,7 +82,8 @@ def rewards(history: History) -> Panel:
         return Panel("rewards", title, "No sample has a result yet.")
     policy = [sample for sample in trained if not sample.random]
     control = [sample for sample in trained if sample.random]
-    x = Axis(0, max(1, len(history.samples) - 1))
+    first = history.samples[0].number
+    x = Axis(first, max(first + 1, history.samples[-1].number))
     best = np.maximum.accumulate([sample.reward for sample in trained])
     top = trained[int(np.argmax([sample.reward for sample in trained]))]
     many = len(trained) > _MOST_DOTS
@@ -123,10 +130,10 @@ def rewards(history: History) -> Panel:
         f" <b>{number(top.metric)}</b>."
     )
     if len(policy) >= 40:
-        first, last = policy[: min(200, len(policy) // 4)], policy[-min(200, len(policy) // 4) :]
+        some = min(200, len(policy) // 4)
         lead += (
-            f" Mean of the first {len(first)} samples: {number(_mean(first))}; of the last {len(last)}:"
-            f" {number(_mean(last))}."
+            f" Mean of the first {some} samples: {number(_mean(policy[:some]))}; of the last {some}:"
+            f" {number(_mean(policy[-some:]))}."
         )
     if step_notes:
         lead += " Dotted: networks become deeper."
@@ -179,18 +186,12 @@ def _dots(history: History, samples: list[Sample], x: Axis, y: Axis, look: str) 
 
 def _depth_steps(history: History, x: Axis) -> tuple[list[float], list[str]]:
     """Return where the schedule made networks deeper, and what to write there."""
-    if history.space_spec.convolutional is None:
-        return [], []
     places, notes = [], []
-    width = 0
-    for sample in history.samples:
-        if len(sample.choices) != width:
-            if width:
-                depth = len(sample.choices) * history.space_spec.convolutional.layers.initial
-                depth //= max(1, len(history.samples[0].choices))
-                places.append(x.at(sample.number))
-                notes.append(note(x.at(sample.number), 0, f"{depth} layers", "step", turn=930))
-            width = len(sample.choices)
+    for before, sample in pairwise(history.samples):
+        architecture = history.architecture(sample) if len(sample.choices) > len(before.choices) else None
+        if isinstance(architecture, ConvolutionalArchitecture):
+            places.append(x.at(sample.number))
+            notes.append(note(places[-1], 0, f"{len(architecture.layers)} layers", "step", turn=930))
     return places, notes
 
 
@@ -256,10 +257,12 @@ def decisions(history: History) -> Panel:
     title = "What the searcher decides"
     if not history.samples:
         return Panel("decisions", title, "No sample has been proposed yet.")
+    if history.space_spec.fixed is not None:
+        return Panel("decisions", title, "Nothing: the space has one architecture.")
     maps = analysis.decision_maps(history)
     ends = (f"sample {maps.first[0]:,}", f"{maps.last[-1]:,}") if maps.first else ("", "")
     if len(maps.first) < 2:
-        over = f"All {maps.last[-1] + 1} samples together: shares over time are drawn from 40 on."
+        over = f"All {len(history.samples)} samples together: shares over time are drawn from 40 on."
     else:
         over = (
             f"{len(maps.first)} windows of {round(len(history.samples) / len(maps.first))} samples, oldest to the left."
@@ -460,7 +463,8 @@ def _reason(reason: str) -> str:
 def cost(history: History) -> Panel:
     """Return what the children's trainings took."""
     title = "Cost"
-    timed = [sample.seconds for sample in history.samples if sample.seconds > 0]
+    timed = [sample.seconds for sample in history.samples if sample.seconds > 0 and not sample.reused]
+    final = sum(each.seconds for each in history.finals)
     if not timed:
         return Panel("cost", title, "No result tells how long its training took.")
     total = sum(timed)
@@ -478,8 +482,10 @@ def cost(history: History) -> Panel:
         if count
     )
     lead = f"<b>{duration(total)}</b> of training in all, {duration(float(middle))} a sample in the median."
+    if final:
+        lead += f" The final training took {duration(final)} more."
     if history.slot_seconds > 0:
-        idle = max(0.0, 1 - (total + history.lost_seconds) / history.slot_seconds)
+        idle = max(0.0, 1 - (total + final + history.lost_seconds) / history.slot_seconds)
         lead += (
             f" <b>{percent(idle)}</b> of {duration(history.slot_seconds)} (parallelism times duration) was not"
             " training: pods that start, wait or load data, and pauses."
@@ -507,23 +513,24 @@ def cost(history: History) -> Panel:
     return Panel("cost", title, lead, body)
 
 
-# ---------------------------------------------------------------- networks
+# ---------------------------------------------------------------- networks and the final training
 
 
 def networks(history: History) -> Panel:
     """Return the best architectures as pictures."""
     title = "The best networks"
-    space = history.space_spec
-    # Cells are drawn wider than layers.
-    best = history.best(_DRAWN_CELLS if space.recurrent_cell is not None else _DRAWN)
+    best = [(sample, history.architecture(sample)) for sample in history.best(_DRAWN)]
     if not best:
         return Panel("networks", title, "No sample has a result yet.")
-    if space.convolutional is not None:
+    form = best[0][1]
+    if isinstance(form, ConvolutionalArchitecture):
         lead = (
             "From the image down. The little box is the filter to scale, the shade behind it the number of filters"
             " (↓ stride). Arcs to the right are skip connections; dashed ones take the image, or feed the classifier."
         )
-    elif space.recurrent_cell is not None:
+    elif isinstance(form, RecurrentCellArchitecture):
+        # They are drawn wider than layers.
+        best = best[:_DRAWN_CELLS]
         lead = "Each leaf takes W x<sub>t</sub> and U h<sub>t−1</sub>; the root’s value is h<sub>t</sub>."
     else:
         lead = "The values of their decisions; one that was not taken is not there."
@@ -531,16 +538,84 @@ def networks(history: History) -> Panel:
     cards = "".join(
         f'<article><h3>Sample {sample.number:,}</h3><p class="lead">reward <b>{number(sample.reward)}</b>, {metric}'
         f" {number(sample.metric)}{f', {short_number(sample.parameters)} parameters' if sample.parameters else ''}</p>"
-        f"{picture(history.architecture(sample))}</article>"
-        for sample in best
+        f"{picture(architecture)}</article>"
+        for sample, architecture in best
     )
     return Panel(
         "networks",
         title,
         lead,
-        f'<div class="cards{" cells" if space.recurrent_cell is not None else ""}">{cards}</div>',
+        f'<div class="cards{" cells" if isinstance(form, RecurrentCellArchitecture) else ""}">{cards}</div>',
         wide=True,
     )
+
+
+def final_training(history: History) -> Panel:
+    """Return the trainings of the final stage, best first, and whether they rank as the search did."""
+    title = "Final training"
+    grid = [each for each in history.finals if not each.run.settings.test]
+    if not grid:
+        if history.finished is not None and not history.search_ended:
+            return Panel("final", title, "The manifest asks for none (spec.finalTraining).")
+        why = "It has not begun: it follows the search where spec.finalTraining asks for it."
+        return Panel("final", title, why)
+    metric, sign = history.objective.metric, history.sign
+    tests = [each for each in history.finals if each.run.settings.test and each.fate is Fate.TRAINED]
+    done = [each for each in grid if each.fate is Fate.TRAINED]
+    best: dict[int, float] = {}
+    for each in done:
+        best[each.run.of] = max(best.get(each.run.of, -math.inf), sign * each.metric)
+    lead = f"{len(done):,} of {len(grid):,} trainings of {len({each.run.of for each in grid})} networks are done."
+    if tests:
+        lead += f" The winner’s {escape(metric)} on the test set, measured once: <b>{number(tests[0].metric, 5)}</b>."
+    of = sorted(best)
+    agreement = kendall([history.sample(each).reward for each in of], [best[each] for each in of])
+    if agreement is not None:
+        lead += f" Kendall’s τ between the search’s rewards and these: <b>{agreement.tau:.2f}</b>"
+        if agreement.low is not None and agreement.high is not None:
+            lead += f" (95 % interval {agreement.low:.2f} to {agreement.high:.2f})"
+        lead += ": 1 is the same order, 0 none."
+    body = ""
+    if len(of) >= _FEWEST_RANKED:
+        x = Axis.around([history.sample(each).reward for each in of])
+        y = Axis.around(sign * value for value in best.values())
+        points = [(x.at(history.sample(each).reward), y.at(sign * best[each])) for each in of]
+        titles = [f"sample {each}: {metric} {number(sign * best[each])}" for each in of]
+        body += plot(
+            [dots(points, "best big", titles)],
+            x,
+            y,
+            label=f"The final {metric} of {len(of)} networks against their reward in the search",
+            names=("reward in the search", f"final {metric}"),
+            height=200,
+        )
+    ended = sorted(grid, key=lambda each: (each.fate is not Fate.TRAINED, -sign * each.metric, each.number))
+    rows = [_final_row(history, each, tests) for each in ended]
+    head = ("network", "search reward", "learning rate", "weight decay", "epsilon", "decay epoch", "epochs", metric)
+    body += table((*head, "test"), rows)
+    return Panel("final", title, lead, body, wide=True)
+
+
+def _final_row(history: History, each: FinalTraining, tests: list[FinalTraining]) -> tuple[str, ...]:
+    run = each.run
+    won = [test for test in tests if test.run.of == run.of and _alike(test.run, run)]
+    return (
+        f"sample {run.of:,}",
+        number(history.sample(run.of).reward),
+        run.optimizer.learning_rate,
+        run.optimizer.weight_decay,
+        run.settings.batch_norm_epsilon,
+        "never" if run.settings.decay_epoch is None else str(run.settings.decay_epoch),
+        f"{run.epochs:,}",
+        number(each.metric, 5) if each.fate is Fate.TRAINED else _words(each.reason).strip() or each.fate.value,
+        number(won[0].metric, 5) if won else "",
+    )
+
+
+def _alike(test: FinalRun, run: FinalRun) -> bool:
+    """Return whether the test's training has the settings of this one."""
+    settings = test.settings.model_copy(update={"test": False})
+    return (settings, test.optimizer) == (run.settings, run.optimizer)
 
 
 def top_samples(history: History) -> Panel:
