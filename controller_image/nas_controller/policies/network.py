@@ -268,10 +268,10 @@ class Network:
             entropies.append(entropy if counted is None else entropy * counted[:, steps])
         if len(plan.anchors) > 1:
             states = outputs[:, plan.anchors]
-            previous = (states @ w["anchor.previous"]).unsqueeze(1)
-            current = (states @ w["anchor.current"]).unsqueeze(2)
             into, source = torch.tril_indices(len(plan.anchors), len(plan.anchors), offset=-1)
-            scores = (torch.tanh(previous + current) @ w["anchor.v"])[:, into, source]
+            previous = (states @ w["anchor.previous"]).index_select(1, source)
+            current = (states @ w["anchor.current"]).index_select(1, into)
+            scores = torch.tanh(previous + current) @ w["anchor.v"]
             on, off = torch.nn.functional.logsigmoid(scores), torch.nn.functional.logsigmoid(-scores)
             is_input = bits[:, into, source]
             log_probabilities.append(is_input * on + (1 - is_input) * off)
