@@ -30,8 +30,10 @@ PRIOR_NOISE = 0.1
 """Variance of the noise before anything is known; the rewards' normal scores have variance 1."""
 PRIOR_SPREAD = 1.0
 """Standard deviation, in nats, of the log-normal priors."""
-ORDERED = 2.0
-"""What the first and the last of options that are numbers weigh against two words: half as far apart, the same."""
+APART = 0.5
+ALONG = 1.5
+"""Two words are 1 apart. Two numbers are ``APART``, since numbers may be mere labels, and more by how much of the way
+from the first option to the last is between them: ``ALONG`` for all of it."""
 FIT_STEPS = 25
 FIT_RATE = 0.1
 """Of Adam, on the logarithms; each fit goes on from where the one before came to."""
@@ -80,11 +82,11 @@ def encoding(first: tuple[Decision, ...], longest: tuple[Decision, ...]) -> Enco
             continue
         count = len(decision.options)
         if count > 2 and all(map(_is_number, decision.options)):
-            # The threshold -1 is passed by each choice: it tells a decision that counts from one that does not.
-            rows += [(step, option, 1, group, ORDERED / (count - 1)) for option in range(-1, count - 1)]
+            rows += [(step, option, 1, group, ALONG / (count - 1)) for option in range(count - 1)]
+            rows += [(step, option, 0, group, APART / 2) for option in range(count)]
         else:
             # Where two choices differ, two of these features do.
-            rows += [(step, option, 0, group, 0.5) for option in range(count)]
+            rows += [(step, option, 0, group, 1 / 2) for option in range(count)]
     table = np.array([row[:4] for row in rows], dtype=np.int64).reshape(-1, 4)
     share = torch.tensor([row[4] for row in rows], dtype=torch.float64)
     return Encoding(longest, table[:, 0], table[:, 1], table[:, 2], torch.tensor(table[:, 3]), share, len(groups))

@@ -24,8 +24,8 @@ from nas_controller.policies.draws import Purpose, uniforms
 from nas_controller.policies.learner import Learner, Observation, fingerprint, pack, unpack
 from nas_controller.policies.network import layout
 
-BEST = 256
-NEWEST = 256
+BEST = 192
+NEWEST = 192
 """The critic knows the best samples and the newest, since exact inference is cubic in their number."""
 PENDING = 128
 """So many of the newest samples in flight are taken into account."""
@@ -37,7 +37,7 @@ MUTATIONS = 3
 """The most elementary draws in which a mutant differs from its parent."""
 PARENTS = 10
 """How many of the best samples are mutated, and imitated."""
-IMAGINED = 64
+IMAGINED = 48
 """Samples that the policy imagines at each update."""
 EPOCHS = 4
 """Optimisation steps on them, by proximal policy optimisation."""
@@ -71,38 +71,41 @@ class GuidedPolicy(Learner):
         self._drafts: tuple[int, tuple[Decision, ...], list[Choices]] | None = None
 
     def propose(self, sample: int) -> Proposal:
-        """Return the candidate with the largest expected improvement, given what is observed and in flight.
+        """Return the new candidate with the largest expected improvement, given what is observed and in flight.
 
         Before the first update, and once every candidate is known, it is a draw of the policy.
         """
         decisions = self._space.decisions(sample)
-        candidates = self._propose_from(sample, decisions) if self._updates else []
-        if not candidates:
+        if not self._updates:
             return super().propose(sample)
+        candidates = self._propose_from(sample, decisions)
         seen = [*self._seen, *self._waiting]
         targets = self._targets(seen)
         plan = self._encoding(decisions)
         samples = features(plan, [each.proposal.choices for each in seen])
         pending = features(plan, [each.choices for each in list(self._open.values())[-PENDING:]])
-        asked = torch.cat([samples, features(plan, candidates)])
-        mean, variance = self._critic.imagine(plan, samples, targets, pending, asked)
-        best = float(mean[: len(seen)].max())
-        gain = expected_improvement(mean[len(seen) :], variance[len(seen) :], best)
-        choices = candidates[int(gain.argmax())]
+        # Rewards are noisy: what is to be exceeded is the best that the critic makes of them.
+        asked = [*candidates, *(each.proposal.choices for each in _best(seen, PARENTS))]
+        mean, variance = self._critic.imagine(plan, samples, targets, pending, features(plan, asked))
+        count = len(candidates)
+        gain = expected_improvement(mean[:count], variance[:count], float(mean[count:].max()))
+        ranked = (candidates[place] for place in gain.argsort(descending=True, stable=True).tolist())
+        choices = next((each for each in ranked if fingerprint(each) not in self._known), None)
+        if choices is None:
+            return super().propose(sample)
         with torch.no_grad():
             log_p = self._network.evaluate(decisions, [choices]).log_probabilities.double().sum()
         return Proposal(choices, float(log_p), self._updates)
 
     def _propose_from(self, sample: int, decisions: tuple[Decision, ...]) -> list[Choices]:
-        """Return the policy's draws and mutations of the best samples, without what was proposed before."""
+        """Return draws of the policy and mutations of the best samples, each once."""
         if self._drafts is None or self._drafts[:2] != (self._updates, decisions):
             drawn = self._imagine(decisions, Purpose.DRAFT, self._candidates)
             self._drafts = self._updates, decisions, drawn
         numbers = uniforms(self._seed, sample, Purpose.MUTATE, 0, self._candidates * mutation_draws(decisions))
         parents = [seen.proposal.choices for seen in _best(self._seen, PARENTS)]
         mutants = mutate(decisions, parents, numbers.reshape(self._candidates, -1))
-        together = dict.fromkeys([*self._drafts[2], *mutants])
-        return [choices for choices in together if fingerprint(choices) not in self._known]
+        return list(dict.fromkeys([*self._drafts[2], *mutants]))
 
     def proposed(self, sample: int, proposal: Proposal) -> None:
         """See :class:`~nas_controller.policies.Policy`."""
