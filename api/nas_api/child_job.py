@@ -231,7 +231,11 @@ def _sidecar(
         ],
     }
     if task == UPLOAD_CONTAINER:
-        container["env"].append({"name": "NAS_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
+        # For messages that say where the trainer's own words are.
+        container["env"] += [
+            {"name": "NAS_NAMESPACE", "value": experiment.metadata.namespace},
+            {"name": "NAS_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        ]
         container["env"] += s3_environment(s3, trainer=True)
         if s3.ca_bundle is not None:
             container["volumeMounts"].append({"name": "ca", "mountPath": CA_BUNDLE_FOLDER})

@@ -88,10 +88,11 @@ def _cell_table(architecture: RecurrentCellArchitecture) -> Table:
             state.append("gives c[t]")
         table.add_row(
             str(index),
-            "x[t], h[t-1]" if index < base else f"{first}, {first + 1}",
+            # As text: in a string, rich takes [t] for a mark of its own.
+            Text("x[t], h[t-1]" if index < base else f"{first}, {first + 1}"),
             node.combination,
             node.activation,
-            "; ".join(state),
+            Text("; ".join(state)),
         )
     return table
 
@@ -102,7 +103,7 @@ def _choices_table(architecture: CustomArchitecture) -> Table:
     table.add_column("decision")
     table.add_column("value")
     for name, value in architecture.choices.items():
-        table.add_row(name, ", ".join(map(str, value)) if isinstance(value, tuple) else str(value))
+        table.add_row(name, Text(", ".join(map(str, value)) if isinstance(value, tuple) else str(value)))
     return table
 
 

@@ -258,6 +258,8 @@ def _sentence(detail: ErrorDetails, schema: dict[str, Any]) -> str:
     if kind == "string_type" and isinstance(given, int | float):
         what = "decimals are strings" if "0-9" in str(here.get("pattern", ""))[:6] else "this is a word"
         return f'{what} here: write "{given}" in quotes'
+    if kind in ("tuple_type", "list_type") and isinstance(given, str):
+        return f"a list is needed here: write [{', '.join(given.split())}]"
     if kind == "string_pattern_mismatch":
         return f"{given!r} does not fit the pattern {detail['ctx']['pattern']}{meaning}"
     if kind == "literal_error":

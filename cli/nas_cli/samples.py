@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from nas_api.architecture import Architecture
 from nas_controller.records import FinalProposed, Launched, Lost, Observed, Proposed, Record
@@ -95,7 +96,7 @@ def table(found: Iterable[Sample], metric: str) -> Table:
             state if sample.arm == "policy" else f"{state} ({sample.arm})",
             "" if value is None else f"{value:.4f}",
             "" if sample.seconds is None else f"{sample.seconds:.1f}",
-            sample.message or sample.architecture.short(),
+            Text(sample.message or sample.architecture.short()),
         )
     return out
 

@@ -149,7 +149,8 @@ def test_a_bad_result_is_lost_at_once_with_the_fault(own: Own, tmp_path: Path, s
     assert outcome.exit_code == 1
     assert words in outcome.output
     assert [record.reason for record in lost(folder)] == ["InvalidResult"] * 2
-    assert lost(folder)[0].message.endswith(f"Its output: {folder / 'children' / '0.log'}")
+    for record in lost(folder):
+        assert record.message.endswith(f"Its output: {folder / 'children' / f'{record.sample}.log'}")
     assert not (folder / "children" / "2.log").exists(), "it was not tried again"
 
 
@@ -309,7 +310,9 @@ def test_faults_of_decisions_come_with_line_and_cure(tmp_path: Path) -> None:
         " (Your own decisions, for your own trainer)",
     ]
     path.write_text(head + decisions.replace("options: [s]", "options: [1, yes]") + tail)
+    path.write_text(path.read_text().replace("custom: {}}", "custom: {}}, command: python3 x.py"))
     words = nas("validate", path).stderr
+    assert "spec.trainer.command: a list is needed here: write [python3, x.py]" in words
     assert f'12: {place}[3].options[0]: this is a word here: write "1" in quotes' in words
     assert f"12: {place}[3].options[1]: YAML takes this word for true or false: write it in quotes" in words
     assert "at least 1 item" not in words

@@ -205,6 +205,9 @@ def test_only_the_upload_has_keys_and_shares_no_home_with_a_users_trainer() -> N
     _, containers = own_pod(custom())
     with_keys = [name for name, item in containers.items() if "secretKeyRef" in str(item)]
     assert with_keys == ["upload"]
+    env = {item["name"]: item for item in containers["upload"]["env"]}
+    assert env["AWS_ACCESS_KEY_ID"]["valueFrom"]["secretKeyRef"]["name"] == "trainer-keys"
+    assert (env["NAS_DIR"]["value"], env["NAS_NAMESPACE"]["value"]) == ("/nas", "team")
     homes = {
         name: next(mount["name"] for mount in item["volumeMounts"] if mount["mountPath"] == "/tmp")
         for name, item in containers.items()

@@ -54,6 +54,7 @@ def run(folder: Path, document: TrainerInput, tmp_path: Path) -> Callable[..., i
         environment = {
             names.ENV_TRAINER_INPUT: document.model_dump_json(by_alias=True),
             "NAS_DIR": str(folder),
+            "NAS_NAMESPACE": "team",
             "NAS_POD": "mine-0-abc",
             "NAS_TERMINATION_LOG": str(tmp_path / "message"),
         }
@@ -133,7 +134,7 @@ def test_a_result_that_cannot_be_used_says_why_and_where_to_look(
     with pytest.raises(ValueError, match=r"^result\.json: ") as caught:
         parsed(tmp_path)
     assert words in str(caught.value)
-    assert str(caught.value).endswith("Its output: kubectl logs mine-0-abc -c trainer")
+    assert str(caught.value).endswith("Its output: kubectl logs -n team mine-0-abc -c trainer")
 
 
 @pytest.mark.parametrize("trick", ["link", "pipe", "folder"])

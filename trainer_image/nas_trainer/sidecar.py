@@ -22,7 +22,6 @@ from nas_trainer.process import configure_logging, leave_message
 
 _log = structlog.get_logger()
 
-ENV_POD = "NAS_POD"
 _PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
 
@@ -50,7 +49,8 @@ def main(
     if arguments != ["upload"]:
         leave_message(environment, f"sidecar: prepare or upload, not {' '.join(arguments)}")
         return ExitCode.INVALID_INPUT
-    result = collect(folder, document, f"kubectl logs {environment.get(ENV_POD, 'POD')} -c {names.TRAINER_CONTAINER}")
+    look = f"kubectl logs -n {environment['NAS_NAMESPACE']} {environment['NAS_POD']} -c {names.TRAINER_CONTAINER}"
+    result = collect(folder, document, look)
     store = open_store(document.store)
     tries = 0
     while True:
