@@ -200,7 +200,7 @@ def plot(
     places = 0 if y.log else max(map(len, digits), default=0)
     texts = [
         f'<span class="yt" style="top:{100 - y.at(value) / 10:.2f}%">'
-        f"{short_number(value) if y.log or abs(value) >= 1e5 else f'{value:,.{places}f}'}</span>"
+        f"{short_number(value) if y.log or abs(value) >= 1e5 else f'{value:,.{places}f}'.replace('-', '−')}</span>"
         for value in rows
     ]
     texts += [

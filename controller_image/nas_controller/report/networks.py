@@ -152,9 +152,9 @@ def _cell(cell: RecurrentCellArchitecture) -> str:
         nodes.append(_cell_node(cell, index, node, x, y))
     x, y = places[-1]
     links.append(f'<path class="link" d="M{x + _NODE_WIDTH} {y}h18"/>')
-    names = [f'<text class="state" x="{x + _NODE_WIDTH + 22}" y="{y + 4}">{_state("h", "t")}</text>']
+    names = [f'<text class="signal" x="{x + _NODE_WIDTH + 22}" y="{y + 4}">{_state("h", "t")}</text>']
     names += [
-        f'<text class="state end" x="{margin - 16}" y="{places[leaf][1] + 4}">x<tspan class="sub" dy="3">t</tspan>'
+        f'<text class="signal end" x="{margin - 16}" y="{places[leaf][1] + 4}">x<tspan class="sub" dy="3">t</tspan>'
         f'<tspan dy="-3">, </tspan>{_state("h", "t−1")}</text>'
         for leaf in range(base)
     ]

@@ -587,13 +587,16 @@ def final_training(history: History) -> Panel:
             y,
             label=f"The final {metric} of {len(of)} networks against their reward in the search",
             names=("reward in the search", f"final {metric}"),
-            height=200,
+            height=230,
+            x_ticks=x.ticks(3),
         )
     ended = sorted(grid, key=lambda each: (each.fate is not Fate.TRAINED, -sign * each.metric, each.number))
     rows = [_final_row(history, each, tests) for each in ended]
     head = ("network", "search reward", "learning rate", "weight decay", "epsilon", "decay epoch", "epochs", metric)
     body += table((*head, "test"), rows)
-    return Panel("final", title, lead, body, wide=True)
+    return Panel(
+        "final", title, lead, f'<div class="split">{body}</div>' if len(of) >= _FEWEST_RANKED else body, wide=True
+    )
 
 
 def _final_row(history: History, each: FinalTraining, tests: list[FinalTraining]) -> tuple[str, ...]:
