@@ -56,7 +56,11 @@ def validate(file: Path) -> None:
 @main.command()
 @click.argument("file", type=_FILE)
 @click.option("--folder", type=_FILE, help="Where to keep everything; nas-runs/NAME when not given.")
-@click.option("--parallelism", type=click.IntRange(1, 1024), help="Children at once; spec.parallelism at most.")
+@click.option(
+    "--parallelism",
+    type=click.IntRange(1, 1024),
+    help="Children at once; spec.parallelism when not given, at most one a core for the built-in trainer.",
+)
 @click.option("--verbose", is_flag=True, help="Show the search's own log, too.")
 def run(file: Path, folder: Path | None, parallelism: int | None, verbose: bool) -> None:
     """Search on this machine: processes for Jobs, a folder for the bucket. The same command goes on later.
