@@ -1,11 +1,11 @@
 """What a policy costs: milliseconds of CPU time, on one thread, to propose a sample, to learn, and for a snapshot.
 
-    python bench/policy_speed.py [--samples 1600] [--searchers ppo reinforce ...]
+    python bench/policy_speed.py [--samples 3200] [--searchers ppo reinforce ...]
 
-15 layers with skip connections are sampled, as in the paper's first result. Proposals include redraws; updates are
-calls that taught the policy something. The first and the last tenth of a run are shown apart: a cost must not grow
-with the samples. The paper's 12,800 samples are to cost less than 10 minutes: 25 ms a sample, 20 ms an update, and
-50 ms a snapshot at most; the exit code is 1 where a median is above that, or where the whole would take longer.
+15 layers with skip connections are sampled, as in the paper's first result. Proposals include redraws; an update may
+be several steps of the optimiser, ppo's is 8. The first and the last tenth of a run are shown apart: a cost must not
+grow with the samples. The paper's 12,800 samples are to cost less than 10 minutes: 25 ms a sample in all, 20 ms a step
+of the optimiser, 50 ms a snapshot at most; the exit code is 1 where one of these, as a median, is missed.
 """
 
 import argparse
@@ -20,17 +20,18 @@ from nas_api.search_space import SearchSpaceSpec, search_space
 from nas_api.spaces.convolutional import ConvolutionalSpec, LayersSpec
 from nas_controller.policies import Policy
 from nas_controller.policies.factory import make_policy
+from nas_controller.policies.guided import EPOCHS as GUIDED_STEPS
 
 SEARCHERS = {
-    "ppo": (SearcherSpec(ppo=PpoSpec()), 8),
-    "reinforce": (SearcherSpec(reinforce=ReinforceSpec()), 8),
-    "reinforce-K100": (SearcherSpec(reinforce=ReinforceSpec(replicas=100)), 800),
-    "guided": (SearcherSpec(guided=GuidedSpec()), 8),
-    "evolution": (SearcherSpec(evolution=EvolutionSpec()), 8),
+    "ppo": (SearcherSpec(ppo=PpoSpec()), 8, PpoSpec().epochs),
+    "reinforce": (SearcherSpec(reinforce=ReinforceSpec()), 8, 1),
+    "reinforce-K100": (SearcherSpec(reinforce=ReinforceSpec(replicas=100)), 800, 1),
+    "guided": (SearcherSpec(guided=GuidedSpec()), 8, GUIDED_STEPS),
+    "evolution": (SearcherSpec(evolution=EvolutionSpec()), 8, 1),
 }
-"""Searchers, and how many of their samples are in flight."""
+"""Searchers, how many of their samples are in flight, and steps of the optimiser in one update."""
 PAPER = 12_800
-SAMPLE_MS, UPDATE_MS, SNAPSHOT_MS, MINUTES = 25.0, 20.0, 50.0, 10.0
+SAMPLE_MS, STEP_MS, SNAPSHOT_MS, MINUTES = 25.0, 20.0, 50.0, 10.0
 
 
 @dataclass
@@ -74,14 +75,14 @@ def ends(values: list[float]) -> tuple[float, float]:
 def main() -> int:
     """Print a line for each policy."""
     parser = argparse.ArgumentParser(description="Cost of the policies.")
-    parser.add_argument("--samples", type=int, default=1600, help="samples of each search, more than 800")
+    parser.add_argument("--samples", type=int, default=3200, help="samples of each search, at least 1600")
     parser.add_argument("--searchers", nargs="+", default=list(SEARCHERS), choices=list(SEARCHERS))
     arguments = parser.parse_args()
     space = search_space(SearchSpaceSpec(convolutional=ConvolutionalSpec(layers=LayersSpec(initial=15))))
     slow = False
     print(f"medians of the first and the last tenth of {arguments.samples} samples of 15 layers with skips, in ms")
     for name in arguments.searchers:
-        searcher, in_flight = SEARCHERS[name]
+        searcher, in_flight, steps = SEARCHERS[name]
         policy = make_policy(searcher, space)
         costs = run(policy, arguments.samples, in_flight)
         started = time.process_time()
@@ -89,9 +90,11 @@ def main() -> int:
         snapshot_ms = 1000 * (time.process_time() - started)
         proposals, updates = ends(costs.proposals), ends(costs.updates)
         minutes = costs.whole / arguments.samples * PAPER / 60_000
-        slow |= max(proposals) > SAMPLE_MS or max(updates) > UPDATE_MS or snapshot_ms > SNAPSHOT_MS or minutes > MINUTES
+        slow |= costs.whole / arguments.samples > SAMPLE_MS or minutes > MINUTES
+        slow |= max(updates) / steps > STEP_MS or snapshot_ms > SNAPSHOT_MS
         print(
-            f"{name}: propose {proposals[0]:.1f} and {proposals[1]:.1f}, update {updates[0]:.1f} and {updates[1]:.1f},"
+            f"{name}: propose {proposals[0]:.1f} and {proposals[1]:.1f}, update {updates[0]:.1f} and {updates[1]:.1f}"
+            f" ({steps} steps of {max(updates) / steps:.1f}),"
             f" all {costs.whole / arguments.samples:.1f} a sample ({minutes:.1f} minutes for {PAPER:,});"
             f" snapshot {snapshot_ms:.0f}, {len(snapshot) / 1e6:.1f} MB",
             flush=True,
