@@ -4,12 +4,15 @@ from collections import Counter
 from datetime import timedelta
 
 import pytest
+from experiments import manifest
 from report import logs
 
+from nas_api.experiment import NASExperiment
 from nas_api.reasons import LostReason
+from nas_api.search_space import SearchSpaceSpec
 from nas_controller.errors import LogDamaged
-from nas_controller.records import Launched, Lost, Observed, Proposed, Record, Started
-from nas_controller.report import read
+from nas_controller.records import Inherited, Launched, Lost, Observed, Proposed, Record, Started, WarmStarted
+from nas_controller.report import read, render
 from nas_controller.report.history import Fate
 
 
@@ -92,3 +95,52 @@ def test_the_best_are_different_networks_from_the_highest_reward_down() -> None:
         copy.choices = original.choices
     left = [sample for sample in ranked if sample not in (ranked[4], ranked[7])]
     assert history.best(8) == left[:8]
+
+
+def test_a_warm_start_goes_on_with_the_earlier_numbers() -> None:
+    found = records(20, losses=0.0)
+    first = next(each for each in found if isinstance(each, Proposed))
+    inherited = [
+        WarmStarted(experiment="earlier", uid="1", uri="s3://b/log", samples=2, first_sample=2),
+        *(
+            Inherited(sample=number, architecture=first.architecture, log_probability=-1, metrics={}, reward=0.5)
+            for number in range(2)
+        ),
+    ]
+    shifted: list[Record] = []
+    for each in found:
+        if isinstance(each, Launched):
+            shifted.append(each.model_copy(update={"samples": tuple(number + 2 for number in each.samples)}))
+        elif isinstance(each, Proposed | Observed):
+            shifted.append(each.model_copy(update={"sample": each.sample + 2}))
+        else:
+            shifted.append(each)
+    history, plain = read([*shifted[:2], *inherited, *shifted[2:]]), read(found)
+    assert history is not None and plain is not None
+    assert history.inherited == 2 and history.warm_start == inherited[0]
+    assert [sample.number for sample in history.samples] == list(range(2, 22))
+    assert [sample.reward for sample in history.samples] == [sample.reward for sample in plain.samples]
+    text = render(history, NASExperiment.model_validate(manifest()), logs.BEGIN)
+    assert "warm start with 2 samples of earlier" in text
+    assert f"sample {plain.best(1)[0].number + 2:,}" in text
+
+
+def test_a_fixed_space_is_drawn_as_what_it_stands_for() -> None:
+    found = records(6, losses=0.0)
+    started = found[0]
+    assert isinstance(started, Started)
+    architecture = next(each.architecture for each in found if isinstance(each, Proposed))
+    fixed = SearchSpaceSpec.model_validate({"fixed": {"experiment": "earlier"}})
+    changed = [
+        started.model_copy(update={"search_space": fixed, "architecture": architecture}),
+        *(
+            each.model_copy(update={"architecture": architecture}) if isinstance(each, Proposed) else each
+            for each in found[1:]
+        ),
+    ]
+    history = read(changed)
+    assert history is not None
+    text = render(history, NASExperiment.model_validate(manifest()), logs.BEGIN)
+    assert "the network that earlier has found" in text
+    assert "Nothing: the space has one architecture." in text
+    assert architecture.short().replace("<", "&lt;") in text
