@@ -162,7 +162,7 @@ def _cell(cell: RecurrentCellArchitecture) -> str:
     return (
         f'<div class="scroll"><svg class="net cell" role="img" aria-label="{escape(label)}"'
         f' viewBox="0 0 {width:.0f} {height:.0f}"'
-        f' style="max-width:{width * 1.1:.0f}px;min-width:{min(width, 420):.0f}px">'
+        f' style="max-width:{width * 1.1:.0f}px;min-width:{min(width, 380):.0f}px">'
         f"<title>{escape(label)}</title>{''.join(links)}{''.join(nodes)}{''.join(names)}</svg></div>"
         f'<p class="key"><span><i class="inject"></i>takes the old cell state c<sub>t−1</sub>:'
         f' {_words(cell.inject)}</span><span><i class="output"></i>gives the new one, c<sub>t</sub>, before its'

@@ -496,7 +496,7 @@ def cost(history: History) -> Panel:
     if reused:
         lead += f" {reused:,} duplicates took an earlier result and cost nothing."
     body = plot(
-        [f'<path class="a policy" d="{bars}"/>'],
+        [f'<path class="a policy solid" d="{bars}"/>'],
         x,
         y,
         label=f"Distribution of training times: median {duration(float(middle))}",
