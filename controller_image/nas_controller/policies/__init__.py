@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Proposal:
     """One drawn architecture.
 
-    ``log_probability`` is the sum over all decisions, skips included, under the parameters of ``version``
-    (number of updates).
+    ``log_probability`` is the sum over all decisions that count, skips included, under the parameters of ``version``
+    (number of updates); 0 from a policy that knows no probabilities.
     """
 
     choices: Choices
