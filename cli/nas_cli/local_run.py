@@ -242,7 +242,13 @@ def _last_words(
         raise Refusal(f"the search has ended without a single result; children's logs are in {folder / 'children'}")
     metric = experiment.spec.objective.metric
     console.print(f"\n[bold]Complete[/bold]: the best network has {best_text(status.best, metric)}", highlight=False)
-    console.print(architecture_table(best.architecture, in_channels(experiment)))
+    stage = state.core.final if state is not None else None
+    winner = stage.winner if stage is not None else None
+    if stage is not None:
+        # The final training may prefer another of the best: that one is in best/ then.
+        console.print(stage.summary(metric), highlight=False)
+    architecture = best.architecture if winner is None else winner.architecture
+    console.print(architecture_table(architecture, in_channels(experiment)))
     if status.policy is not None and (text := policy_text(status.policy)):
         console.print(text, style="dim", highlight=False)
     module = folder / names.BEST_MODULE
