@@ -171,10 +171,10 @@ def test_a_missing_dataset_is_shown_and_its_cure_taken_up(small: Write, tmp_path
     while "waiting: DatasetUnavailable" not in seen:
         seen = process.stdout.readline()
         assert seen, "the run ended"
-    assert "data_batch_1.bin is missing: put the five" in seen
     os.killpg(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
+    assert f"{tmp_path / 'cifar'} is missing: mount the volume" in seen
 
 
 def test_a_bad_manifest_is_refused_before_anything_is_loaded(small: Write, tmp_path: Path) -> None:
