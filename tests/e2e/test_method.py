@@ -1,0 +1,80 @@
+"""The rest of the method on a real cluster: twins of the paper's rows, with final training, and a transfer."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from demo.run import NAMESPACE
+from e2e.conftest import Document, World, small
+
+from nas_api import names
+
+pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(900)]
+TWINS = Path(__file__).resolve().parents[2] / "examples" / "paper"
+
+
+def twin(file: str, name: str, samples: int, **spec: Any) -> Document:
+    """Return a small twin of a row with fewer samples, on the embedded S3, with fields of its spec replaced."""
+    document: Document = yaml.safe_load((TWINS / file).read_text(encoding="utf-8"))
+    document["metadata"] = {"name": name, "namespace": NAMESPACE}
+    document["spec"]["budget"] = {"samples": samples}
+    document["spec"]["parallelism"] = 2
+    document["spec"]["storage"] = small(name, samples)["spec"]["storage"]
+    document["spec"] |= spec
+    return document
+
+
+def test_a_row_of_the_paper_with_final_training(world: World) -> None:
+    """Blocks, pooling, replicas, a random arm and a penalty; then the best again, one test, and all that is left."""
+    row = twin("cifar-v3-filters-small.yaml", "row", 8)
+    row["spec"]["searcher"] = {"reinforce": {"replicas": 2, "batch": 2}, "control": {"random": "0.4"}}
+    row["spec"]["objective"]["penalties"] = [{"metric": "parameters", "target": "20000"}]
+    row["spec"]["trainer"] |= {"epochs": 1, "rewardEpochs": 1}
+    row["spec"]["finalTraining"] = {"top": 2, "epochs": 2, "grid": {"learningRate": ["0.1", "0.05"]}}
+    world.apply(row)
+    status = world.wait_complete("row", 400)
+    document = world.experiment("row")
+    final = status["final"]
+    assert (final["trained"], final["lost"], final["total"]) == (4, 0, 4)
+    assert 0 < float(final["testMetric"]) <= 1
+    assert status["control"]["random"]["observed"] + status["control"]["policy"]["observed"] == 8
+    assert status["samples"]["observed"] == 8
+    objects = world.objects(document)
+    for key in (
+        names.BEST_ARCHITECTURE,
+        names.BEST_MODULE,
+        names.BEST_WEIGHTS,
+        names.BEST_ONNX,
+        names.REPORT,
+    ):
+        assert key in objects
+    location = world._location(document)
+    best = world.s3().get_object(Bucket=location.bucket, Key=location.prefix + names.BEST_ARCHITECTURE)["Body"].read()
+    assert json.loads(best)["blockLayers"] == row["spec"]["searchSpace"]["convolutional"]["blockLayers"]
+    world.kubectl("delete", "nas", "row")
+
+
+def test_a_cell_is_found_and_trained_on_characters(world: World) -> None:
+    """Words of the embedded text choose a cell; an experiment that names the first trains that cell on characters."""
+    language = {"parameters": 60_000, "steps": 20, "layers": 1, "dropout": "0.0"}
+    words = twin("ptb-small.yaml", "words", 3)
+    words["spec"]["trainer"] |= {"epochs": 1, "rewardEpochs": 1, "language": language}
+    words["spec"].pop("finalTraining", None)
+    world.apply(words)
+    found = world.wait_complete("words", 400)
+    assert float(found["best"]["metric"]) > 1
+
+    characters = twin("ptb-small.yaml", "characters", 1)
+    characters["spec"]["searchSpace"] = {"fixed": {"experiment": "words"}}
+    characters["spec"]["searcher"] = {"random": {}}
+    characters["spec"]["objective"] = {"metric": "bitsPerCharacter", "goal": "Minimize", "reward": {"identity": {}}}
+    characters["spec"]["trainer"] |= {"dataset": {"text": {"level": "character"}}, "epochs": 1, "rewardEpochs": 1}
+    characters["spec"]["trainer"]["language"] = language
+    characters["spec"].pop("finalTraining", None)
+    world.apply(characters)
+    transferred = world.wait_complete("characters", 300)
+    assert transferred["best"]["digest"] == found["best"]["digest"]
+    assert 0 < float(transferred["best"]["metric"]) < 8
+    world.kubectl("delete", "nas", "words", "characters")
