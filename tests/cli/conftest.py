@@ -30,6 +30,8 @@ def small(tmp_path: Path) -> Write:
                 "budget": {"samples": samples},
                 "trainer": trainer,
                 "parallelism": 2,
+                # Each sample is a child: a space this small would soon repeat itself.
+                "searcher": {"duplicates": "Train"},
                 **spec,
             },
         )
