@@ -148,7 +148,7 @@ def test_ctrl_c_says_how_to_go_on(small: Write, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_runs_of_one_folder_do_not_mix(small: Write, tmp_path: Path) -> None:
-    folder, manifest = tmp_path / "run", small(samples=50)
+    folder, manifest = tmp_path / "run", small(samples=1000)
     process = begin(manifest, folder)
     try:
         wait_for_results(process, folder, 1)
