@@ -404,7 +404,7 @@ class Demo:
         if "firstMeanReward" in policy and "meanReward" in policy:
             print(
                 f"  policy's progress   mean reward {policy['meanReward']} over the last 20 samples, "
-                f"{policy['firstMeanReward']} over the first 20, drawn almost at random"
+                f"{policy['firstMeanReward']} over the first 20"
             )
         print(
             f"  samples             {samples['observed']} observed, {samples.get('lost', 0)} lost, "
