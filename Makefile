@@ -46,6 +46,7 @@ lint: venv ## Style, types, architecture, and whether generated files are curren
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
 	$(BIN)/mypy demo/run.py docs/generate.py
+	MYPYPATH=bench $(BIN)/mypy bench
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
 

@@ -55,12 +55,16 @@ def bare_epoch(
     )
     whole = len(images.train_labels) // batch_size * batch_size
     batches: list[tuple[Tensor, Tensor]] = list(
-        zip(images.train_images[:whole].split(batch_size), images.train_labels[:whole].split(batch_size), strict=True)
+        zip(
+            torch.split(images.train_images[:whole], batch_size),
+            torch.split(images.train_labels[:whole], batch_size),
+            strict=True,
+        )
     )
 
     def epoch() -> None:
         for batch, labels in batches:
-            functional.cross_entropy(network(batch), labels).backward()
+            torch.autograd.backward(functional.cross_entropy(network(batch), labels))
             optimizer.step()
             optimizer.zero_grad()
 

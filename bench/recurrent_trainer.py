@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nas_api.decisions import Categorical
 from nas_api.experiment import LanguageSpec
 from nas_api.spaces.recurrent_cell import (
     Activation,
@@ -45,7 +46,9 @@ def drawn(seed: int, spec: RecurrentCellSpec) -> RecurrentCellArchitecture:
     """Return a random cell of a space."""
     space = RecurrentCellSpace(spec)
     rng = random.Random(seed)
-    return space.decode(tuple(rng.randrange(len(each.options)) for each in space.decisions(0)))
+    return space.decode(
+        tuple(rng.randrange(len(each.options)) for each in space.decisions(0) if isinstance(each, Categorical))
+    )
 
 
 def lstm_window(width: int) -> Callable[[], None]:
@@ -94,7 +97,7 @@ def child_step(network: nn.Module, forward: Callable[[Tensor], Tensor]) -> Calla
     optimizer = NesterovSGD(network.parameters(), 0.01, 0.0, 0.0)
 
     def step() -> None:
-        functional.cross_entropy(forward(words[0]), words[1].flatten()).backward()
+        torch.autograd.backward(functional.cross_entropy(forward(words[0]), words[1].flatten()))
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimizer.step()
 

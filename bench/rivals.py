@@ -75,7 +75,7 @@ class LocalSearch:
         """Return choices with 0 where they do not count, and new draws where they count but did not in ``origin``."""
         before = counting(self._decisions, origin) if origin is not None else (True,) * len(choices)
         for step, decision in enumerate(self._decisions):
-            if not counting(self._decisions, choices)[step]:
+            if not counting(self._decisions, tuple(choices))[step]:
                 choices[step] = 0
             elif not before[step]:
                 choices[step] = self._random.randrange(len(decision.options))

@@ -141,7 +141,7 @@ def perplexity(seed: int = 0) -> Table:
         at = np.array(choices[:4]) + 1
         offset = (at - centre) / width
         shape = offset + 0.3 * drift @ np.tanh(offset)
-        loss = 4.2 + 0.8 * float(shape @ shape) ** 0.7
+        loss: float = 4.2 + 0.8 * float(shape @ shape) ** 0.7
         loss += sum(float(words[step, choice]) for step, choice in enumerate(choices[4:]))
         return -loss
 
