@@ -1,0 +1,129 @@
+"""What the search may expect of any executor: one suite for Jobs, local processes and the table."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Protocol
+
+import pytest
+from controller.test_kubernetes import Bench
+from experiments import manifest
+
+from nas_api import names
+from nas_api.child import Result, StoreLocation
+from nas_api.experiment import NASExperiment
+from nas_api.search_space import search_space
+from nas_cli.local_executor import LocalExecutor
+from nas_cli.local_trainer import BuiltInTrainer
+from nas_controller.executor import End, Ended, Event, Executor, Launch, Started
+from nas_controller.executors.kubernetes import KubernetesExecutor
+from nas_controller.executors.table import TableExecutor
+from nas_controller.launch_input import trainer_input
+from nas_store.folder import FolderStore
+
+
+class Place(Protocol):
+    """An executor, and what makes its children end."""
+
+    executor: Executor
+
+    def train(self, launch: Launch) -> None:
+        """Have a launched child train, where nobody else does."""
+
+
+class Table:
+    def __init__(self, store: FolderStore, folder: Path, request: pytest.FixtureRequest) -> None:
+        self.executor: Executor = TableExecutor(store, lambda sample, architecture: {"accuracy": 0.5})
+
+    def train(self, launch: Launch) -> None:
+        """The table has answered."""
+
+
+class Local:
+    def __init__(self, store: FolderStore, folder: Path, request: pytest.FixtureRequest) -> None:
+        self.executor: Executor = LocalExecutor(BuiltInTrainer(folder / "children"), 60.0, lambda launch, words: None)
+
+    def train(self, launch: Launch) -> None:
+        """The process trains."""
+
+
+class Jobs:
+    def __init__(self, store: FolderStore, folder: Path, request: pytest.FixtureRequest) -> None:
+        plane = request.getfixturevalue("control_plane")
+        self._bench = Bench(plane.client, request.getfixturevalue("namespace"))
+        self._store = store
+        self.executor: Executor = KubernetesExecutor(plane.client, self._bench.experiment, "trainer:test")
+
+    def train(self, launch: Launch) -> None:
+        """Write the result, as a trainer would, and end the pod, as a kubelet would."""
+        asked = launch.input
+        digest = asked.architecture.digest
+        result = Result(sample=asked.sample, attempt=1, architecture=digest, metrics={"accuracy": 0.5})
+        self._store.put_if_absent(names.result_key(asked.sample), result.model_dump_json(by_alias=True).encode())
+        self._bench.end_pod(launch.number, 0)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "store")
+
+
+@pytest.fixture(params=[Table, Local, pytest.param(Jobs, marks=pytest.mark.cluster)])
+def place(request: pytest.FixtureRequest, store: FolderStore, tmp_path: Path) -> Iterator[Place]:
+    made: Place = request.param(store, tmp_path, request)
+    yield made
+    made.executor.close()
+
+
+def child(tmp_path: Path, number: int) -> Launch:
+    trainer = {"dataset": {"digits": {"trainingImages": 100}}, "epochs": 1}
+    experiment = NASExperiment.model_validate(manifest(trainer=trainer))
+    space = search_space(experiment.spec.search_space)
+    architecture = space.decode((0,) * len(space.decisions(number)))
+    location = StoreLocation(folder=str(tmp_path / "store"))
+    return Launch(number, trainer_input(experiment, location, number, 1, architecture))
+
+
+def next_end(events: "SimpleQueue[Event]") -> Ended:
+    """Return the next end; before it a child may say that it runs."""
+    event = events.get(timeout=60)
+    while isinstance(event, Started):
+        event = events.get(timeout=60)
+    assert isinstance(event, Ended)
+    return event
+
+
+def nothing_more(events: "SimpleQueue[Event]") -> None:
+    with pytest.raises(Empty):
+        pytest.fail(f"unexpected: {events.get(timeout=1)}")
+
+
+def test_a_child_ends_once_with_its_result_in_the_store(place: Place, store: FolderStore, tmp_path: Path) -> None:
+    events: SimpleQueue[Event] = SimpleQueue()
+    assert place.executor.start(events.put) == frozenset()
+    launches = [child(tmp_path, number) for number in range(2)]
+    for launch in launches:
+        place.executor.launch(launch)
+        place.train(launch)
+    ends = [next_end(events) for _ in launches]
+    assert sorted(end.launch for end in ends) == [0, 1]
+    assert {end.end for end in ends} == {End.SUCCEEDED}
+    for launch in launches:
+        data = store.get(names.result_key(launch.input.sample))
+        assert data is not None, "an end is told after the result is there"
+        digest = launch.input.architecture.digest
+        result = Result.parse(data, sample=launch.input.sample, digest=digest, metric="accuracy")
+        assert 0 <= result.metrics["accuracy"] <= 1
+    nothing_more(events)
+
+
+def test_to_cancel_what_does_not_run_is_no_error(place: Place, tmp_path: Path) -> None:
+    events: SimpleQueue[Event] = SimpleQueue()
+    place.executor.start(events.put)
+    place.executor.cancel(7)
+    launch = child(tmp_path, 0)
+    place.executor.launch(launch)
+    place.train(launch)
+    assert next_end(events).end is End.SUCCEEDED
+    place.executor.cancel(0)
+    nothing_more(events)
