@@ -54,8 +54,12 @@ class Document:
     """Whether it is another kind of object, which is not looked at."""
 
 
-def read_documents(path: Path) -> list[Document]:
+def read_documents(path: Path, *, local: bool = False) -> list[Document]:
     """Return the documents of a YAML file in their order; empty ones are left out.
+
+    Args:
+        path: the file.
+        local: whether they are only to be run here, so that ``spec.storage`` may be missing.
 
     Raises:
         OSError: the file cannot be read.
@@ -67,7 +71,10 @@ def read_documents(path: Path) -> list[Document]:
     try:
         nodes = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
         loader = yaml.SafeLoader("")
-        return [_document(node, loader.construct_document(node)) for node in nodes]
+        values = [loader.construct_document(node) for node in nodes]
+        return [
+            _document(node, _with_storage(value) if local else value) for node, value in zip(nodes, values, strict=True)
+        ]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         words = " ".join(part for part in (error.context, error.problem) if part)
@@ -78,13 +85,13 @@ def read_documents(path: Path) -> list[Document]:
 
 
 def read_experiment(path: Path) -> NASExperiment:
-    """Return the one experiment of a file.
+    """Return the one experiment of a file, to be run on this machine: it need not say where a cluster keeps things.
 
     Raises:
         Refusal: there is not exactly one, or it has faults; the message names each with its line.
     """
     try:
-        documents = [document for document in read_documents(path) if not document.foreign]
+        documents = [document for document in read_documents(path, local=True) if not document.foreign]
     except OSError as error:
         raise Refusal(f"{path} cannot be read: {error.strerror}") from error
     faults = [f"{path}:{fault.line}: {fault.text}" for document in documents for fault in document.faults]
@@ -94,6 +101,13 @@ def read_experiment(path: Path) -> NASExperiment:
     if len(experiments) != 1:
         raise Refusal(f"{path} holds {len(experiments)} experiments: give a file with one")
     return experiments[0]
+
+
+def _with_storage(value: Any) -> Any:
+    """Return a manifest with a storage that nobody will use, where it has none."""
+    if isinstance(value, dict) and isinstance(value.get("spec"), dict):
+        return {**value, "spec": {"storage": {"s3": {"bucket": "a-folder-instead"}}, **value["spec"]}}
+    return value
 
 
 def _document(node: yaml.Node, value: Any) -> Document:

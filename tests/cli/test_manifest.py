@@ -12,7 +12,7 @@ from experiments import MANIFEST, manifest
 
 from nas_api.crd import openapi_schema
 from nas_cli.main import main
-from nas_cli.manifest import check, read_documents
+from nas_cli.manifest import check, read_documents, read_experiment
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -182,6 +182,16 @@ def test_every_rule_of_the_schema_can_be_evaluated_here() -> None:
         _, found = check(body)
         assert found, f"a manifest that breaks {rule} passes"
     assert check(manifest())[1] == []
+
+
+def test_a_run_on_this_machine_needs_no_storage(tmp_path: Path) -> None:
+    body = manifest()
+    del body["spec"]["storage"]
+    path = tmp_path / "experiment.yaml"
+    path.write_text(json.dumps(body))
+    assert read_experiment(path).spec.budget.samples == body["spec"]["budget"]["samples"]
+    (document,) = read_documents(path)
+    assert [fault.text.partition(" (")[0] for fault in document.faults] == ["spec.storage: is missing"]
 
 
 def _table() -> list[tuple[dict[str, Any], str]]:
