@@ -131,6 +131,7 @@ def test_what_a_run_leaves_is_handed_over_and_loads(small: Callable[..., Path], 
     torch.testing.assert_close(by_onnx, loaded, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_cell_s_page_builds_a_fresh_network(tmp_path: Path) -> None:
     cell = RecurrentCellArchitecture.parse_short("add/tanh elem_mult/relu elem_mult/sigmoid; inject add/relu at 0; c=1")
     leave_best(run_folder(tmp_path / "run", **TEXT), cell)
@@ -138,6 +139,7 @@ def test_a_cell_s_page_builds_a_fresh_network(tmp_path: Path) -> None:
     assert run_page(tmp_path / "out", "print(tuple(output.shape))") == "(5, 1, 100)\n"
 
 
+@pytest.mark.slow
 def test_without_a_final_training_the_page_builds_a_fresh_network(tmp_path: Path) -> None:
     leave_best(run_folder(tmp_path / "run"), NETWORK)
     outcome = nas("export", tmp_path / "run", "-o", tmp_path / "deep" / "out")

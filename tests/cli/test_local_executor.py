@@ -128,6 +128,7 @@ def test_exit_codes_become_ends_with_the_childs_own_words(
     assert words in said.message
 
 
+@pytest.mark.slow
 def test_a_deadline_is_enforced(tmp_path: Path, child: Child, events: Events) -> None:
     local = built_in(tmp_path, 3)
     local.start(events.put)
@@ -183,6 +184,7 @@ def test_nothing_outlives_close(tmp_path: Path, child: Child, events: Events) ->
     assert events.empty()
 
 
+@pytest.mark.slow
 def test_nothing_outlives_a_killed_run(tmp_path: Path, child: Child) -> None:
     program = (
         "import sys, time; from pathlib import Path; from nas_api.child import TrainerInput;"

@@ -113,6 +113,7 @@ def test_reused_results_and_the_random_arm_are_inherited_and_final_trainings_are
 
 
 @pytest.mark.parametrize("kind", ["ppo", "reinforce", "evolution", "tpe", "guided"])
+@pytest.mark.slow
 def test_every_policy_takes_a_warm_start(kind: str) -> None:
     first = _first()
     bench = Bench(find_earlier=_finding(first), policy=make_policy)

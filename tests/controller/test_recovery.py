@@ -222,6 +222,7 @@ def assert_promises(run: Run, budget: int) -> None:
     False,
     {"top": 3, "epochs": 2},
 )
+@pytest.mark.slow
 def test_after_any_deaths_the_search_is_as_if_it_had_never_died(
     fates: list[str],
     picks: list[int],
@@ -251,6 +252,7 @@ def test_after_any_deaths_the_search_is_as_if_it_had_never_died(
     assert_promises(run, 8)
 
 
+@pytest.mark.slow
 def test_death_at_each_single_call() -> None:
     """Not at random: one process dies at the n-th call of a port, for every n of a whole run."""
     experiment = make_experiment(parallelism=2, budget={"samples": 4}, finalTraining={"top": 2, "epochs": 2})

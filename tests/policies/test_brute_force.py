@@ -193,6 +193,7 @@ def test_sampling_reports_the_probability_of_what_it_sampled(
     np.testing.assert_allclose(drawn.log_probabilities, expected, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_high_temperature_draws_from_everything_alike(tiny_space: SearchSpace) -> None:
     decisions = tiny_space.decisions(0)
     network = Network(vocabulary(decisions), seed=3, dtype=torch.float64)
@@ -206,6 +207,7 @@ def test_a_high_temperature_draws_from_everything_alike(tiny_space: SearchSpace)
     assert max(hot.values()) < 39 + 5 * 6.3 < max(cold.values())
 
 
+@pytest.mark.slow
 def test_samples_come_as_often_as_their_probability_says(network: Network, space: SearchSpace) -> None:
     decisions = space.decisions(0)
     everything = enumerate_space(decisions)
@@ -273,6 +275,7 @@ def force(policy: ReinforcePolicy | PpoPolicy, first: int, log_probabilities: li
         policy.observed(first + offset, FORCED[offset][1])
 
 
+@pytest.mark.slow
 def test_reinforce_makes_the_papers_gradient(tiny_space: SearchSpace) -> None:
     """1/m sum_k (R_k - b) d log p(sampled), with b from the rewards before this batch.
 

@@ -124,6 +124,7 @@ def test_lost_samples_hold_up_no_replica(tiny_space: SearchSpace) -> None:
     assert len(policy._dealt) == len(policy._waiting) <= 3
 
 
+@pytest.mark.slow
 def test_four_hundred_replicas_fit_a_snapshot(tiny_space: SearchSpace) -> None:
     """The paper's language setting: K = 400, m = 1, an update of 10 gradients; so 40 versions are in use, not 400."""
     spec = ReinforceSpec(replicas=400, batch=1, gradients_per_update=10)

@@ -97,6 +97,7 @@ def test_a_diverged_sample_is_the_worst(flat_space: FlatSpace, search: Search) -
     assert sum(choices[0] == 0 for choices in seen[40:]) < 80 / 4
 
 
+@pytest.mark.slow
 def test_no_set_order_decides() -> None:
     """Optuna works with sets of names, whose order differs between processes."""
     program = """
@@ -127,6 +128,7 @@ for sample in range(30):
     assert len(runs) == 1
 
 
+@pytest.mark.slow
 def test_optuna_is_loaded_only_where_it_is_asked_for_and_is_quiet() -> None:
     program = """
 import sys

@@ -223,6 +223,7 @@ def test_the_learning_rate_falls_after_the_steady_epochs(text: Text) -> None:
     assert [final._rate(epoch) for epoch in range(3)] == pytest.approx([0.1, 0.01, 0.005])
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_says_so(text: Text) -> None:
     out = trained(text, epochs=20, optimizer=PLAIN.model_copy(update={"learning_rate": "999999999999"}))
     assert not all(map(math.isfinite, (*out.progress.losses, *out.progress.metrics)))

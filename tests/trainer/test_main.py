@@ -142,6 +142,7 @@ def test_out_of_memory_has_its_own_code(
     assert "lower trainer.batchSize" in message(tmp_path)
 
 
+@pytest.mark.slow
 def test_real_memory_exhaustion_is_recognised(job: Job, tmp_path: Path) -> None:
     # A limit on the address space makes the allocator itself say no.
     program = (

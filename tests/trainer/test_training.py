@@ -137,6 +137,7 @@ def test_the_optimiser_computes_what_torchs_does(draw: Draw, momentum: float) ->
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_child_loads_nothing_that_costs_more_than_its_training() -> None:
     program = """
 import sys, torch
