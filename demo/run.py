@@ -298,13 +298,31 @@ def install(place: Place, namespace: str, *more: str) -> None:
     _forget_interrupted(namespace, environment)
     # As strings: a tag of digits only would become a number.
     values = [word for value in place.values() for word in ("--set-string", value)]
-    run(
-        *("helm", "upgrade", "--install", RELEASE, str(CHART), "--namespace", namespace, "--wait", "--timeout", "3m"),
-        *values,
-        *("--set", "embeddedS3.enabled=true", *more),
-        environment=environment,
-        quiet=True,
-    )
+    try:
+        run(
+            *("helm", "upgrade", "--install", RELEASE, str(CHART), "--namespace", namespace),
+            *("--wait", "--timeout", "3m", *values, "--set", "embeddedS3.enabled=true", *more),
+            environment=environment,
+            quiet=True,
+        )
+    except DemoError as error:
+        # helm says that the time is up; why, only the pods know.
+        raise DemoError("\n".join([str(error), *_unready(namespace, environment)])) from error
+
+
+def _unready(namespace: str, environment: Mapping[str, str]) -> list[str]:
+    """Return a line for each container that waits, with the kubelet's words."""
+    listed = run("kubectl", "get", "pods", "-n", namespace, "-o", "json", environment=environment, quiet=True)
+    lines = []
+    for pod in json.loads(listed)["items"]:
+        for container in pod["status"].get("containerStatuses", ()):
+            if waiting := container["state"].get("waiting"):
+                words = f"{waiting.get('reason', 'waiting')}: {waiting.get('message', '')}"
+                lines.append(f"pod {pod['metadata']['name']}, image {container['image']}: {words}")
+        for condition in pod["status"].get("conditions", ()):
+            if condition["type"] == "PodScheduled" and condition["status"] == "False":
+                lines.append(f"pod {pod['metadata']['name']}: {condition.get('message', 'not scheduled')}")
+    return lines
 
 
 def _forget_interrupted(namespace: str, environment: Mapping[str, str]) -> None:
