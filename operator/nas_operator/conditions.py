@@ -154,7 +154,9 @@ def events(raw: Mapping[str, Any], stands: Standing) -> tuple[Event, ...]:
             out.append(Event("Normal", "Suspended", "Suspend", stands.suspended.message, f"suspended-{generation}"))
         else:
             out.append(Event("Normal", "Resumed", "Resume", "The search goes on.", f"resumed-{generation}"))
-    if stands.state == "Searching" and current.get("state") in (None, "Pending"):
+    # It may have waited first, for a node say; what waits later on has begun before.
+    fresh = current.get("state") in (None, "Pending", "Waiting") and not (current.get("samples") or {}).get("observed")
+    if stands.state == "Searching" and fresh:
         out.append(Event("Normal", "Searching", "Start", "The search has started.", "searching"))
     if (
         stands.state == "Waiting"

@@ -309,6 +309,14 @@ def test_only_the_outcome_ends_an_experiment(type_: str, state: str) -> None:
         assert condition(done, "Progressing")["status"] == "False"
 
 
+@pytest.mark.parametrize(
+    ("state", "observed", "told"), [("Pending", 0, True), ("Waiting", 0, True), ("Waiting", 3, False)]
+)
+def test_the_start_is_told_once_also_after_a_wait(state: str, observed: int, told: bool) -> None:
+    done = look(experiment(status=SEARCHING | {"state": state, "samples": {"observed": observed}}), pod(1))
+    assert ("Searching" in [event.reason for event in done.events]) is told
+
+
 def test_completion_is_told_with_the_best() -> None:
     best = {"sample": 7, "reward": "0.8", "metric": "0.93", "architecture": "3x3:24", "digest": "d", "uri": "s3://x"}
     outcome = {"type": "Complete", "reason": "SamplesSpent", "message": "Done"}
