@@ -119,7 +119,7 @@ class World:
 
     def objects(self, document: Document) -> list[str]:
         """Return the keys below an experiment's prefix, relative to it."""
-        location = self._location(document)
+        location = self.location(document)
         found: list[str] = []
         for page in self.s3().get_paginator("list_objects_v2").paginate(Bucket=location.bucket, Prefix=location.prefix):
             found += [item["Key"].removeprefix(location.prefix) for item in page.get("Contents", ())]
@@ -129,7 +129,7 @@ class World:
         """Return an experiment's log, read through the store and checked for gaps and changed objects."""
         for key, value in self.keys().items():
             monkeypatch.setenv(key, value)
-        location = self._location(document).model_copy(update={"endpoint": self.endpoint})
+        location = self.location(document).model_copy(update={"endpoint": self.endpoint})
         return read_log(S3Store(location))
 
     def s3(self) -> Any:
@@ -166,7 +166,7 @@ class World:
         return {key: base64.b64decode(data[key]).decode() for key in names.CREDENTIAL_KEYS}
 
     @staticmethod
-    def _location(document: Document) -> S3Location:
+    def location(document: Document) -> S3Location:
         return s3_location(NASExperiment.model_validate(document, extra="ignore"))
 
 

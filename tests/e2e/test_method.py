@@ -50,7 +50,7 @@ def test_a_row_of_the_paper_with_final_training(world: World) -> None:
         names.REPORT,
     ):
         assert key in objects
-    location = world._location(document)
+    location = world.location(document)
     best = world.s3().get_object(Bucket=location.bucket, Key=location.prefix + names.BEST_ARCHITECTURE)["Body"].read()
     assert json.loads(best)["blockLayers"] == row["spec"]["searchSpace"]["convolutional"]["blockLayers"]
     world.kubectl("delete", "nas", "row")

@@ -6,7 +6,7 @@ tokens, bits per character are that loss over ln 2, each token counted once.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from nas_api.child import FinalSettings, TrainerInput
 from nas_api.experiment import LanguageSpec, OptimizerSpec, TextDataset
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_trainer.cell import RecurrentCell, linear
-from nas_trainer.optimizer import NesterovSGD
+from nas_trainer.descent import Descent
 from nas_trainer.task import Progress, Unsuitable
 from nas_trainer.text import Text, load_text
 from nas_trainer.training import choose_device
@@ -180,7 +180,7 @@ class _Step(nn.Module):
         return functional.linear(x, model.softmax(), model.bias), torch.stack(new_states), torch.stack(new_memories)
 
 
-class LanguageTraining:
+class LanguageTraining(Descent[LanguageModel]):
     """One language model, its optimiser and how far they are: a :class:`~nas_trainer.task.Task`.
 
     Args:
@@ -218,17 +218,8 @@ class LanguageTraining:
         self._held_out = tuple(each.to(device) for each in streams(text.held_out, streams_count))
         words = len(text.vocabulary)
         torch.manual_seed(seed % _SEEDS)
-        self.network = LanguageModel(architecture, words, fitting_width(architecture, words, spec), spec).to(device)
-        self._learning_rate = float(optimizer.learning_rate)
-        self._optimizer = NesterovSGD(
-            self.network.parameters(), self._learning_rate, float(optimizer.momentum), float(optimizer.weight_decay)
-        )
-        self.progress = Progress()
-
-    @property
-    def parameters(self) -> int:
-        """Number of trainable parameters."""
-        return sum(parameter.numel() for parameter in self.network.parameters())
+        network = LanguageModel(architecture, words, fitting_width(architecture, words, spec), spec).to(device)
+        super().__init__(network, optimizer)
 
     def run(self, epochs: int, after_epoch: Callable[[], None]) -> None:
         """See :class:`~nas_trainer.task.Task`."""
@@ -237,19 +228,6 @@ class LanguageTraining:
             measured = () if self._final.test else (self._in_metric(self._measure()),)
             self.progress = Progress((*self.progress.metrics, *measured), (*self.progress.losses, loss))
             after_epoch()
-
-    def state(self) -> dict[str, Tensor]:
-        """See :class:`~nas_trainer.task.Task`: weights and momentum."""
-        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        tensors |= {f"momentum.{name}": velocity for name, velocity in self._velocities()}
-        return {name: tensor.detach().clone() for name, tensor in tensors.items()}
-
-    def restore(self, tensors: dict[str, Tensor], progress: Progress) -> None:
-        """See :class:`~nas_trainer.task.Task`."""
-        self.network.load_state_dict({name: tensors[f"network.{name}"] for name in self.network.state_dict()})
-        for name, velocity in self._velocities():
-            velocity.copy_(tensors[f"momentum.{name}"])
-        self.progress = progress
 
     def metrics(self, last: int) -> dict[str, float]:
         """See :class:`~nas_trainer.task.Task`: the text's metrics, training loss in nats, and what a token costs."""
@@ -264,10 +242,6 @@ class LanguageTraining:
             "parameters": float(self.parameters),
             "flops": float(cells + self.network.embedding.numel()),
         }
-
-    def weights(self) -> dict[str, Tensor]:
-        """See :class:`~nas_trainer.task.Task`."""
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
 
     def onnx(self) -> tuple[bytes, float]:
         """See :class:`~nas_trainer.task.Task`; one step: takes ``words`` (batch), ``states`` and ``memories``
@@ -285,10 +259,6 @@ class LanguageTraining:
         ]
         inputs = {"words": 0, "states": 1, "memories": 1}
         return onnx_of(_Step(self.network), examples, inputs, ("logits", "newStates", "newMemories"))
-
-    def _velocities(self) -> Iterator[tuple[str, Tensor]]:
-        for (name, _), velocity in zip(self.network.named_parameters(), self._optimizer.velocities, strict=True):
-            yield name, velocity
 
     def _in_metric(self, nats: float) -> float:
         return nats / math.log(2) if self._metric == BITS_PER_CHARACTER else _perplexity(nats)

@@ -6,7 +6,7 @@ one that never stopped.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -18,8 +18,8 @@ from nas_api.experiment import GpuSpec, OptimizerSpec
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_trainer.cuda_graph import GpuRecorder, RecordedStep, Step
 from nas_trainer.data import Images, load
+from nas_trainer.descent import Descent
 from nas_trainer.network import Network, multiply_adds
-from nas_trainer.optimizer import NesterovSGD
 from nas_trainer.task import Progress, Unsuitable
 
 METRIC = "accuracy"
@@ -96,7 +96,7 @@ def _crops(images: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-class Training:
+class Training(Descent[Network]):
     """One network, its optimiser and how far they are: a :class:`~nas_trainer.task.Task`.
 
     Args:
@@ -136,22 +136,13 @@ class Training:
         self._batch_size = min(batch_size, len(images.train_labels))
         self._multiply_adds = multiply_adds(architecture, images.shape, images.classes)
         torch.manual_seed(seed % _SEEDS)
-        self.network = Network(architecture, images.shape[0], images.classes, float(final.batch_norm_epsilon))
-        self.network.to(device).to(memory_format=self._memory_format)  # type: ignore[call-overload]
+        network = Network(architecture, images.shape[0], images.classes, float(final.batch_norm_epsilon))
+        network.to(device).to(memory_format=self._memory_format)  # type: ignore[call-overload]
+        super().__init__(network, optimizer)
         # Shares its weights with the network, whose names stay those of a checkpoint.
         compiled = self._gpu is not None and self._gpu.compile
         self._forward: Callable[[Tensor], Tensor] = torch.compile(self.network) if compiled else self.network
-        self._learning_rate = float(optimizer.learning_rate)
-        self._optimizer = NesterovSGD(
-            self.network.parameters(), self._learning_rate, float(optimizer.momentum), float(optimizer.weight_decay)
-        )
         self._recorded: RecordedStep | None = None
-        self.progress = Progress()
-
-    @property
-    def parameters(self) -> int:
-        """Number of trainable parameters."""
-        return sum(parameter.numel() for parameter in self.network.parameters())
 
     def run(self, epochs: int, after_epoch: Callable[[], None]) -> None:
         """See :class:`~nas_trainer.task.Task`."""
@@ -164,20 +155,6 @@ class Training:
             self.progress = Progress((*self.progress.metrics, *accuracy), (*self.progress.losses, loss))
             after_epoch()
 
-    def state(self) -> dict[str, Tensor]:
-        """See :class:`~nas_trainer.task.Task`: weights, statistics and momentum."""
-        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        tensors |= {f"momentum.{name}": velocity for name, velocity in self._velocities()}
-        return {name: tensor.detach().clone() for name, tensor in tensors.items()}
-
-    def restore(self, tensors: dict[str, Tensor], progress: Progress) -> None:
-        """See :class:`~nas_trainer.task.Task`."""
-        network = {name: tensors[f"network.{name}"] for name in self.network.state_dict()}
-        self.network.load_state_dict(network)
-        for name, velocity in self._velocities():
-            velocity.copy_(tensors[f"momentum.{name}"])
-        self.progress = progress
-
     def metrics(self, last: int) -> dict[str, float]:
         """See :class:`~nas_trainer.task.Task`: accuracy in [0, 1], training loss in nats, and what an image costs."""
         accuracy = self._measure().item() if self._final.test else best_of_last(self.progress.metrics, last)
@@ -188,19 +165,11 @@ class Training:
             "flops": float(self._multiply_adds),
         }
 
-    def weights(self) -> dict[str, Tensor]:
-        """See :class:`~nas_trainer.task.Task`."""
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-
     def onnx(self) -> tuple[bytes, float]:
         """See :class:`~nas_trainer.task.Task`; takes ``image`` (batch, c, h, w) and returns ``logits``."""
         from nas_trainer.export import onnx_model
 
         return onnx_model(self.network, self._images.shape, "image", "logits")
-
-    def _velocities(self) -> Iterator[tuple[str, Tensor]]:
-        for (name, _), velocity in zip(self.network.named_parameters(), self._optimizer.velocities, strict=True):
-            yield name, velocity
 
     def _precision(self) -> "torch.autocast | nullcontext[None]":
         autocast = self._gpu is not None and self._gpu.autocast
