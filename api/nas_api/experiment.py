@@ -195,7 +195,8 @@ class SearcherSpec(Model):
     warm_start: WarmStartSpec | None = None
     """An earlier experiment whose samples the policy learns first."""
     duplicates: Literal["Reuse", "Train"] = "Reuse"
-    """Whether an architecture that was observed before takes that result, or is trained again to see the noise."""
+    """Whether an architecture that was sampled before takes that result, waiting for it where it is being trained, or
+    is trained again to see the noise."""
 
     @property
     def kind(self) -> SearcherKind:

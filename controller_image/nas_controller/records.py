@@ -78,7 +78,11 @@ class Reconfigured(Model):
 
 
 class Proposed(Model):
-    """A sample has been drawn; ``Launched`` follows, or at once ``Observed`` where its result is known already."""
+    """A sample has been drawn; ``Launched`` follows, or at once ``Observed`` where its result is known already.
+
+    Where duplicates are reused, one whose architecture an open sample has waits for that one: it is observed with it,
+    or launched when that one is lost.
+    """
 
     type: Literal["Proposed"] = "Proposed"
     format: Literal[1] = 1

@@ -211,6 +211,8 @@ def test_a_child_that_does_not_report_a_penalised_metric_is_lost() -> None:
 
 
 REUSE = {"seed": 7, "random": {}}
+# A space of one architecture.
+ONE = {"convolutional": {"layers": {"initial": 1}, "filterHeights": [1], "filterWidths": [1], "filters": [4]}}
 
 
 def _architectures(bench: Bench) -> dict[int, str]:
@@ -251,12 +253,91 @@ def test_duplicates_are_trained_again_where_that_is_asked_for() -> None:
 
 def test_a_policy_that_proposes_nothing_new_spends_the_budget_in_objects_of_bounded_size() -> None:
     bench = Bench()
-    one = {"layers": {"initial": 1}, "filterHeights": [1], "filterWidths": [1], "filters": [4]}
-    bench.run(make_experiment(budget={"samples": 1000}, searcher=REUSE, searchSpace={"convolutional": one}))
+    bench.run(make_experiment(budget={"samples": 1000}, searcher=REUSE, searchSpace=ONE))
     sizes = [Counter(record.type for record in each.records) for each in read_objects(bench.world.store)]
     assert max(size["Proposed"] for size in sizes) <= 64
-    assert bench.sink.last.progress == "1000/1000" and len(bench.of_kind(Launched)) <= 3
+    assert bench.sink.last.progress == "1000/1000" and len(bench.of_kind(Launched)) == 1
     assert len(sizes) < 30
+
+
+def test_what_is_in_flight_is_not_trained_a_second_time() -> None:
+    bench = Bench()
+    bench.run(make_experiment(parallelism=3, budget={"samples": 5}, searcher=REUSE, searchSpace=ONE))
+    kinds = [(record.type, getattr(record, "sample", None)) for record in bench.world.records()]
+    begun = [("Proposed", sample) for sample in range(3)]
+    # Those that wait take room, and are observed with the one that they wait for, in one object.
+    assert kinds[2:6] == [*begun, ("Launched", None)]
+    assert kinds[6:9] == [("Observed", sample) for sample in range(3)]
+    assert [record.reused for record in bench.of_kind(Observed)] == [None, 0, 0, 0, 0]
+    (object_,) = [each for each in read_objects(bench.world.store) if each.records[0].type == "Observed"]
+    assert len(object_.records) > 3
+    assert max(status.samples.running for status in bench.sink.statuses if status.samples) == 1
+
+
+def test_when_the_first_of_equals_is_lost_the_next_one_is_launched() -> None:
+    bench = Bench(["OutOfMemory", "Disrupted", "result"])
+    bench.run(make_experiment(parallelism=4, budget={"samples": 4}, searcher=REUSE, searchSpace=ONE))
+    assert [(record.samples, record.attempt) for record in bench.of_kind(Launched)] == [((0,), 1), ((1,), 1), ((1,), 2)]
+    assert [record.sample for record in bench.of_kind(Lost)] == [0]
+    assert [(record.sample, record.reused) for record in bench.of_kind(Observed)] == [(1, None), (2, 1), (3, 1)]
+
+
+def test_equal_architectures_are_trained_at_once_where_that_is_asked_for() -> None:
+    bench = Bench()
+    bench.run(make_experiment(parallelism=3, budget={"samples": 3}, searchSpace=ONE))
+    kinds = [record.type for record in bench.world.records()]
+    assert kinds[2:8] == ["Proposed", "Proposed", "Proposed", "Launched", "Launched", "Launched"]
+
+
+def test_the_random_arm_shares_results_in_flight_too() -> None:
+    bench = Bench()
+    searcher = {**REUSE, "control": {"random": "0.5"}}
+    bench.run(make_experiment(parallelism=8, budget={"samples": 8}, searcher=searcher, searchSpace=ONE))
+    assert len(bench.of_kind(Launched)) == 1
+    control = bench.sink.last.control
+    assert control is not None and control.policy.observed + control.random.observed == 8
+    assert control.random.observed > 0
+
+
+def test_a_suspension_leaves_no_one_waiting() -> None:
+    bench = Bench()
+    running = make_experiment(parallelism=3, budget={"samples": 4}, searcher=REUSE, searchSpace=ONE)
+    suspended = make_experiment(parallelism=3, budget={"samples": 4}, searcher=REUSE, searchSpace=ONE, suspend=True)
+    progress, done = bench.world.progress, itertools.count()
+
+    def suspend_first() -> bool:
+        if next(done) == 0:
+            bench.search.change(suspended)
+            return True
+        return progress()
+
+    bench.world.progress = suspend_first  # type: ignore[method-assign]
+    assert bench.run(running, lambda: bench.search.change(running)) is Ending.FINISHED
+    assert [(record.samples, record.attempt) for record in bench.of_kind(Launched)] == [((0,), 1), ((0,), 2)]
+    assert bench.sink.last.progress == "4/4"
+
+
+def test_after_the_deadline_those_that_wait_are_still_seen_to() -> None:
+    bench = Bench(["OutOfMemory"])
+    progress = bench.world.progress
+
+    def slowly() -> bool:
+        bench.world.seconds += 100
+        return progress()
+
+    bench.world.progress = slowly  # type: ignore[method-assign]
+    budget = {"samples": 100, "duration": "1m"}
+    bench.run(make_experiment(parallelism=3, budget=budget, searcher=REUSE, searchSpace=ONE))
+    assert bench.sink.last.progress == "3/100" and len(bench.of_kind(Launched)) == 2
+
+
+def test_final_trainings_of_one_architecture_do_not_wait_for_each_other() -> None:
+    bench = Bench()
+    final = {"top": 1, "epochs": 2, "grid": {"learningRate": ["0.1", "0.01"]}}
+    bench.run(make_experiment(budget={"samples": 2}, searcher=REUSE, searchSpace=ONE, finalTraining=final))
+    kinds = [record.type for record in bench.world.records()]
+    begin = kinds.index("FinalProposed")
+    assert kinds[begin : begin + 4] == ["FinalProposed", "FinalProposed", "Launched", "Launched"]
 
 
 def test_reused_results_do_not_hide_that_everything_fails() -> None:
