@@ -155,7 +155,10 @@ def packs(core: Core, due: Mapping[int, Retry], together: int) -> Iterator[tuple
     # A record of a launch says the same of all its samples: only those with the same past share one.
     alike: dict[tuple[int, int, int | None], list[int]] = {(0, 0, None): first_launches(core)}
     for sample, retry in sorted(due.items()):
-        past = (core.open[sample].attempt, retry.failures, sample if retry.alone else None)
+        current = core.open[sample]
+        # Who was tried alone stays alone: in company again, the next end would tell nothing.
+        alone = retry.alone or current.together == 1
+        past = (current.attempt, retry.failures, sample if alone else None)
         alike.setdefault(past, []).append(sample)
     for (_, failures, _), samples in alike.items():
         for start in range(0, len(samples), together):

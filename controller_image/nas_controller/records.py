@@ -104,6 +104,7 @@ class Launched(Model):
     launch: int
     """Counts all launches from 0."""
     samples: tuple[int, ...]
+    """More than one where they share a pod."""
     attempt: int
     """Counts the launches of these samples from 1."""
     failures: int = 0

@@ -621,8 +621,8 @@ class Search:
 
     @property
     def _together(self) -> int:
-        """How many samples a launch may have."""
-        return 1
+        """How many samples a launch may have; a final training is alone with the device."""
+        return 1 if self._state.core.final is not None else self._experiment.spec.trainer.children_per_pod
 
     def _proposals(self) -> int:
         return decisions.may_propose(self._state.core, self._clock.now(), self._together)
@@ -693,16 +693,15 @@ class Search:
     def _launch(self, launch: int, samples: tuple[int, ...]) -> None:
         """Have a recorded launch created after the next append."""
         self._flights[launch] = _Flight(samples, _Phase.OUT)
-        (sample,) = samples
-        current = self._state.core.open[sample]
-        self._effects.launch.append(
-            Launch(
-                launch,
+        inputs = []
+        for sample in samples:
+            current = self._state.core.open[sample]
+            inputs.append(
                 trainer_input(
                     self._experiment, self._location, sample, current.attempt, current.architecture, current.final
-                ),
+                )
             )
-        )
+        self._effects.launch.append(Launch(launch, tuple(inputs)))
 
     def _record(self, record: Record) -> None:
         """Fold a record and have it appended. Nobody sees the state before it is in the log."""

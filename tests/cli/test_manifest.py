@@ -169,6 +169,11 @@ def test_every_rule_of_the_schema_can_be_evaluated_here() -> None:
         },
         "!has(self.searchSpace.recurrentCell)": {"spec.searchSpace": {"recurrentCell": {}}},
         "!has(self.searchSpace.convolutional)": {"spec.trainer": {"dataset": {"text": {}}}},
+        "!has(self.dataset.custom)": {"spec.trainer": {"dataset": {"custom": {}}, "childrenPerPod": 2}},
+        "!self.gpu.compile": {
+            "spec.trainer": {"dataset": {"digits": {}}, "gpu": {"compile": True}, "childrenPerPod": 2}
+        },
+        "self.parallelism >=": {"spec.trainer": {"dataset": {"digits": {}}, "childrenPerPod": 16}},
         "double(self) > 0.0": {"spec.objective": {"penalties": [{"metric": "flops", "target": "0"}]}},
         "double(self) >= 1.0": {"spec.trainer": {"dataset": {"text": {}}, "language": {"learningRateDivisor": "0.5"}}},
         "double(self) < 1.0": {"spec.searcher": {"reinforce": {"baselineDecay": "1.0"}}},

@@ -55,7 +55,7 @@ from nas_controller.state import MakePolicy, SearchState, fold
 
 # The store of a search that others begin with; filled before the first test.
 EARLIER = MemoryStore()
-FATES = ["result", "result", "result", "result-then-killed", "diverged", "malformed", *(end.value for end in End)]
+FATES = ["result"] * 3 + ["result-then-killed", "diverged", "malformed", "some", *(end.value for end in End)]
 # A space of two architectures, which are sampled again while they are in flight.
 SMALL = {"convolutional": {"layers": {"initial": 1}, "filterHeights": [1], "filterWidths": [1], "filters": [4, 8]}}
 # How many calls of a port a process may make before it dies; counted twice a call: before and after.
@@ -228,10 +228,11 @@ def assert_none_trained_beside_its_equal(records: list[Record]) -> None:
     control=st.booleans(),
     warm=st.booleans(),
     small=st.booleans(),
+    together=st.integers(1, 4),
     final=st.sampled_from([None, {"top": 2, "epochs": 3, "grid": {"learningRate": ["0.1", "0.01"]}}]),
 )
-@example(["result"], [0], [10, 11, 12, 13], [], 2, 3, True, "Train", False, True, False, None)
-@example(["DatasetUnavailable", "Succeeded"], [], [], [], 2, 1, False, "Reuse", True, False, False, None)
+@example(["result"], [0], [10, 11, 12, 13], [], 2, 3, True, "Train", False, True, False, 1, None)
+@example(["DatasetUnavailable", "Succeeded"], [], [], [], 2, 1, False, "Reuse", True, False, False, 1, None)
 @example(
     ["result"] * 8 + ["Failed", "diverged", "OutOfMemory"],
     [1, 0, 2],
@@ -244,9 +245,11 @@ def assert_none_trained_beside_its_equal(records: list[Record]) -> None:
     True,
     False,
     False,
+    1,
     {"top": 3, "epochs": 2},
 )
-@example(["Failed", "OutOfMemory", "result"], [1, 0], [14, 9, 20], [], 4, 1, True, "Reuse", False, False, True, None)
+@example(["Failed", "OutOfMemory", "result"], [1, 0], [14, 9, 20], [], 4, 1, True, "Reuse", False, False, True, 1, None)
+@example(["some", "Disrupted", "some"], [1], [12, 20, 9], [], 4, 2, True, "Train", False, False, False, 3, None)
 @pytest.mark.slow
 def test_after_any_deaths_the_search_is_as_if_it_had_never_died(
     fates: list[str],
@@ -260,6 +263,7 @@ def test_after_any_deaths_the_search_is_as_if_it_had_never_died(
     control: bool,
     warm: bool,
     small: bool,
+    together: int,
     final: dict[str, object] | None,
 ) -> None:
     searcher = {
@@ -268,7 +272,13 @@ def test_after_any_deaths_the_search_is_as_if_it_had_never_died(
         "duplicates": duplicates,
         **({"control": {"random": "0.4"}} if control else {}),
     }
-    spec = {"parallelism": parallelism, "budget": {"samples": 8, "consecutiveFailures": 6}, "finalTraining": final}
+    trainer = {"dataset": {"digits": {}}, "epochs": 1, "childrenPerPod": together}
+    spec = {
+        "parallelism": parallelism,
+        "trainer": trainer,
+        "budget": {"samples": 8, "consecutiveFailures": 6},
+        "finalTraining": final,
+    }
     if warm:
         # The earlier search had the larger space.
         searcher["warmStart"] = {"experiment": "first"}
@@ -286,14 +296,15 @@ def test_after_any_deaths_the_search_is_as_if_it_had_never_died(
     [
         {"parallelism": 2, "finalTraining": {"top": 2, "epochs": 2}},
         {"parallelism": 4, "searchSpace": SMALL, "searcher": {"seed": 7, "random": {}}},
+        {"parallelism": 3, "trainer": {"dataset": {"digits": {}}, "childrenPerPod": 3}},
     ],
-    ids=["final", "equals"],
+    ids=["final", "equals", "packs"],
 )
 @pytest.mark.slow
 def test_death_at_each_single_call(spec: dict[str, object]) -> None:
     """Not at random: one process dies at the n-th call of a port, for every n of a whole run."""
     experiment = make_experiment(budget={"samples": 4}, **spec)
-    fates = ["result", "Failed", "diverged", "Disrupted", "result", "result", "result", "Failed"]
+    fates = ["some", "Failed", "diverged", "Disrupted", "result", "result", "result", "Failed"]
     picks = [0, 1, 0, 1]
     died = 0
     for life in itertools.count():
