@@ -140,7 +140,7 @@ class World:
     """Called before (``name``) and after (``name!``) each call of a port; may raise."""
     waits: int = 0
     accuracy: Callable[[TrainerInput], float] = lambda asked: accuracy(asked.architecture)
-    """What each trained child reports as its accuracy."""
+    """What each trained child reports as its metric."""
     metrics: dict[str, float] = field(default_factory=dict)
     """What every trained child reports beside its accuracy."""
 
@@ -170,8 +170,8 @@ class World:
                 attempt=job.input.attempt,
                 architecture=job.input.architecture.digest,
                 status="Diverged" if diverged else "Trained",
-                metrics={} if diverged else {"accuracy": self.accuracy(job.input), **self.metrics},
-                parameters=1000 * len(job.input.architecture.layers),
+                metrics={} if diverged else {job.input.metric: self.accuracy(job.input), **self.metrics},
+                parameters=1000 * len(getattr(job.input.architecture, "layers", "1")),
             )
             self.store.put_if_absent(names.result_key(job.input.sample), result.model_dump_json(by_alias=True).encode())
             if job.input.final is not None and job.input.final.test:
