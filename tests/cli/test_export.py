@@ -18,6 +18,7 @@ from nas_api import names
 from nas_api.architecture import ARCHITECTURE, Architecture
 from nas_api.child import S3Location, StoreLocation
 from nas_api.experiment import NASExperiment
+from nas_api.handover import Preprocessing, Provenance
 from nas_api.source import architecture_source
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
@@ -25,6 +26,7 @@ from nas_cli.errors import Refusal
 from nas_cli.main import main
 from nas_store import Store, open_store
 from nas_trainer.export import onnx_model
+from nas_trainer.training import FromPixels
 
 NETWORK = ConvolutionalArchitecture.parse_short("*2 3x3:6 2x1:12/1x2p<0 5x3:8<0,1")
 UID = "12345678-0000-0000-0000-000000000000"
@@ -52,8 +54,8 @@ def leave_best(store: Store, architecture: Architecture) -> str | None:
     return module
 
 
-def leave_trained(store: Store, module: str, shape: tuple[int, ...]) -> torch.nn.Module:
-    """Leave what a final training does, and return the trained network; ``shape`` is one example's."""
+def leave_trained(store: Store, module: str, shape: tuple[int, int, int]) -> torch.nn.Module:
+    """Leave what a final training on images does, and return the trained network; ``shape`` is one image's."""
     namespace: dict[str, Any] = {}
     exec(module, namespace)
     torch.manual_seed(0)
@@ -61,7 +63,18 @@ def leave_trained(store: Store, module: str, shape: tuple[int, ...]) -> torch.nn
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     network(torch.randn(64, *shape))
-    model, _ = onnx_model(network, shape, "image", "logits")
+    channels, height, width = shape
+    before = Preprocessing(
+        channels=channels,
+        height=height,
+        width=width,
+        brightest=16.0,
+        mean=4.0,
+        deviation=2.0,
+        classes=tuple("abcdefghij"),
+    )
+    store.put(names.BEST_PREPROCESSING, before.model_dump_json(by_alias=True).encode())
+    model, _ = onnx_model(FromPixels(network, before), shape, 16.0, "pixels", "logits")
     store.put(names.BEST_ONNX, model)
     store.put(names.BEST_WEIGHTS, save({name: value.clone() for name, value in network.state_dict().items()}))
     return network
@@ -91,13 +104,16 @@ def test_the_page_s_code_loads_the_weights(tmp_path: Path) -> None:
     outcome = nas("export", tmp_path / "run", "-o", tmp_path / "out")
     assert outcome.exit_code == 0, outcome.output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        *("README.md", "architecture.json", "network.onnx", "network.py", "weights.safetensors"),
+        *("README.md", "architecture.json", "network.onnx", "network.py", "preprocessing.json", "weights.safetensors"),
     ]
     assert ARCHITECTURE.validate_json((tmp_path / "out" / "architecture.json").read_bytes()) == NETWORK
-    printed = run_page(tmp_path / "out", "print([example.tolist(), loaded.tolist(), output.tolist()])")
+    label, printed = run_page(
+        tmp_path / "out", "print([example.tolist(), loaded.tolist(), output.tolist()])"
+    ).splitlines()
     example, loaded, by_onnx = (torch.tensor(each) for each in json.loads(printed))
     with torch.no_grad():
-        expected = network(example)
+        expected = network((example - 4) / 2)
+    assert label == "abcdefghij"[expected.argmax()]
     torch.testing.assert_close(loaded, expected)
     torch.testing.assert_close(by_onnx, expected, atol=1e-4, rtol=0)
 
@@ -126,7 +142,7 @@ def test_what_a_run_leaves_is_handed_over_and_loads(small: Callable[..., Path], 
     assert outcome.stderr == ""
     # A text's network answers all steps at once, and its ONNX model one after the other.
     last = "loaded = loaded[-1] if example.dtype == torch.int64 else loaded\n"
-    printed = run_page(tmp_path / "out", f"{last}print([loaded.tolist(), output.tolist()])")
+    *_, printed = run_page(tmp_path / "out", f"{last}print([loaded.tolist(), output.tolist()])").splitlines()
     loaded, by_onnx = (torch.tensor(each) for each in json.loads(printed))
     torch.testing.assert_close(by_onnx, loaded, atol=1e-4, rtol=0)
 

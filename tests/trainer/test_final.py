@@ -128,7 +128,7 @@ def test_a_failed_export_costs_the_model_and_not_the_result(
 @pytest.mark.slow
 def test_a_model_that_differs_is_not_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
-    assert export.onnx_model(network, (1, 2, 2), "image", "logits")[1] <= 1e-6
+    assert export.onnx_model(network, (1, 2, 2), 1.0, "image", "logits")[1] <= 1e-6
     converted = export._converted
 
     def another(network: torch.nn.Module, *others: Any) -> bytes:
@@ -139,13 +139,13 @@ def test_a_model_that_differs_is_not_handed_over(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(export, "_converted", another)
     with pytest.raises(ExportFailed, match=r"differ from torch's by 0\.001"):
-        export.onnx_model(network, (1, 2, 2), "image", "logits")
+        export.onnx_model(network, (1, 2, 2), 1.0, "image", "logits")
 
 
 def test_a_damaged_model_is_not_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "_converted", lambda *_: b"nonsense")
     with pytest.raises(ExportFailed, match="onnxruntime refuses it"):
-        export.onnx_model(torch.nn.Flatten(), (1, 2, 2), "image", "logits")
+        export.onnx_model(torch.nn.Flatten(), (1, 2, 2), 1.0, "image", "logits")
 
 
 def test_a_trial_of_the_grid_is_measured_on_the_validation_set(tmp_path: Path, draw: Draw) -> None:
