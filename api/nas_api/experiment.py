@@ -609,7 +609,7 @@ class Best(Model):
     digest: Annotated[str, StringConstraints(max_length=64)]
     """SHA-256 of the architecture's canonical JSON."""
     uri: Annotated[str, StringConstraints(max_length=2048)]
-    """Where its architecture.json is."""
+    """Where best/architecture.json is; after a final training that is the architecture of status.final.sample."""
 
 
 class PolicyVitals(Model):

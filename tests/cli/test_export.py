@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from nas_api.source import architecture_source
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_cli.errors import Refusal
+from nas_cli.local_run import read_status
 from nas_cli.main import main
 from nas_store import Store, open_store
 from nas_trainer.export import onnx_model
@@ -118,6 +121,26 @@ def test_the_page_s_code_loads_the_weights(tmp_path: Path) -> None:
     torch.testing.assert_close(by_onnx, expected, atol=1e-4, rtol=0)
 
 
+def run_documented(name: str, folder: Path) -> float:
+    """Run the code of docs/best-model.md under the heading in an exported folder, and return the figure it prints."""
+    page = (Path(__file__).parents[2] / "docs" / "best-model.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page.split(f"## From raw {name} ")[1].split("\n## ")[0], re.DOTALL)
+    assert "nas_" not in code and "torch" not in code
+    (folder / "documented.py").write_text(code)
+    done = subprocess.run([sys.executable, "documented.py"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
+
+
+def write_text(folder: Path) -> Path:
+    """Write a small text in Penn Treebank's layout: the help that Python ships, with what its own words need."""
+    lines = [line for topic in sorted(topics) for line in topics[topic].splitlines() if line.strip()]
+    folder.mkdir()
+    for part, chosen in {"train": lines[:1500], "valid": lines[1500:1600], "test": [*lines[1600:1700], "é ß"]}.items():
+        (folder / f"ptb.{part}.txt").write_text("\n".join(chosen) + "\n", encoding="utf-8")
+    return folder
+
+
 FINAL: dict[str, Any] = {"top": 1, "epochs": 2, "grid": {"learningRate": ["0.1"]}}
 TEXT: dict[str, Any] = {
     "searchSpace": {"recurrentCell": {"base": 2}},
@@ -133,8 +156,14 @@ TEXT: dict[str, Any] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spec", [{}, TEXT], ids=["images", "text"])
-def test_what_a_run_leaves_is_handed_over_and_loads(small: Callable[..., Path], tmp_path: Path, spec: Any) -> None:
+@pytest.mark.parametrize("data", ["pixels", "word", "character"])
+def test_what_a_run_leaves_gives_its_figure_without_any_of_ours(
+    small: Callable[..., Path], tmp_path: Path, data: str
+) -> None:
+    spec: dict[str, Any] = {}
+    if data != "pixels":
+        text = {"vocabulary": 50, "level": data, "uri": str(write_text(tmp_path / "data"))}
+        spec = {**TEXT, "trainer": {**TEXT["trainer"], "dataset": {"text": text}}}
     run = nas("run", small(samples=2, finalTraining=FINAL, **spec), "--folder", tmp_path / "run")
     assert run.exit_code == 0, run.output
     outcome = nas("export", tmp_path / "run", "-o", tmp_path / "out")
@@ -145,6 +174,24 @@ def test_what_a_run_leaves_is_handed_over_and_loads(small: Callable[..., Path], 
     *_, printed = run_page(tmp_path / "out", f"{last}print([loaded.tolist(), output.tolist()])").splitlines()
     loaded, by_onnx = (torch.tensor(each) for each in json.loads(printed))
     torch.testing.assert_close(by_onnx, loaded, atol=1e-4, rtol=0)
+
+    provenance = Provenance.model_validate_json((tmp_path / "out" / "provenance.json").read_bytes())
+    _, status, _ = read_status(tmp_path / "run")
+    assert status.final is not None and status.final.sample == provenance.sample
+    told = float(status.final.test_metric or "nan")
+    assert provenance.test_metric == pytest.approx(told, rel=1e-5)
+    if data != "pixels":
+        shutil.copy(tmp_path / "data" / "ptb.test.txt", tmp_path / "out")
+    assert run_documented("pixels" if data == "pixels" else "text", tmp_path / "out") == pytest.approx(told, rel=1e-5)
+    if data == "word":
+        again = (
+            "import json\nfrom network import *\nfrom safetensors.torch import load_file\n"
+            "vocabulary = json.load(open('vocabulary.json', 'rb'))\n"
+            "tokens = numbers(open('ptb.test.txt', encoding='utf-8').read(), vocabulary)\n"
+            "print(perplexity(Network.of(load_file('weights.safetensors')), tokens, streams=200))"
+        )
+        done = subprocess.run([sys.executable, "-c", again], cwd=tmp_path / "out", capture_output=True, text=True)
+        assert float(done.stdout) == pytest.approx(told, rel=1e-5), done.stderr
 
 
 @pytest.mark.slow
