@@ -226,7 +226,7 @@ def samples(name: str, namespace: str | None, context: str | None, endpoint: str
 @_context
 @click.option("--endpoint", help="URL at which the S3 server is seen from here; the manifest's when not given.")
 def export(name: str, output: Path, namespace: str | None, context: str | None, endpoint: str | None) -> None:
-    """Hand the best network over: architecture, Python module, weights and ONNX model, with a page that says how.
+    """Hand the best network over: module, weights, ONNX model and how to feed them, with a page that shows it.
 
     NAME is an experiment on the cluster, whose bucket is read with your own AWS credentials, or the folder of a
     local run.

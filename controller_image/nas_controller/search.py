@@ -816,9 +816,9 @@ class Search:
     def _write_winner(self) -> None:
         """Write the final training's winner with what its test has left: the network, and how to feed it."""
         stage = self._state.core.final
-        assert stage is not None and stage.winner is not None and stage.winner.run is not None
+        assert stage is not None
         winner = stage.winner
-        assert winner.metric is not None
+        assert winner is not None and winner.run is not None and winner.metric is not None
         self._write_architecture(winner.architecture, winner.run.settings.batch_norm_epsilon)
         tested: dict[str, Any] = {}
         if stage.test_sample is not None and stage.test_metric is not None:

@@ -227,6 +227,39 @@ def test_a_custom_architecture_is_handed_over_as_it_is(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "network.py").exists()
 
 
+def test_nothing_of_an_earlier_export_stays(tmp_path: Path) -> None:
+    store = run_folder(tmp_path / "run")
+    leave_best(store, NETWORK)
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("weights.safetensors", "vocabulary.json", "mine.txt"):
+        (out / name).write_text("of another network")
+    assert nas("export", tmp_path / "run", "-o", out).exit_code == 0
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "architecture.json", "mine.txt", "network.py"]
+
+
+def test_files_of_two_networks_are_not_mixed(tmp_path: Path) -> None:
+    store = run_folder(tmp_path / "run")
+    leave_best(store, NETWORK)
+    provenance = Provenance(
+        experiment="digits",
+        namespace="local",
+        uid=UID,
+        sample=3,
+        digest="0" * 64,
+        metric_name="accuracy",
+        goal="Maximize",
+        reward=0.5,
+        validation_metric=0.8,
+        software="0.1.0",
+    )
+    store.put(names.BEST_PROVENANCE, provenance.model_dump_json(by_alias=True).encode())
+    refused = nas("export", tmp_path / "run", "-o", tmp_path / "out")
+    assert refused.exit_code == 1
+    assert "is just being replaced by a better one: run the command again" in refused.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     run_folder(tmp_path / "run")
     nothing = nas("export", tmp_path / "run", "-o", tmp_path / "out")
