@@ -41,7 +41,7 @@ class WarmStarted(Model):
     format: Literal[1] = 1
     experiment: str
     """The earlier experiment's name."""
-    uid: str | None
+    uid: str | None = None
     """Its uid; None for a folder that says nothing of it."""
     uri: str
     """Where its log begins."""

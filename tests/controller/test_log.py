@@ -4,10 +4,11 @@ import hashlib
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from controller.world import CountingPolicy, MemoryStore, make_experiment
+from pydantic import BaseModel
 
 from nas_api import names
 from nas_api.reasons import LostReason, Reason
@@ -180,3 +181,18 @@ def test_what_a_newer_version_adds_to_a_record_is_ignored() -> None:
 def test_records_that_do_not_fit_each_other_are_damage(records: list[Record]) -> None:
     with pytest.raises(LogDamaged):
         fold(records, CountingPolicy)
+
+
+def _models(kind: Any) -> set[type[BaseModel]]:
+    """Return the models of which a value of this type is made."""
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return set().union(*(_models(part) for part in get_args(kind)))
+    fields = [field.annotation for field in kind.model_fields.values()]
+    return {kind}.union(*(_models(field) for field in fields))
+
+
+def test_what_is_none_is_left_out_of_the_log_and_is_none_when_read_back() -> None:
+    for model in _models(Record):
+        for name, field in model.model_fields.items():
+            if type(None) in get_args(field.annotation):
+                assert field.get_default() is None, f"{model.__name__}.{name}"

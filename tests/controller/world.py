@@ -140,7 +140,7 @@ class World:
     """Called before (``name``) and after (``name!``) each call of a port; may raise."""
     waits: int = 0
     accuracy: Callable[[TrainerInput], float] = lambda asked: accuracy(asked.architecture)
-    """What each trained child reports as its accuracy."""
+    """What each trained child reports as its metric."""
     metrics: dict[str, float] = field(default_factory=dict)
     """What every trained child reports beside its accuracy."""
 
@@ -191,11 +191,13 @@ class World:
                 attempt=asked.attempt,
                 architecture=asked.architecture.digest,
                 status="Diverged" if diverged else "Trained",
-                metrics={} if diverged else {"accuracy": self.accuracy(asked), **self.metrics},
-                parameters=1000 * len(asked.architecture.layers),
+                metrics={} if diverged else {asked.metric: self.accuracy(asked), **self.metrics},
+                parameters=1000 * len(getattr(asked.architecture, "layers", "1")),
             )
             self.store.put_if_absent(names.result_key(asked.sample), result.model_dump_json(by_alias=True).encode())
             if asked.final is not None and asked.final.test:
+                self.store.put(names.preprocessing_key(asked.sample), b"preprocessing")
+                self.store.put(names.training_key(asked.sample), b'{"batchSize": 7}')
                 self.store.put(names.weights_key(asked.sample), b"weights")
                 self.store.put(names.onnx_key(asked.sample), b"onnx")
         elif fate == "too-large":
