@@ -360,7 +360,7 @@ class Demo:
     def install(self) -> None:
         """Install the chart and show its pods."""
         install(self.place, NAMESPACE)
-        self.kubectl("get", "pods", quiet=False)
+        self.kubectl("get", "pods", "-l", f"app.kubernetes.io/instance={RELEASE}", quiet=False)
 
     def search(self, keep: bool = False) -> None:
         """Apply the example and follow it to its end; one that has ended is deleted before.
