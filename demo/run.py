@@ -490,7 +490,7 @@ def row(experiment: Mapping[str, Any]) -> tuple[str, ...]:
     def number(value: str | None, digits: int) -> str:
         return "" if value is None else f"{float(value):#.{digits}g}"
 
-    rewards = [number(policy.get(key), 2) for key in ("firstMeanReward", "meanReward")]
+    rewards = [number(policy.get(key), 2) for key in ("firstMeanReward", "meanReward") if samples["observed"] >= 20]
     tau = number(final.get("kendallTau"), 2)
     if "kendallLow" in final:
         tau += f" ({number(final['kendallLow'], 2)} to {number(final.get('kendallHigh'), 2)})"

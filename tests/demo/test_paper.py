@@ -39,8 +39,8 @@ def test_a_row_says_what_the_status_says() -> None:
 
 
 def test_a_row_is_empty_where_the_status_says_nothing() -> None:
-    """One sample has no first 20, and three finalists give tau no interval."""
-    status = {**COMPLETE["status"], "policy": {"updates": 0}, "final": {"trained": 2, "kendallTau": "1"}}
+    """One sample's mean is not that of 20, and three finalists give tau no interval."""
+    status = {**COMPLETE["status"], "samples": {"observed": 1}, "final": {"trained": 2, "kendallTau": "1"}}
     found = dict(zip(COLUMNS, row({**COMPLETE, "status": status}), strict=True))
     assert (found["first 20, last 20"], found["validation"], found["test"], found["tau"]) == ("", "", "", "1.0")
 
