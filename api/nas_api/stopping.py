@@ -60,9 +60,8 @@ class StopRule(Model):
         # In decimals: 0.29 of 100 are 29, which floats do not find.
         return cls(epoch=spec.epoch, bound=worst_first[int(Number(spec.worst) * len(metrics))], goal=goal)
 
-    def ends(self, history: Sequence[float]) -> bool:
-        """Return whether a child with this history of at least ``epoch`` epochs is to end there."""
-        rung = Rung.of(history, self.epoch, self.goal)
+    def ends(self, rung: Rung | None) -> bool:
+        """Return whether a child with this rung at ``epoch`` is to end there; None: it had no finite metric."""
         if rung is None:
             return True
         return rung.metric < self.bound if self.goal == "Maximize" else rung.metric > self.bound

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from nas_api import names
 from nas_api.child import ExitCode, Result, TrainerInput
-from nas_api.stopping import Stopped
+from nas_api.stopping import Rung, Stopped
 from nas_store import Store, open_store
 from nas_store.errors import StoreError
 from nas_trainer import checkpoint
@@ -176,7 +176,8 @@ def _train(
         # One that goes on from a later epoch was let pass by an earlier attempt's rule, and what it cost is spent.
         if rule is not None and task.progress.epochs <= rule.epoch < document.epochs:
             task.run(rule.epoch, after_epoch)
-            if not task.progress.diverged and rule.ends(task.progress.metrics):
+            rung = Rung.of(task.progress.metrics, rule.epoch, rule.goal)
+            if not task.progress.diverged and rule.ends(rung):
                 log.info("stopped early", epoch=rule.epoch, bound=rule.bound)
                 return Stopped(epoch=rule.epoch, of=document.epochs)
         task.run(document.epochs, after_epoch)
