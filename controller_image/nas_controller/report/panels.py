@@ -539,8 +539,8 @@ def _early_stopping(history: History, total: float) -> str:
         best = max if history.sign > 0 else min
         metric = escape(history.objective.metric)
         out += (
-            f" It would have ended {len(hopeless):,} of {len(arm):,} samples of the random arm: the best of those came to"
-            f" a {metric} of {number(best(hopeless))}, the best of all to"
+            f" It would have ended {len(hopeless):,} of {len(arm):,} samples of the random arm: the best of those"
+            f" came to a {metric} of {number(best(hopeless))}, the arm's best to"
             f" {number(best(sample.metric for sample in arm))}."
         )
     return out
