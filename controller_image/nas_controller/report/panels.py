@@ -540,7 +540,7 @@ def _early_stopping(history: History, total: float) -> str:
         metric = escape(history.objective.metric)
         out += (
             f" It would have ended {len(hopeless):,} of {len(arm):,} samples of the random arm: the best of those"
-            f" came to a {metric} of {number(best(hopeless))}, the arm's best to"
+            f" ended with {metric} {number(best(hopeless))}, the arm’s best with"
             f" {number(best(sample.metric for sample in arm))}."
         )
     return out
