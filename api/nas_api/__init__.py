@@ -7,6 +7,7 @@ Which file answers which question:
 - ``architecture``: one sampled network as canonical JSON with a stable hash.
 - ``child``: what a trainer is told, what it answers, and with which exit code it ends.
 - ``child_job``: the Kubernetes Job that trains one launch (pure builder).
+- ``handover``: what goes with a trained network: vocabulary, preprocessing, where it comes from.
 - ``names``: every label, object name and storage key.
 - ``reasons``: every condition type and reason, with its cure.
 - ``crd``: the CustomResourceDefinition generated from ``experiment``.

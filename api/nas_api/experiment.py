@@ -441,11 +441,28 @@ class GridSpec(Model):
     """Epochs after which the learning rate is divided by 10; never when empty."""
 
 
+MOST_FINAL_TRAININGS = 1000
+"""Of one experiment: top times the combinations of the grid. The axes' own bounds would allow 204,800."""
+_AXES = tuple(f"size(self.grid.{axis})" for axis in ("learningRate", "weightDecay", "batchNormEpsilon", "decayEpoch"))
+# An empty axis is one setting: the trainer's own.
+_FINAL_TRAININGS = " * ".join(["self.top", *(f"({axis} > 0 ? {axis} : 1)" for axis in _AXES)])
+
+
 class FinalTrainingSpec(Model):
     """What follows the search: the best architectures are trained longer, and the winner is tested once.
 
     These are children like any other, but no samples: budget and duration are the search's.
     """
+
+    model_config = {
+        "json_schema_extra": cel(
+            (
+                f"{_FINAL_TRAININGS} <= {MOST_FINAL_TRAININGS}",
+                f"top times the combinations of grid must be at most {MOST_FINAL_TRAININGS:,} trainings:"
+                " lower top, or give grid fewer values",
+            )
+        )
+    }
 
     top: Annotated[int, Field(ge=1, le=50)] = 5
     """Architectures of highest reward that are trained again."""
@@ -630,7 +647,7 @@ class Best(Model):
     digest: Annotated[str, StringConstraints(max_length=64)]
     """SHA-256 of the architecture's canonical JSON."""
     uri: Annotated[str, StringConstraints(max_length=2048)]
-    """Where its architecture.json is."""
+    """Where best/architecture.json is; after a final training that is the architecture of status.final.sample."""
 
 
 class PolicyVitals(Model):

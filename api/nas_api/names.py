@@ -76,8 +76,11 @@ SNAPSHOT_PREFIX = "snapshots/"
 SAMPLES_PREFIX = "samples/"
 BEST_ARCHITECTURE = "best/architecture.json"
 BEST_MODULE = "best/network.py"
-BEST_WEIGHTS = "best/weights.safetensors"
+BEST_VOCABULARY = "best/vocabulary.json"
+BEST_PREPROCESSING = "best/preprocessing.json"
 BEST_ONNX = "best/network.onnx"
+BEST_WEIGHTS = "best/weights.safetensors"
+BEST_PROVENANCE = "best/provenance.json"
 REPORT = "report/report.html"
 
 # Written once by whoever checks that the store honours conditional writes; its content means nothing.
@@ -102,6 +105,21 @@ def result_key(sample: int) -> str:
 def checkpoint_key(sample: int) -> str:
     """Return the key of a sample's training checkpoint."""
     return f"{SAMPLES_PREFIX}{sample:06d}/checkpoint"
+
+
+def vocabulary_key(sample: int) -> str:
+    """Return the key of the vocabulary that a final test on a text leaves."""
+    return f"{SAMPLES_PREFIX}{sample:06d}/vocabulary.json"
+
+
+def preprocessing_key(sample: int) -> str:
+    """Return the key of what a final test on images leaves of how it saw them."""
+    return f"{SAMPLES_PREFIX}{sample:06d}/preprocessing.json"
+
+
+def training_key(sample: int) -> str:
+    """Return the key of what a final test leaves of how it was told to train, and by which software."""
+    return f"{SAMPLES_PREFIX}{sample:06d}/training.json"
 
 
 def weights_key(sample: int) -> str:

@@ -55,7 +55,10 @@ class Layer(nn.Module):
 
 
 {block}class {name}(nn.Module):
-    """Takes images (batch, {in_channels}, height, width) and returns logits (batch, {classes})."""
+    """Takes images (batch, {in_channels}, height, width), prepared as preprocessing.json beside the weights says.
+
+    Returns logits (batch, {classes}).
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
 """A recurrent cell as a readable Python module that needs only torch.
 
-It has the cell, written out node by node, and the language model around it. The parameters' names and shapes are those
-of ``nas_trainer.language``, so that its weights load; ``Network.of(weights)`` takes the sizes from them.
+It has the cell, written out node by node, the language model around it, and the way from a text to numbers and to its
+perplexity. The parameters' names and shapes are those of ``nas_trainer.language``, so that its weights load;
+``Network.of(weights)`` takes the sizes from them.
 """
 
 from nas_api.spaces.recurrent_cell import Activation, CellNode, Combination, RecurrentCellArchitecture
@@ -20,7 +21,13 @@ _ACTIVATED: dict[Activation, str] = {
 }
 
 _TEMPLATE = '''\
-"""{short}"""
+"""{short}
+
+With the weights and the vocabulary (vocabulary.json, as json.load returns it) that a final training leaves:
+perplexity(Network.of(weights), numbers(text, vocabulary)).
+"""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +90,35 @@ class Network(nn.Module):
                 x = h[layer]
             logits.append(functional.linear(x, self.embedding if self.decoder is None else self.decoder, self.bias))
         return torch.stack(logits), (torch.stack(h), torch.stack(c))
+
+
+def numbers(text: str, vocabulary: dict[str, Any]) -> Tensor:
+    """Return a text as the numbers of its tokens, int64 (n,): each line's, and the end of the line."""
+    place = {{token: number for number, token in enumerate(vocabulary["tokens"])}}
+    unknown = place[vocabulary["unknown"]]
+    tokens: list[str] = []
+    for line in text.splitlines():
+        tokens += line.split() if vocabulary["unit"] == "word" else line.strip()
+        tokens.append(vocabulary["endOfLine"])
+    return torch.tensor([place.get(token, unknown) for token in tokens])
+
+
+@torch.no_grad()
+def perplexity(network: Network, tokens: Tensor, streams: int = 1) -> float:
+    """Return e to the mean loss of all tokens (n,), two at least, but the first, which is only read.
+
+    The text is read as so many streams side by side, contiguous pieces that each start without a past: to repeat a
+    test's figure, take as many as its batch had.
+    """
+    streams = min(streams, len(tokens) - 1)
+    missing = -(len(tokens) - 1) % streams
+    read = functional.pad(tokens[:-1], (0, missing)).view(streams, -1).t()
+    following = functional.pad(tokens[1:], (0, missing), value=-100).view(streams, -1).t()
+    total, state = torch.zeros((), dtype=torch.float64), None
+    for words, targets in zip(read, following):
+        logits, state = network(words[None], state)
+        total += functional.cross_entropy(logits[0], targets, ignore_index=-100, reduction="sum")
+    return float((total / (len(tokens) - 1)).exp())
 '''
 
 

@@ -13,7 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from nas_api.architecture import Architecture
-from nas_api.experiment import Best, NASExperiment, NASExperimentStatus, Outcome, PolicyVitals, Problem, SampleCounts
+from nas_api.experiment import (
+    Best,
+    FinalStatus,
+    NASExperiment,
+    NASExperimentStatus,
+    Outcome,
+    PolicyVitals,
+    Problem,
+    SampleCounts,
+)
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.spaces.custom import CustomArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
@@ -40,6 +49,8 @@ class Status(Protocol):
     def best(self) -> Best | None: ...
     @property
     def policy(self) -> PolicyVitals | None: ...
+    @property
+    def final(self) -> FinalStatus | None: ...
     @property
     def problem(self) -> Problem | None: ...
     @property
@@ -147,10 +158,28 @@ def best_text(best: Best | None, metric: str) -> str:
     return f"{metric} {float(best.metric):.4f} (sample {best.sample})" if best is not None else "none yet"
 
 
+def final_text(final: FinalStatus, metric: str) -> str:
+    """Return how far the final training is, and its best, in one line."""
+    line = f"{final.trained + final.lost}/{final.total} trained"
+    if final.best_metric is not None:
+        line += f", the best with {metric} {float(final.best_metric):.4f} (sample {final.sample} of the search)"
+    if final.test_metric is not None:
+        line += f", {float(final.test_metric):.4f} on the test set"
+    return line
+
+
 def best_document(
-    best: Best, architecture: Architecture, experiment: NASExperiment, metric: float, reward: float
+    best: Best,
+    architecture: Architecture,
+    experiment: NASExperiment,
+    metric: float,
+    reward: float,
+    final: FinalStatus | None,
 ) -> dict[str, Any]:
-    """Return the best sample as plain JSON values, with its metric and reward in all their digits."""
+    """Return the best sample as plain JSON values, with its metric and reward in all their digits.
+
+    Beside it what the final training found, which may prefer another sample: null where there is none.
+    """
     return {
         "experiment": experiment.metadata.name,
         "sample": best.sample,
@@ -160,7 +189,18 @@ def best_document(
         "digest": best.digest,
         "uri": best.uri,
         "architecture": architecture.document(),
+        "final": None
+        if final is None
+        else {
+            "sample": final.sample,
+            "validationMetric": _number(final.best_metric),
+            "testMetric": _number(final.test_metric),
+        },
     }
+
+
+def _number(decimal: str | None) -> float | None:
+    return None if decimal is None else float(decimal)
 
 
 @dataclass
@@ -305,6 +345,8 @@ def status_panel(status: Status, metric: str, *, tail: str = "") -> RenderableTy
     rows.append(("best", Text(best_text(status.best, metric), style="bold green" if status.best else "dim")))
     if status.best is not None:
         rows.append(("", Text(status.best.architecture, overflow="fold")))
+    if status.final is not None:
+        rows.append(("final", Text(final_text(status.final, metric))))
     if status.policy is not None and samples.observed > 20 and (text := policy_text(status.policy)):
         rows.append(("policy", Text(text)))
     if tail:

@@ -1,7 +1,7 @@
 """``nas export``: the best network, handed over as a folder that needs nothing of ours.
 
 What the controller and the final training left in the store is copied as it is; beside it comes a page that says how
-to load it, with code that the tests run.
+to feed it, with code that the tests run.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from nas_api import names
 from nas_api.architecture import ARCHITECTURE, Architecture
-from nas_api.experiment import DatasetSpec, NASExperiment
+from nas_api.experiment import NASExperiment
+from nas_api.handover import Preprocessing, Provenance
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_cli.errors import Refusal
 from nas_cli.experiment_store import reading
@@ -29,25 +30,29 @@ class HandedOver:
 
 
 def hand_over(experiment: NASExperiment, store: Store, folder: Path) -> HandedOver:
-    """Write the best network into a folder; files of an earlier export are replaced.
+    """Write the best network into a folder; files of an earlier export are replaced or removed, others stay.
 
     Raises:
-        Refusal: there is no best network yet, or the store or the folder cannot be used.
+        Refusal: there is no best network yet, it is being replaced by a better one, or the store or the folder cannot
+            be used.
     """
     with reading(experiment):
-        objects = {
-            PurePosixPath(key).name: store.get(key)
-            for key in (names.BEST_ARCHITECTURE, names.BEST_MODULE, names.BEST_WEIGHTS, names.BEST_ONNX)
-        }
-    found = {name: data for name, data in objects.items() if data is not None}
+        # In the order that is the reverse of the controller's: what is here is complete, or of another architecture.
+        objects = {name: store.get(key) for name, key in reversed(_KEYS.items())}
+    found = {name: data for name in _KEYS if (data := objects[name]) is not None}
     document = found.get(_name(names.BEST_ARCHITECTURE))
     if document is None:
         name = experiment.metadata.name
         raise Refusal(f"{name} has no best network yet: `nas status {name}` tells how it is going")
     architecture = ARCHITECTURE.validate_json(document)
+    provenance = found.get(_name(names.BEST_PROVENANCE))
+    if provenance is not None and Provenance.model_validate_json(provenance).digest != architecture.digest:
+        raise Refusal("the best network is just being replaced by a better one: run the command again")
     found[README] = _page(experiment, architecture, found).encode()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for name in _KEYS.keys() - found.keys():
+            (folder / name).unlink(missing_ok=True)
         for name, data in found.items():
             (folder / name).write_bytes(data)
     except OSError as error:
@@ -59,53 +64,109 @@ def _name(key: str) -> str:
     return PurePosixPath(key).name
 
 
+# In the order in which the controller writes them.
+_KEYS = {
+    _name(key): key
+    for key in (
+        names.BEST_ARCHITECTURE,
+        names.BEST_MODULE,
+        names.BEST_VOCABULARY,
+        names.BEST_PREPROCESSING,
+        names.BEST_ONNX,
+        names.BEST_WEIGHTS,
+        names.BEST_PROVENANCE,
+    )
+}
 _MEANINGS = {
     _name(names.BEST_ARCHITECTURE): "the architecture: JSON with a version, as the search wrote it",
     _name(names.BEST_MODULE): "a Python module that builds the network; it needs only torch",
-    _name(names.BEST_WEIGHTS): "the weights of the final training, by the module's names of parameters",
+    _name(names.BEST_VOCABULARY): "all tokens in the order of their numbers, and how a text becomes tokens",
+    _name(names.BEST_PREPROCESSING): "from pixels to what the network takes, and the names of the classes",
     _name(names.BEST_ONNX): "the trained network for onnxruntime and others",
+    _name(names.BEST_WEIGHTS): "the weights of the final training, by the module's names of parameters",
+    _name(names.BEST_PROVENANCE): "where all this comes from: experiment, sample, metrics, how it was trained",
 }
 
 
 _LOAD_IMAGES = """\
 ```python
+import json
+
 import torch
-{imports}from network import Network
+from safetensors.torch import load_file
+from network import Network
 
 network = Network()
-{load}network.eval()
-example = torch.randn(1, {channels}, {size}, {size})
-with torch.no_grad():
-    output = network(example)
+network.load_state_dict(load_file("weights.safetensors"))
+network.eval()
+with open("preprocessing.json", "rb") as file:
+    before = json.load(file)
+# An image (n, channels, height, width) with values from 0 to {brightest:g}: put yours here.
+example = {brightest:g} * torch.rand(1, {channels}, {height}, {width})
+{prepare}with torch.no_grad():
+    output = network(image)
+print(before["classes"][output[0].argmax()])
 ```
 """
 
+_SCALED = """\
+image = (example - before["mean"]) / before["deviation"]
+"""
+
+_WHITENED = """\
+image = example - example.mean((1, 2, 3), keepdim=True)
+image /= image.std((1, 2, 3), keepdim=True, correction=0).clamp_min(image[0].numel() ** -0.5)
+"""
+
+_CROPPED = """\
+size, edge = before["height"] + before["resized"], before["resized"] // 2
+image = torch.nn.functional.interpolate(image, size, mode="bilinear", align_corners=False)
+image = image[:, :, edge:-edge, edge:-edge]
+"""
+
 _ONNX_IMAGES = """\
-Or with onnxruntime alone, to which `example` is a numpy array:
+Or with onnxruntime alone, which takes the image as it is and does the rest itself:
 
 ```python
 import onnxruntime
 
 session = onnxruntime.InferenceSession("network.onnx")
-output = session.run(None, {session.get_inputs()[0].name: example.numpy()})[0]
+output = session.run(["logits"], {"pixels": example.numpy()})[0]
 ```
 """
 
-_MEANING_IMAGES = """\
-Inputs are images (n, channels, height, width), whitened: each channel has mean 0 and deviation 1 over the training
-images. Outputs are logits (n, classes).
+_FRESH_IMAGES = """\
+```python
+import torch
+from network import Network
+
+network = Network()
+network.eval()
+image = torch.randn(1, {channels}, {size}, {size})
+with torch.no_grad():
+    output = network(image)
+```
 """
 
 _LOAD_TEXT = """\
 ```python
-import torch
-{imports}from network import Network
+import json
 
-network = {network}
+import torch
+from safetensors.torch import load_file
+from network import Network, numbers, perplexity
+
+network = Network.of(load_file("weights.safetensors"))
 network.eval()
-example = torch.randint(len(network.bias), (5, 1))
+with open("vocabulary.json", "rb") as file:
+    vocabulary = json.load(file)
+# A text, line by line: put yours here.
+text = "a line of words\\nand another one\\n"
+example = numbers(text, vocabulary)
+print(perplexity(network, example))
 with torch.no_grad():
-    output, state = network(example)
+    output, state = network(example[:, None])
+print(vocabulary["tokens"][output[-1, 0].argmax()])
 ```
 """
 
@@ -120,15 +181,26 @@ session = onnxruntime.InferenceSession("network.onnx")
 states, memories = (
     numpy.zeros([each.shape[0], 1, each.shape[2]], numpy.float32) for each in session.get_inputs()[1:]
 )
-for words in example.numpy():
-    output, states, memories = session.run(None, {"words": words, "states": states, "memories": memories})
+for number in example.numpy():
+    output, states, memories = session.run(None, {"words": number[None], "states": states, "memories": memories})
 ```
 """
 
 _MEANING_TEXT = """\
-Inputs are the numbers of words or characters, (steps, batch): 0 is <unk>, the others follow by falling frequency in the
-training text, equally frequent ones by the alphabet. Outputs are the logits of what follows each, and the state, with
-which the next piece of text goes on.
+Numbers are (steps, batch). Outputs are the logits of what follows each, and the state, with which the next piece of
+text goes on.
+"""
+
+_FRESH_TEXT = """\
+```python
+import torch
+from network import Network
+
+network = Network(words=100, width=32, layers={layers}, shared_embeddings={shared})
+network.eval()
+with torch.no_grad():
+    output, state = network(torch.randint(100, (5, 1)))
+```
 """
 
 _NO_WEIGHTS = """\
@@ -136,12 +208,13 @@ There are no weights: they come from `spec.finalTraining`, which the experiment 
 module builds the network with fresh ones.
 """
 
+_RUN_HERE = "Run in this folder:\n"
+
 
 def _page(experiment: NASExperiment, architecture: Architecture, found: dict[str, bytes]) -> str:
     """Return the folder's README."""
     metric, dataset = experiment.spec.objective.metric, experiment.spec.trainer.dataset
     data = next(iter(dataset.model_dump(by_alias=True, exclude_none=True)))
-    trained = _name(names.BEST_WEIGHTS) in found
     table = "\n".join(f"| {name} | {meaning} |" for name, meaning in _MEANINGS.items() if name in found)
     parts = [
         f"# The best network of {experiment.metadata.name}\n",
@@ -150,36 +223,34 @@ def _page(experiment: NASExperiment, architecture: Architecture, found: dict[str
         f"| file | what |\n|---|---|\n{table}\n",
     ]
     if _name(names.BEST_MODULE) not in found:
-        return "\n".join([*parts, "Only the trainer that trained it knows how to build it.\n"])
-    if not trained:
-        parts.append(_NO_WEIGHTS)
-    text = isinstance(architecture, RecurrentCellArchitecture)
-    code = _text_code(experiment, trained) if text else _image_code(dataset, trained)
-    parts += ["Run in this folder:\n", code]
-    if _name(names.BEST_ONNX) in found:
-        parts.append(_ONNX_TEXT if text else _ONNX_IMAGES)
-    return "\n".join([*parts, _MEANING_TEXT if text else _MEANING_IMAGES])
+        parts.append("Only the trainer that trained it knows how to build it.\n")
+    elif _name(names.BEST_WEIGHTS) not in found:
+        parts += [_NO_WEIGHTS, _RUN_HERE, _fresh(experiment, architecture)]
+    elif (preprocessing := found.get(_name(names.BEST_PREPROCESSING))) is not None:
+        parts += [_RUN_HERE, _image_code(Preprocessing.model_validate_json(preprocessing))]
+        parts += [_ONNX_IMAGES] if _name(names.BEST_ONNX) in found else []
+    elif _name(names.BEST_VOCABULARY) in found:
+        parts += [_RUN_HERE, _LOAD_TEXT]
+        parts += [_ONNX_TEXT] if _name(names.BEST_ONNX) in found else []
+        parts.append(_MEANING_TEXT)
+    return "\n".join(parts)
 
 
-_IMPORT_WEIGHTS = "from safetensors.torch import load_file\n"
-_WEIGHTS = f'load_file("{_name(names.BEST_WEIGHTS)}")'
+def _fresh(experiment: NASExperiment, architecture: Architecture) -> str:
+    """Return code that makes a network without training and runs it."""
+    trainer = experiment.spec.trainer
+    if isinstance(architecture, RecurrentCellArchitecture):
+        return _FRESH_TEXT.format(layers=trainer.language.layers, shared=trainer.language.shared_embeddings)
+    return _FRESH_IMAGES.format(channels=trainer.dataset.channels, size=8 if trainer.dataset.digits is not None else 32)
 
 
-def _image_code(dataset: DatasetSpec, trained: bool) -> str:
-    """Return code that makes a network and shows it an image."""
-    channels, size = (1, 8) if dataset.digits is not None else (3, 32)
+def _image_code(before: Preprocessing) -> str:
+    """Return code that makes the trained network and shows it an image as it was stored."""
+    prepare = (_WHITENED if before.mean is None else _SCALED) + (_CROPPED if before.resized else "")
     return _LOAD_IMAGES.format(
-        imports=_IMPORT_WEIGHTS if trained else "",
-        load=f"network.load_state_dict({_WEIGHTS})\n" if trained else "",
-        channels=channels,
-        size=size,
-    )
-
-
-def _text_code(experiment: NASExperiment, trained: bool) -> str:
-    """Return code that makes a language model and shows it five words; the weights know how large it is."""
-    language = experiment.spec.trainer.language
-    fresh = f"Network(words=100, width=32, layers={language.layers}, shared_embeddings={language.shared_embeddings})"
-    return _LOAD_TEXT.format(
-        imports=_IMPORT_WEIGHTS if trained else "", network=f"Network.of({_WEIGHTS})" if trained else fresh
+        brightest=before.brightest,
+        channels=before.channels,
+        height=before.height,
+        width=before.width,
+        prepare=prepare,
     )

@@ -140,7 +140,7 @@ def status(name: str, namespace: str | None, context: str | None) -> None:
 @click.option("--code", is_flag=True, help="Print Python code that builds the network, and nothing else.")
 @_as_table_or_json
 def best(name: str, namespace: str | None, context: str | None, code: bool, output: str) -> None:
-    """Show the best network. NAME is an experiment on the cluster, or the folder of a local run."""
+    """Show the search's best network. NAME is an experiment on the cluster, or the folder of a local run."""
     from nas_api.search_space import search_space
     from nas_api.source import architecture_source
     from nas_cli import display
@@ -149,12 +149,13 @@ def best(name: str, namespace: str | None, context: str | None, code: bool, outp
         from nas_cli.local_run import read_status
 
         experiment, found, state = read_status(Path(name))
-        record = found.best
+        record, final = found.best, found.final
         exact = None if state is None else state.core.best
         architecture = None if exact is None else exact.architecture
     else:
         experiment, exact = _experiment(name, namespace, context), None
-        record = None if experiment.status is None else experiment.status.best
+        seen = experiment.status
+        record, final = (None, None) if seen is None else (seen.best, seen.final)
         architecture = None
         if record is not None:
             try:
@@ -177,10 +178,16 @@ def best(name: str, namespace: str | None, context: str | None, code: bool, outp
     if output == "json":
         # A run's folder has all digits; a status has six of them.
         numbers = (float(record.metric), float(record.reward)) if exact is None else (exact.metric, exact.reward)
-        click.echo(json.dumps(display.best_document(record, architecture, experiment, *numbers), indent=2))
+        click.echo(json.dumps(display.best_document(record, architecture, experiment, *numbers, final), indent=2))
         return
     console = Console()
-    console.print(display.best_text(record, experiment.spec.objective.metric), style="bold", highlight=False)
+    metric = experiment.spec.objective.metric
+    console.print(display.best_text(record, metric), style="bold", highlight=False)
+    if final is not None:
+        console.print(f"final training: {display.final_text(final, metric)}", highlight=False, soft_wrap=True)
+    if final is not None and final.sample not in (None, record.sample):
+        words = f"It prefers sample {final.sample}, whose network `nas export {name}` hands over once it has ended."
+        console.print(words, highlight=False, soft_wrap=True)
     console.print(display.architecture_table(architecture, channels))
     console.print(f"{record.uri}\ndigest {record.digest}", style="dim", highlight=False, soft_wrap=True)
 
@@ -219,7 +226,7 @@ def samples(name: str, namespace: str | None, context: str | None, endpoint: str
 @_context
 @click.option("--endpoint", help="URL at which the S3 server is seen from here; the manifest's when not given.")
 def export(name: str, output: Path, namespace: str | None, context: str | None, endpoint: str | None) -> None:
-    """Hand the best network over: architecture, Python module, weights and ONNX model, with a page that says how.
+    """Hand the best network over: module, weights, ONNX model and how to feed them, with a page that shows it.
 
     NAME is an experiment on the cluster, whose bucket is read with your own AWS credentials, or the folder of a
     local run.

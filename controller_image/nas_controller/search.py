@@ -6,6 +6,7 @@ the samples that follow from it; if the append fails, so does the process, and w
 with it. On the way back up: list the children, fetch results, and launch what is recorded but lost.
 """
 
+import json
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,13 +15,16 @@ from datetime import timedelta
 from enum import StrEnum
 from itertools import islice
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import structlog
 
+import nas_api
 from nas_api import names
 from nas_api.architecture import Architecture
 from nas_api.child import MAX_RESULT_BYTES, StoreLocation
 from nas_api.experiment import NASExperiment, Problem, TrainerSpec
+from nas_api.handover import Provenance
 from nas_api.source import architecture_source
 from nas_controller import decisions, earlier, snapshots
 from nas_controller.clock import Clock, SystemClock
@@ -44,7 +48,7 @@ from nas_controller.records import (
     WarmStarted,
 )
 from nas_controller.recovery import recover
-from nas_controller.state import MakePolicy, SearchState
+from nas_controller.state import BestSample, MakePolicy, SearchState
 from nas_controller.status import SearchStatus, StatusSink, search_status
 from nas_store import Store
 from nas_store.errors import StoreError, TooLarge
@@ -794,10 +798,10 @@ class Search:
             return
         self._best_written_at = now
         if final:
-            self._patiently(lambda: self._write_architecture(best.architecture))
+            self._patiently(lambda: self._write_leader(best))
         else:
             try:
-                self._write_architecture(best.architecture)
+                self._write_leader(best)
             except StoreError as error:
                 # It comes again in a while.
                 _log.warning("best not written", error=str(error))
@@ -815,21 +819,58 @@ class Search:
         if module is not None:
             self._store.put(names.BEST_MODULE, module.encode())
 
+    def _write_leader(self, best: BestSample) -> None:
+        """Write the search's best, which nobody has trained for longer."""
+        self._write_architecture(best.architecture)
+        self._write_provenance(best.sample, best.architecture, best.reward, best.metric)
+
     def _write_winner(self) -> None:
-        """Write the final training's winner with the weights and the ONNX model of its test, where there are any."""
+        """Write the final training's winner with what its test has left: the network, and how to feed it."""
         stage = self._state.core.final
-        assert stage is not None and stage.winner is not None and stage.winner.run is not None
-        self._write_architecture(stage.winner.architecture, stage.winner.run.settings.batch_norm_epsilon)
-        if stage.test_sample is None or stage.test_metric is None:
-            return
-        for source, target in (
-            (names.weights_key(stage.test_sample), names.BEST_WEIGHTS),
-            (names.onnx_key(stage.test_sample), names.BEST_ONNX),
-        ):
-            data = self._store.get(source)
-            # A user's own trainer leaves what it wants.
-            if data is not None:
-                self._store.put(target, data)
+        assert stage is not None
+        winner = stage.winner
+        assert winner is not None and winner.run is not None and winner.metric is not None
+        self._write_architecture(winner.architecture, winner.run.settings.batch_norm_epsilon)
+        tested: dict[str, Any] = {}
+        if stage.test_sample is not None and stage.test_metric is not None:
+            for source, target in (
+                (names.vocabulary_key, names.BEST_VOCABULARY),
+                (names.preprocessing_key, names.BEST_PREPROCESSING),
+                (names.onnx_key, names.BEST_ONNX),
+                (names.weights_key, names.BEST_WEIGHTS),
+            ):
+                data = self._store.get(source(stage.test_sample))
+                # A text has no pixels, an image no words; and a user's own trainer leaves what it wants.
+                if data is not None:
+                    self._store.put(target, data)
+            training = self._store.get(names.training_key(stage.test_sample))
+            tested = {
+                "test_metric": stage.test_metric,
+                "test_sample": stage.test_sample,
+                "training": None if training is None else json.loads(training),
+            }
+        self._write_provenance(winner.sample, winner.architecture, winner.reward, winner.metric, **tested)
+
+    def _write_provenance(
+        self, sample: int, architecture: Architecture, reward: float, metric: float, **tested: Any
+    ) -> None:
+        """Write where all of ``best/`` comes from; it must be the last to be written."""
+        metadata, spec = self._experiment.metadata, self._experiment.spec
+        provenance = Provenance(
+            experiment=metadata.name,
+            namespace=metadata.namespace,
+            uid=metadata.uid,
+            sample=sample,
+            digest=architecture.digest,
+            metric_name=spec.objective.metric,
+            goal=spec.objective.goal,
+            reward=reward,
+            validation_metric=metric,
+            trainer_image=spec.trainer.image,
+            software=nas_api.__version__,
+            **tested,
+        )
+        self._store.put(names.BEST_PROVENANCE, provenance.model_dump_json(by_alias=True).encode())
 
     def _patiently(self, write: Callable[[], None]) -> None:
         """Do what the end must not be without, however long the store takes to be well again.

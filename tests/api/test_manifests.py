@@ -82,6 +82,15 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"spec.objective.penalties": [{"metric": "parameters"}]}, "spec.objective.penalties[0].target"),
     ({"spec.finalTraining": {"top": 0}}, "spec.finalTraining.top"),
     ({"spec.finalTraining": {"grid": {"learningRate": [0.1]}}}, "spec.finalTraining.grid.learningRate[0]"),
+    (
+        {
+            "spec.finalTraining": {
+                "top": 50,
+                "grid": {"learningRate": ["0.1", "0.2", "0.3"], "decayEpoch": [*range(1, 9)]},
+            }
+        },
+        "at most 1,000 trainings: lower top, or give grid fewer values",
+    ),
     ({"spec.budget": _REMOVE}, "spec.budget"),
     ({"spec.trainer": _REMOVE}, "spec.trainer"),
     ({"spec.storage": _REMOVE}, "spec.storage"),

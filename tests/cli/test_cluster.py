@@ -148,6 +148,20 @@ def test_best_is_a_table_or_code_alone(answer: Answer) -> None:
     )
 
 
+def test_the_final_training_is_told_beside_the_best_of_the_search(answer: Answer) -> None:
+    answer({PATH: (200, json.dumps(EXPERIMENT))})
+    assert json.loads(nas("best", "digits", "-o", "json").stdout)["final"] is None
+    final = {"trained": 5, "lost": 1, "total": 6, "sample": 3, "bestMetric": "0.99", "testMetric": "0.985"}
+    answer({PATH: (200, json.dumps({**EXPERIMENT, "status": {**STATUS, "final": final}}))})
+    document = json.loads(nas("best", "digits", "-o", "json").stdout)
+    assert document["sample"] == 7
+    assert document["final"] == {"sample": 3, "validationMetric": 0.99, "testMetric": 0.985}
+    words = "6/6 trained, the best with accuracy 0.9900 (sample 3 of the search), 0.9850 on the test set"
+    assert words in " ".join(nas("status", "digits").stdout.split())
+    shown = nas("best", "digits").stdout
+    assert words in shown and "It prefers sample 3, whose network `nas export digits` hands over" in shown
+
+
 def test_a_status_of_a_newer_operator_is_readable(answer: Answer) -> None:
     answer({PATH: (200, json.dumps({**EXPERIMENT, "status": {**STATUS, "novelty": 1}}))})
     assert "40/100" in nas("status", "digits").stdout

@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
@@ -18,13 +20,16 @@ from nas_api import names
 from nas_api.architecture import ARCHITECTURE, Architecture
 from nas_api.child import S3Location, StoreLocation
 from nas_api.experiment import NASExperiment
+from nas_api.handover import Preprocessing, Provenance
 from nas_api.source import architecture_source
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_cli.errors import Refusal
+from nas_cli.local_run import read_status
 from nas_cli.main import main
 from nas_store import Store, open_store
 from nas_trainer.export import onnx_model
+from nas_trainer.training import FromPixels
 
 NETWORK = ConvolutionalArchitecture.parse_short("*2 3x3:6 2x1:12/1x2p<0 5x3:8<0,1")
 UID = "12345678-0000-0000-0000-000000000000"
@@ -52,8 +57,8 @@ def leave_best(store: Store, architecture: Architecture) -> str | None:
     return module
 
 
-def leave_trained(store: Store, module: str, shape: tuple[int, ...]) -> torch.nn.Module:
-    """Leave what a final training does, and return the trained network; ``shape`` is one example's."""
+def leave_trained(store: Store, module: str, shape: tuple[int, int, int]) -> torch.nn.Module:
+    """Leave what a final training on images does, and return the trained network; ``shape`` is one image's."""
     namespace: dict[str, Any] = {}
     exec(module, namespace)
     torch.manual_seed(0)
@@ -61,7 +66,18 @@ def leave_trained(store: Store, module: str, shape: tuple[int, ...]) -> torch.nn
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     network(torch.randn(64, *shape))
-    model, _ = onnx_model(network, shape, "image", "logits")
+    channels, height, width = shape
+    before = Preprocessing(
+        channels=channels,
+        height=height,
+        width=width,
+        brightest=16.0,
+        mean=4.0,
+        deviation=2.0,
+        classes=tuple("abcdefghij"),
+    )
+    store.put(names.BEST_PREPROCESSING, before.model_dump_json(by_alias=True).encode())
+    model, _ = onnx_model(FromPixels(network, before), shape, 16.0, "pixels", "logits")
     store.put(names.BEST_ONNX, model)
     store.put(names.BEST_WEIGHTS, save({name: value.clone() for name, value in network.state_dict().items()}))
     return network
@@ -91,15 +107,38 @@ def test_the_page_s_code_loads_the_weights(tmp_path: Path) -> None:
     outcome = nas("export", tmp_path / "run", "-o", tmp_path / "out")
     assert outcome.exit_code == 0, outcome.output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        *("README.md", "architecture.json", "network.onnx", "network.py", "weights.safetensors"),
+        *("README.md", "architecture.json", "network.onnx", "network.py", "preprocessing.json", "weights.safetensors"),
     ]
     assert ARCHITECTURE.validate_json((tmp_path / "out" / "architecture.json").read_bytes()) == NETWORK
-    printed = run_page(tmp_path / "out", "print([example.tolist(), loaded.tolist(), output.tolist()])")
+    label, printed = run_page(
+        tmp_path / "out", "print([example.tolist(), loaded.tolist(), output.tolist()])"
+    ).splitlines()
     example, loaded, by_onnx = (torch.tensor(each) for each in json.loads(printed))
     with torch.no_grad():
-        expected = network(example)
+        expected = network((example - 4) / 2)
+    assert label == "abcdefghij"[expected.argmax()]
     torch.testing.assert_close(loaded, expected)
     torch.testing.assert_close(by_onnx, expected, atol=1e-4, rtol=0)
+
+
+def run_documented(name: str, folder: Path) -> float:
+    """Run the code of docs/best-model.md under the heading in an exported folder, and return the figure it prints."""
+    page = (Path(__file__).parents[2] / "docs" / "best-model.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page.split(f"## From raw {name} ")[1].split("\n## ")[0], re.DOTALL)
+    assert "nas_" not in code and "torch" not in code
+    (folder / "documented.py").write_text(code)
+    done = subprocess.run([sys.executable, "documented.py"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
+
+
+def write_text(folder: Path) -> Path:
+    """Write a small text in Penn Treebank's layout: the help that Python ships, with what its own words need."""
+    lines = [line for topic in sorted(topics) for line in topics[topic].splitlines() if line.strip()]
+    folder.mkdir()
+    for part, chosen in {"train": lines[:1500], "valid": lines[1500:1600], "test": [*lines[1600:1700], "é ß"]}.items():
+        (folder / f"ptb.{part}.txt").write_text("\n".join(chosen) + "\n", encoding="utf-8")
+    return folder
 
 
 FINAL: dict[str, Any] = {"top": 1, "epochs": 2, "grid": {"learningRate": ["0.1"]}}
@@ -117,8 +156,14 @@ TEXT: dict[str, Any] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spec", [{}, TEXT], ids=["images", "text"])
-def test_what_a_run_leaves_is_handed_over_and_loads(small: Callable[..., Path], tmp_path: Path, spec: Any) -> None:
+@pytest.mark.parametrize("data", ["pixels", "word", "character"])
+def test_what_a_run_leaves_gives_its_figure_without_any_of_ours(
+    small: Callable[..., Path], tmp_path: Path, data: str
+) -> None:
+    spec: dict[str, Any] = {}
+    if data != "pixels":
+        text = {"vocabulary": 50, "level": data, "uri": str(write_text(tmp_path / "data"))}
+        spec = {**TEXT, "trainer": {**TEXT["trainer"], "dataset": {"text": text}}}
     run = nas("run", small(samples=2, finalTraining=FINAL, **spec), "--folder", tmp_path / "run")
     assert run.exit_code == 0, run.output
     outcome = nas("export", tmp_path / "run", "-o", tmp_path / "out")
@@ -126,9 +171,27 @@ def test_what_a_run_leaves_is_handed_over_and_loads(small: Callable[..., Path], 
     assert outcome.stderr == ""
     # A text's network answers all steps at once, and its ONNX model one after the other.
     last = "loaded = loaded[-1] if example.dtype == torch.int64 else loaded\n"
-    printed = run_page(tmp_path / "out", f"{last}print([loaded.tolist(), output.tolist()])")
+    *_, printed = run_page(tmp_path / "out", f"{last}print([loaded.tolist(), output.tolist()])").splitlines()
     loaded, by_onnx = (torch.tensor(each) for each in json.loads(printed))
     torch.testing.assert_close(by_onnx, loaded, atol=1e-4, rtol=0)
+
+    provenance = Provenance.model_validate_json((tmp_path / "out" / "provenance.json").read_bytes())
+    _, status, _ = read_status(tmp_path / "run")
+    assert status.final is not None and status.final.sample == provenance.sample
+    told = float(status.final.test_metric or "nan")
+    assert provenance.test_metric == pytest.approx(told, rel=1e-5)
+    if data != "pixels":
+        shutil.copy(tmp_path / "data" / "ptb.test.txt", tmp_path / "out")
+    assert run_documented("pixels" if data == "pixels" else "text", tmp_path / "out") == pytest.approx(told, rel=1e-5)
+    if data == "word":
+        again = (
+            "import json\nfrom network import *\nfrom safetensors.torch import load_file\n"
+            "vocabulary = json.load(open('vocabulary.json', 'rb'))\n"
+            "tokens = numbers(open('ptb.test.txt', encoding='utf-8').read(), vocabulary)\n"
+            "print(perplexity(Network.of(load_file('weights.safetensors')), tokens, streams=200))"
+        )
+        done = subprocess.run([sys.executable, "-c", again], cwd=tmp_path / "out", capture_output=True, text=True)
+        assert float(done.stdout) == pytest.approx(told, rel=1e-5), done.stderr
 
 
 @pytest.mark.slow
@@ -162,6 +225,39 @@ def test_a_custom_architecture_is_handed_over_as_it_is(tmp_path: Path) -> None:
     assert nas("export", tmp_path / "run", "-o", tmp_path / "out").exit_code == 0
     assert "Only the trainer that trained it knows" in (tmp_path / "out" / "README.md").read_text()
     assert not (tmp_path / "out" / "network.py").exists()
+
+
+def test_nothing_of_an_earlier_export_stays(tmp_path: Path) -> None:
+    store = run_folder(tmp_path / "run")
+    leave_best(store, NETWORK)
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("weights.safetensors", "vocabulary.json", "mine.txt"):
+        (out / name).write_text("of another network")
+    assert nas("export", tmp_path / "run", "-o", out).exit_code == 0
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "architecture.json", "mine.txt", "network.py"]
+
+
+def test_files_of_two_networks_are_not_mixed(tmp_path: Path) -> None:
+    store = run_folder(tmp_path / "run")
+    leave_best(store, NETWORK)
+    provenance = Provenance(
+        experiment="digits",
+        namespace="local",
+        uid=UID,
+        sample=3,
+        digest="0" * 64,
+        metric_name="accuracy",
+        goal="Maximize",
+        reward=0.5,
+        validation_metric=0.8,
+        software="0.1.0",
+    )
+    store.put(names.BEST_PROVENANCE, provenance.model_dump_json(by_alias=True).encode())
+    refused = nas("export", tmp_path / "run", "-o", tmp_path / "out")
+    assert refused.exit_code == 1
+    assert "is just being replaced by a better one: run the command again" in refused.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

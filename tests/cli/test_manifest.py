@@ -114,6 +114,14 @@ def test_several_documents_and_other_kinds(tmp_path: Path) -> None:
     assert f"{path}:6: spec.budget.samples: 0 is not possible" in outcome.stderr
 
 
+def test_a_final_training_is_bounded_by_the_product_of_its_axes() -> None:
+    grid = {"learningRate": ["1", "2", "3", "4"], "weightDecay": ["0.1"] * 5}
+    assert check(manifest(finalTraining={"top": 50, "grid": grid}))[1] == []
+    _, ((path, message),) = check(manifest(finalTraining={"top": 50, "grid": {**grid, "decayEpoch": [1, 2]}}))
+    assert path == ("spec", "finalTraining")
+    assert message.endswith("at most 1,000 trainings: lower top, or give grid fewer values")
+
+
 @pytest.mark.parametrize("content", [None, "", "kind: Secret\n"])
 def test_a_file_without_an_experiment_is_refused_in_one_line(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "file.yaml"
@@ -164,6 +172,9 @@ def test_every_rule_of_the_schema_can_be_evaluated_here() -> None:
             }
         },
         "[has(self.convolutional)": {"spec.searchSpace": {}},
+        "self.top * (size(": {
+            "spec.finalTraining": {"top": 42, "grid": {"learningRate": ["1"] * 8, "decayEpoch": [1, 2, 3]}}
+        },
         "!has(self.searchSpace.custom)": {
             "spec.searchSpace": {"custom": {"decisions": [{"name": "a", "options": ["x"]}]}}
         },

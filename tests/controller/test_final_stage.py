@@ -12,6 +12,7 @@ from controller.world import CountingPolicy, InlinePool, accuracy, make_experime
 from nas_api import names
 from nas_api.child import TrainerInput
 from nas_api.experiment import FinalTrainingSpec, OptimizerSpec
+from nas_api.handover import Provenance
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_controller import search as search_module
 from nas_controller.final_stage import Leader, combinations, ranked
@@ -84,6 +85,12 @@ def test_the_best_are_trained_with_the_grid_and_the_winner_is_tested_once() -> N
 
     store = bench.world.store
     assert (store.get(names.BEST_WEIGHTS), store.get(names.BEST_ONNX)) == (b"weights", b"onnx")
+    assert (store.get(names.BEST_PREPROCESSING), store.get(names.BEST_VOCABULARY)) == (b"preprocessing", None)
+    known = Provenance.model_validate_json(store.get(names.BEST_PROVENANCE) or b"")
+    assert (known.sample, known.digest) == (best_three[0], architectures[best_three[0]].digest)
+    assert (known.reward, known.validation_metric) == (rewards[best_three[0]], winner)
+    assert (known.test_sample, known.test_metric) == (36, pytest.approx(winner - 0.05))
+    assert known.training == {"batchSize": 7}
     handed_over = ConvolutionalArchitecture.model_validate_json(store.get(names.BEST_ARCHITECTURE) or b"")
     assert handed_over == architectures[best_three[0]]
 
@@ -100,6 +107,8 @@ def test_the_winner_is_handed_over_also_where_the_search_preferred_another() -> 
     architectures = {record.sample: record.architecture for record in bench.of_kind(Proposed)}
     stored = bench.world.store.get(names.BEST_ARCHITECTURE) or b""
     assert ConvolutionalArchitecture.model_validate_json(stored) == architectures[final.sample]
+    known = Provenance.model_validate_json(bench.world.store.get(names.BEST_PROVENANCE) or b"")
+    assert (known.sample, known.digest) == (final.sample, architectures[final.sample].digest)
 
 
 def test_a_metric_to_minimise_has_the_lowest_as_its_winner() -> None:
@@ -132,7 +141,10 @@ def test_when_all_fail_the_searchs_best_is_what_there_is() -> None:
     assert "the trainer's words about OutOfMemory" in outcome.message
     assert (final.trained, final.lost, final.total, final.test_metric) == (0, 6, 6, None)
     assert bench.world.store.get(names.BEST_WEIGHTS) is None
+    known = Provenance.model_validate_json(bench.world.store.get(names.BEST_PROVENANCE) or b"")
+    assert (known.test_metric, known.test_sample, known.training) == (None, None, None)
     best = max((record.architecture for record in bench.of_kind(Proposed)), key=accuracy)
+    assert (known.digest, known.validation_metric) == (best.digest, accuracy(best) / 2)
     assert ConvolutionalArchitecture.model_validate_json(bench.world.store.get(names.BEST_ARCHITECTURE) or b"") == best
 
 

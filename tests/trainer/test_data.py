@@ -1,6 +1,7 @@
 """Datasets of images: layouts, splits, whitening, the copy on the node, and what is said of broken ones."""
 
 import io
+import json
 import os
 import threading
 from collections.abc import Callable
@@ -130,6 +131,27 @@ def test_every_layout_is_recognised_split_and_whitened(tmp_path: Path, layout: s
     assert rows(both, labels, classes, "train") == stored(layout, classes, "train")[fixed_order(TRAIN)].tolist()
     assert images.train_images.mean((1, 2, 3)).abs().max() < 1e-5
     assert (images.train_images.std((1, 2, 3), correction=0) - 1).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("layout", "classes"), [("binary", 10), ("binary", 100), ("parquet", 10), ("parquet", 100), ("images", 10)]
+)
+def test_a_final_test_knows_the_names_of_the_classes(tmp_path: Path, layout: str, classes: int) -> None:
+    LAYOUTS[layout](tmp_path, classes)
+    numbers, names = (tuple(form.format(each) for each in range(classes)) for form in ("{}", "class{:02}"))
+    assert load(spec(tmp_path, classes), NOWHERE).class_names == ()
+    # Binary and parquet files may say nothing; folders have names.
+    assert load(spec(tmp_path, classes), NOWHERE, test=True).class_names == (names if layout == "images" else numbers)
+    meta = "batches.meta.txt" if classes == 10 else "fine_label_names.txt"
+    if layout == "binary":
+        (tmp_path / "cifar-batches-bin" / meta).write_text("\n".join(names) + "\n\n")
+    elif layout == "parquet":
+        features = {"label" if classes == 10 else "fine_label": {"names": names, "_type": "ClassLabel"}}
+        for path in (tmp_path / "plain_text").glob("test*"):
+            table = pyarrow.parquet.read_table(path)
+            known = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+            pyarrow.parquet.write_table(known, path)
+    assert load(spec(tmp_path, classes), NOWHERE, test=True).class_names == names
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

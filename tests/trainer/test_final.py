@@ -1,5 +1,6 @@
 """Final trainings: a decaying learning rate, the test set once at the end, weights and ONNX beside the result."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from sklearn.datasets import load_digits
 from nas_api import names
 from nas_api.child import ExitCode, FinalSettings, Result, StoreLocation, TrainerInput
 from nas_api.experiment import CifarDataset, DatasetSpec, DigitsDataset, OptimizerSpec
+from nas_api.handover import Preprocessing
 from nas_api.source import network_source
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_store.folder import FolderStore
 from nas_trainer import export
-from nas_trainer.data import load
+from nas_trainer.data import fixed_order, load
 from nas_trainer.main import main
 from nas_trainer.task import ExportFailed
 from nas_trainer.training import Training
@@ -84,8 +86,21 @@ def test_the_last_training_is_tested_once_and_leaves_what_others_can_use(tmp_pat
     assert tested.metrics["accuracy"] == pytest.approx(accuracy, abs=1e-6)
     onnx.checker.check_model(onnx.load_from_string(model))
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    (found,) = session.run(["logits"], {"image": images.held_out_images.numpy()})
+    # The ONNX model takes the images as scikit-learn has them; the test's are the last in the fixed order.
+    pixels = load_digits().images[fixed_order(1797)[697:], None].astype(np.float32)
+    (found,) = session.run(["logits"], {"pixels": pixels})
     assert abs(found - logits.numpy()).max() <= 1e-4
+    before = Preprocessing.model_validate_json(store.get(names.preprocessing_key(7)) or b"")
+    assert before.classes == tuple("0123456789")
+    assert before.mean is not None and before.deviation is not None
+    scaled = torch.from_numpy((pixels - np.float32(before.mean)) / np.float32(before.deviation))
+    torch.testing.assert_close(scaled, images.held_out_images)
+    training = json.loads(store.get(names.training_key(7)) or b"")
+    assert (training["batchSize"], training["final"]["test"], training["software"]["torch"]) == (
+        *(64, True),
+        torch.__version__,
+    )
+    assert "store" not in training
     assert tested.metrics["onnxDifference"] <= 1e-4
 
 
@@ -109,6 +124,11 @@ def test_a_network_learns_from_cifars_files_and_is_tested_on_its_own(tmp_path: P
     assert round(tested.metrics["accuracy"] * 297, 3).is_integer()
     assert tested.metrics["onnxDifference"] <= 1e-4
 
+    # The ONNX model takes the test file's pixels as they are.
+    session = onnxruntime.InferenceSession(FolderStore(tmp_path / "store").get(names.onnx_key(7)))
+    (logits,) = session.run(["logits"], {"pixels": records[1500:, 1:].reshape(-1, 3, 32, 32).astype(np.float32)})
+    assert (logits.argmax(1) == records[1500:, 0]).mean() == pytest.approx(tested.metrics["accuracy"], abs=1e-6)
+
 
 def test_a_failed_export_costs_the_model_and_not_the_result(
     tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
@@ -122,13 +142,14 @@ def test_a_failed_export_costs_the_model_and_not_the_result(
     assert "onnxDifference" not in tested.metrics
     assert tested.metrics["accuracy"] > 0
     keys = FolderStore(tmp_path / "store").list("samples/")
-    assert keys == sorted([names.result_key(7), names.weights_key(7)])
+    left = (names.preprocessing_key, names.training_key, names.weights_key, names.result_key)
+    assert keys == sorted(key(7) for key in left)
 
 
 @pytest.mark.slow
 def test_a_model_that_differs_is_not_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
-    assert export.onnx_model(network, (1, 2, 2), "image", "logits")[1] <= 1e-6
+    assert export.onnx_model(network, (1, 2, 2), 1.0, "image", "logits")[1] <= 1e-6
     converted = export._converted
 
     def another(network: torch.nn.Module, *others: Any) -> bytes:
@@ -139,13 +160,13 @@ def test_a_model_that_differs_is_not_handed_over(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(export, "_converted", another)
     with pytest.raises(ExportFailed, match=r"differ from torch's by 0\.001"):
-        export.onnx_model(network, (1, 2, 2), "image", "logits")
+        export.onnx_model(network, (1, 2, 2), 1.0, "image", "logits")
 
 
 def test_a_damaged_model_is_not_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "_converted", lambda *_: b"nonsense")
     with pytest.raises(ExportFailed, match="onnxruntime refuses it"):
-        export.onnx_model(torch.nn.Flatten(), (1, 2, 2), "image", "logits")
+        export.onnx_model(torch.nn.Flatten(), (1, 2, 2), 1.0, "image", "logits")
 
 
 def test_a_trial_of_the_grid_is_measured_on_the_validation_set(tmp_path: Path, draw: Draw) -> None:

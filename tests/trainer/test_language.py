@@ -402,6 +402,13 @@ def test_a_final_test_reads_the_test_set_once_and_hands_the_model_over(
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), following.flatten(), ignore_index=-100)
     assert math.exp(loss.item()) == pytest.approx(final.metrics["perplexity"], rel=1e-5)
 
+    vocabulary = json.loads(store.get(names.vocabulary_key(3)) or b"")
+    assert tuple(vocabulary["tokens"]) == text.vocabulary
+    tokens = module["numbers"]((tmp_path / "ptb.test.txt").read_text(), vocabulary)
+    assert torch.equal(tokens, text.held_out)
+    assert module["perplexity"](network, tokens, 4) == pytest.approx(final.metrics["perplexity"], rel=1e-5)
+    assert json.loads(store.get(names.training_key(3)) or b"")["batchSize"] == 4
+
     import onnxruntime
 
     session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])

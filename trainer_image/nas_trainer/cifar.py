@@ -9,6 +9,7 @@ Each may lie in a folder of its own below the address.
 """
 
 import io
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -71,6 +72,26 @@ def read_cifar(files: Files, classes: int, part: Part) -> Labelled:
     raise DatasetUnavailable(f"{files.address} has no training images: {_cure(classes, 'train')}")
 
 
+def class_names(files: Files, classes: int) -> tuple[str, ...]:
+    """Return the names of the classes in the order of their labels, as the files have them; their numbers otherwise.
+
+    Args:
+        files: where the dataset is.
+        classes: 10 or 100.
+
+    Raises:
+        DatasetUnavailable: a file cannot be read.
+    """
+    names = files.names()
+    if binary := _binary_files(names, classes, "train"):
+        found = _binary_class_names(files, PurePosixPath(binary[0]).parent, classes)
+    elif parquet := _parquet_files(names, classes, "test"):
+        found = _parquet_class_names(files, parquet[0], classes)
+    else:
+        found = _folders(_image_files(names, classes, "train"))
+    return tuple(found) if len(found) == classes else tuple(map(str, range(classes)))
+
+
 _Reader = Callable[[Files, list[str], int], Labelled]
 
 
@@ -115,6 +136,13 @@ def _read_binary(files: Files, names: list[str], classes: int) -> Labelled:
     return Labelled(records[:, before:].reshape(-1, 3, SIDE, SIDE), records[:, before - 1].astype(np.int64))
 
 
+def _binary_class_names(files: Files, folder: PurePosixPath, classes: int) -> list[str]:
+    name = (folder / ("batches.meta.txt" if classes == 10 else "fine_label_names.txt")).as_posix()
+    if name not in files.names():
+        return []
+    return files.read([name])[0].decode(errors="replace").split()
+
+
 # ---------------------------------------------------------------- parquet
 
 
@@ -151,6 +179,21 @@ def _read_parquet(files: Files, names: list[str], classes: int) -> Labelled:
     return _labelled(pixels, labels)
 
 
+def _parquet_class_names(files: Files, name: str, classes: int) -> list[str]:
+    """Return what the schema says in the words of Hugging Face's datasets, if it does."""
+    import pyarrow
+    import pyarrow.parquet
+
+    label = "label" if classes == 10 else "fine_label"
+    try:
+        schema = pyarrow.parquet.read_schema(pyarrow.BufferReader(files.read([name])[0]))
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return [str(each) for each in features[label]["names"]]
+    # There is no such metadata, or it is another's.
+    except (pyarrow.ArrowException, KeyError, TypeError, ValueError):
+        return []
+
+
 # ---------------------------------------------------------------- a folder of images
 
 
@@ -164,8 +207,7 @@ def _image_files(names: list[str], classes: int, part: Part) -> list[str]:
 
 
 def _read_images(files: Files, names: list[str], classes: int) -> Labelled:
-    folders = [PurePosixPath(name).parent.name for name in names]
-    numbers = {folder: number for number, folder in enumerate(sorted(set(folders)))}
+    numbers = {folder: number for number, folder in enumerate(_folders(names))}
     if len(numbers) != classes:
         raise DatasetUnavailable(
             f"{files.address} has {len(numbers)} folders of images in {PurePosixPath(names[0]).parts[-3]}/, not one for"
@@ -173,7 +215,12 @@ def _read_images(files: Files, names: list[str], classes: int) -> Labelled:
         )
     contents = files.read(names)
     pixels = [_decoded(data, f"{files.address}/{name}") for name, data in zip(names, contents, strict=True)]
-    return _labelled(pixels, [numbers[folder] for folder in folders])
+    return _labelled(pixels, [numbers[PurePosixPath(name).parent.name] for name in names])
+
+
+def _folders(names: list[str]) -> list[str]:
+    """Return the names of the classes: of the folders that the images are in."""
+    return sorted({PurePosixPath(name).parent.name for name in names})
 
 
 def _decoded(data: bytes, address: str) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ training images.
 import gzip
 import hashlib
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nas_api.child import StoreLocation
 from nas_api.experiment import CifarDataset, DatasetSpec, DigitsDataset
-from nas_trainer.cifar import Labelled, read_cifar
+from nas_trainer.cifar import Labelled, class_names, read_cifar
 from nas_trainer.files import DatasetUnavailable, open_files
 
 DIGITS_IMAGES = 1797
@@ -40,6 +40,12 @@ class Images:
     classes: int
     augmented: bool
     """Whether training images are upsampled, cropped at random and flipped (paper section 4.1)."""
+    class_names: tuple[str, ...] = ()
+    """In the order of the labels; empty where nobody has asked for them, which is all but the final test."""
+    brightest: float = 255.0
+    """The largest value of a pixel as it is stored."""
+    scale: tuple[float, float] | None = None
+    """The mean and the deviation that all images were whitened with; None: each one with its own."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -49,13 +55,12 @@ class Images:
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> "Images":
         """Return the dataset on a device."""
-        return Images(
-            self.train_images.to(device, memory_format=memory_format),
-            self.train_labels.to(device),
-            self.held_out_images.to(device, memory_format=memory_format),
-            self.held_out_labels.to(device),
-            self.classes,
-            self.augmented,
+        return replace(
+            self,
+            train_images=self.train_images.to(device, memory_format=memory_format),
+            train_labels=self.train_labels.to(device),
+            held_out_images=self.held_out_images.to(device, memory_format=memory_format),
+            held_out_labels=self.held_out_labels.to(device),
         )
 
 
@@ -76,6 +81,17 @@ def load(spec: DatasetSpec, store: StoreLocation, *, cache: str | None = None, t
         if cifar is not None:
             return _cifar(cifar, classes, store, cache, test)
     return _digits(spec.digits or DigitsDataset(), test)
+
+
+def whiten(images: Tensor) -> Tensor:
+    """Give each of some images (n, channels, height, width) mean 0 and deviation 1, in place; return them.
+
+    One that is all of one colour becomes 0.
+    """
+    images -= images.mean((1, 2, 3), keepdim=True)
+    # Pixels are whole numbers: a smaller deviation than this is that of one pixel that differs a little.
+    images /= images.std((1, 2, 3), keepdim=True, correction=0).clamp_min(images[0].numel() ** -0.5)
+    return images
 
 
 def fixed_order(count: int) -> NDArray[np.int64]:
@@ -104,9 +120,18 @@ def _digits(spec: DigitsDataset, test: bool) -> Images:
     training, end = (seen, DIGITS_IMAGES) if test else (spec.training_images, seen)
     images = torch.from_numpy(table[:end, :-1].reshape(-1, 1, 8, 8))
     labels = torch.from_numpy(table[:end, -1].astype(np.int64))
-    images = (images - images[:training].mean()) / images[:training].std()
+    mean, deviation = images[:training].mean().item(), images[:training].std().item()
+    images = (images - mean) / deviation
     return Images(
-        images[:training], labels[:training], images[training:], labels[training:], classes=10, augmented=False
+        images[:training],
+        labels[:training],
+        images[training:],
+        labels[training:],
+        classes=10,
+        augmented=False,
+        class_names=tuple("0123456789"),
+        brightest=16.0,
+        scale=(mean, deviation),
     )
 
 
@@ -125,15 +150,12 @@ def _cifar(spec: CifarDataset, classes: int, store: StoreLocation, cache: str | 
         train_images, train_labels = _whitened(stored, order)
         held_out = read_cifar(files, classes, "test")
         test_images, test_labels = _whitened(held_out, np.arange(len(held_out.labels)))
-        return Images(train_images, train_labels, test_images, test_labels, classes, augmented=True)
+        known = class_names(files, classes)
+        return Images(train_images, train_labels, test_images, test_labels, classes, augmented=True, class_names=known)
     images, labels = _whitened(stored, order)
     return Images(images[:training], labels[:training], images[training:], labels[training:], classes, augmented=True)
 
 
 def _whitened(stored: Labelled, order: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Return images in an order, each with mean 0 and deviation 1; one that is all of one colour becomes 0."""
-    images = torch.from_numpy(stored.pixels[order]).float()
-    images -= images.mean((1, 2, 3), keepdim=True)
-    # Pixels are whole numbers: a smaller deviation than this is that of one pixel that differs a little.
-    images /= images.std((1, 2, 3), keepdim=True, correction=0).clamp_min(images[0].numel() ** -0.5)
-    return images, torch.from_numpy(stored.labels[order])
+    """Return images in an order, each whitened, with their labels."""
+    return whiten(torch.from_numpy(stored.pixels[order]).float()), torch.from_numpy(stored.labels[order])

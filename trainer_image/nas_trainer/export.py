@@ -19,13 +19,16 @@ MAX_DIFFERENCE = 1e-4
 _BATCHES = (1, 3)
 
 
-def onnx_model(network: nn.Module, shape: tuple[int, ...], input_name: str, output_name: str) -> tuple[bytes, float]:
+def onnx_model(
+    network: nn.Module, shape: tuple[int, ...], largest: float, input_name: str, output_name: str
+) -> tuple[bytes, float]:
     """Return a network as an ONNX model with a batch of any size, and its largest difference from torch's outputs.
 
     Args:
         network: takes one float32 tensor (batch, *shape) and returns one tensor; it is put into evaluation mode, on the
             CPU.
         shape: of one example.
+        largest: what its values go up to, from 0.
         input_name: what the model calls its input.
         output_name: what the model calls its output.
 
@@ -33,7 +36,7 @@ def onnx_model(network: nn.Module, shape: tuple[int, ...], input_name: str, outp
         ExportFailed: see :func:`onnx_of`.
     """
     generator = torch.Generator().manual_seed(0)
-    examples = [(torch.randn(batch, *shape, generator=generator),) for batch in _BATCHES]
+    examples = [(largest * torch.rand(batch, *shape, generator=generator),) for batch in _BATCHES]
     return onnx_of(network.float(), examples, {input_name: 0}, (output_name,))
 
 

@@ -14,11 +14,12 @@ from torch.nn import functional
 
 from nas_api.child import FinalSettings, TrainerInput
 from nas_api.experiment import LanguageSpec, OptimizerSpec, TextDataset
+from nas_api.handover import Vocabulary
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_trainer.cell import RecurrentCell, linear
 from nas_trainer.descent import Descent
 from nas_trainer.task import Progress, Unsuitable
-from nas_trainer.text import Text, load_text
+from nas_trainer.text import END, UNKNOWN, Text, load_text
 from nas_trainer.training import choose_device
 
 PERPLEXITY = "perplexity"
@@ -216,6 +217,7 @@ class LanguageTraining(Descent[LanguageModel]):
         self._final = final or FinalSettings()
         self._train = tuple(each.to(device) for each in streams(text.train, streams_count))
         self._held_out = tuple(each.to(device) for each in streams(text.held_out, streams_count))
+        self._vocabulary = Vocabulary(unit=text.unit, unknown=UNKNOWN, end_of_line=END, tokens=text.vocabulary)
         words = len(text.vocabulary)
         torch.manual_seed(seed % _SEEDS)
         network = LanguageModel(architecture, words, fitting_width(architecture, words, spec), spec).to(device)
@@ -242,6 +244,10 @@ class LanguageTraining(Descent[LanguageModel]):
             "parameters": float(self.parameters),
             "flops": float(cells + self.network.embedding.numel()),
         }
+
+    def contract(self) -> Vocabulary:
+        """See :class:`~nas_trainer.task.Task`."""
+        return self._vocabulary
 
     def onnx(self) -> tuple[bytes, float]:
         """See :class:`~nas_trainer.task.Task`; one step: takes ``words`` (batch), ``states`` and ``memories``

@@ -4,6 +4,7 @@ Whatever is expected to go wrong ends in one sentence with its cure, on the log 
 termination message. The exit codes are ``nas_api.child.ExitCode``.
 """
 
+import json
 import os
 import signal
 import time
@@ -11,14 +12,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 import safetensors.torch
 import structlog
 import torch
 from pydantic import ValidationError
 
+import nas_api
 from nas_api import names
 from nas_api.child import ExitCode, Result, TrainerInput
+from nas_api.handover import Vocabulary
 from nas_api.stopping import Rung, Stopped
 from nas_store import Store, open_store
 from nas_store.errors import StoreError
@@ -200,8 +204,12 @@ def _save(document: TrainerInput, store: Store, state: dict[str, torch.Tensor], 
 def _export(
     document: TrainerInput, store: Store, task: Task, log: structlog.typing.FilteringBoundLogger
 ) -> dict[str, float]:
-    """Leave weights and ONNX model beside the result that will follow; return what there is to say of them."""
+    """Leave the network and how to feed it beside the result that will follow; return what there is to say of it."""
+    contract = task.contract()
+    key = names.vocabulary_key if isinstance(contract, Vocabulary) else names.preprocessing_key
     with _storage_failures():
+        store.put(key(document.sample), contract.model_dump_json(by_alias=True).encode())
+        store.put(names.training_key(document.sample), json.dumps(_training(document)).encode())
         store.put(names.weights_key(document.sample), safetensors.torch.save(task.weights()))
     try:
         model, difference = task.onnx()
@@ -212,6 +220,12 @@ def _export(
     with _storage_failures():
         store.put(names.onnx_key(document.sample), model)
     return {"onnxDifference": difference}
+
+
+def _training(document: TrainerInput) -> dict[str, Any]:
+    """Return what was trained from, without the store, which is no matter of the network's."""
+    told = document.model_dump(mode="json", by_alias=True, exclude={"store"})
+    return {**told, "software": {"nas-operator": nas_api.__version__, "torch": str(torch.__version__)}}
 
 
 def _result(

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from nas_api.handover import Preprocessing, Vocabulary
+
 
 class Unsuitable(Exception):
     """What is asked for cannot be trained, now or ever; the message is one sentence that names the cure."""
@@ -67,6 +69,9 @@ class Task(Protocol):
 
     def weights(self) -> dict[str, Tensor]:
         """Return what ``load_state_dict`` of the network's readable module takes, on the CPU, contiguous."""
+
+    def contract(self) -> Vocabulary | Preprocessing:
+        """Return how others come from what they have to what the network takes."""
 
     def onnx(self) -> tuple[bytes, float]:
         """Return the trained network as an ONNX model, and the largest difference of its outputs from torch's.

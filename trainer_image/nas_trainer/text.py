@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -36,6 +37,8 @@ class Text:
     held_out: Tensor
     """The validation text; the test text where both others are trained on."""
     vocabulary: tuple[str, ...]
+    unit: Literal["word", "character"] = "word"
+    """What a token is."""
 
 
 def load_text(spec: TextDataset, store: StoreLocation, *, cache: str | None = None, test: bool = False) -> Text:
@@ -60,7 +63,7 @@ def load_text(spec: TextDataset, store: StoreLocation, *, cache: str | None = No
         tokens += split(validation)
     if min(len(tokens), len(held_out)) < 2:
         raise DatasetUnavailable(f"the text has {len(tokens)} and {len(held_out)} tokens: correct {_FIELD}")
-    return Text(_numbers(tokens, vocabulary), _numbers(held_out, vocabulary), vocabulary)
+    return Text(_numbers(tokens, vocabulary), _numbers(held_out, vocabulary), vocabulary, spec.level)
 
 
 def _files(uri: str, store: StoreLocation, cache: str | None, test: bool) -> list[list[str]]:

@@ -10,14 +10,15 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from nas_api.child import FinalSettings, TrainerInput
 from nas_api.experiment import GpuSpec, OptimizerSpec
+from nas_api.handover import Preprocessing
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_trainer.cuda_graph import GpuRecorder, RecordedStep, Step
-from nas_trainer.data import Images, load
+from nas_trainer.data import Images, load, whiten
 from nas_trainer.descent import Descent
 from nas_trainer.network import Network, multiply_adds
 from nas_trainer.task import Progress, Unsuitable
@@ -96,6 +97,30 @@ def _crops(images: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
+class FromPixels(nn.Module):
+    """A network with all that comes before it: from pixels (n, c, h, w) as they are stored to logits."""
+
+    def __init__(self, network: Network, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.network = network
+        self._preprocessing = preprocessing
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Whiten, resize and crop as the preprocessing says, then ask the network."""
+        before = self._preprocessing
+        if before.mean is None or before.deviation is None:
+            images = whiten(pixels.clone())
+        else:
+            images = (pixels - before.mean) / before.deviation
+        if before.resized:
+            (height, width), edge = images.shape[2:], before.resized // 2
+            size = (height + before.resized, width + before.resized)
+            images = functional.interpolate(images, size, mode="bilinear", align_corners=False)
+            images = images[:, :, edge : edge + height, edge : edge + width]
+        logits: Tensor = self.network(images)
+        return logits
+
+
 class Training(Descent[Network]):
     """One network, its optimiser and how far they are: a :class:`~nas_trainer.task.Task`.
 
@@ -165,11 +190,27 @@ class Training(Descent[Network]):
             "flops": float(self._multiply_adds),
         }
 
+    def contract(self) -> Preprocessing:
+        """See :class:`~nas_trainer.task.Task`."""
+        images = self._images
+        (channels, height, width), (mean, deviation) = images.shape, images.scale or (None, None)
+        return Preprocessing(
+            channels=channels,
+            height=height,
+            width=width,
+            brightest=images.brightest,
+            mean=mean,
+            deviation=deviation,
+            resized=UPSAMPLED_BY if images.augmented else 0,
+            classes=images.class_names,
+        )
+
     def onnx(self) -> tuple[bytes, float]:
-        """See :class:`~nas_trainer.task.Task`; takes ``image`` (batch, c, h, w) and returns ``logits``."""
+        """See :class:`~nas_trainer.task.Task`; takes ``pixels`` (batch, c, h, w) as stored and returns ``logits``."""
         from nas_trainer.export import onnx_model
 
-        return onnx_model(self.network, self._images.shape, "image", "logits")
+        before = self.contract()
+        return onnx_model(FromPixels(self.network, before), self._images.shape, before.brightest, "pixels", "logits")
 
     def _precision(self) -> "torch.autocast | nullcontext[None]":
         autocast = self._gpu is not None and self._gpu.autocast
