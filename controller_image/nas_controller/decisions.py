@@ -5,9 +5,10 @@ from datetime import datetime, timedelta
 
 from nas_api.base import duration
 from nas_api.child import Result
-from nas_api.experiment import FinalTrainingSpec
+from nas_api.experiment import EarlyStoppingSpec, FinalTrainingSpec
 from nas_api.reasons import LostReason, Reason
 from nas_api.reward import reward
+from nas_api.stopping import Rung, StopRule
 from nas_controller.executor import End
 from nas_controller.final_stage import FinalStage
 from nas_controller.records import Finished, Lost, Observed, SearchEnded
@@ -49,7 +50,15 @@ _CURABLE = {
 }
 
 
-def judge(core: Core, sample: int, end: End, message: str, data: bytes | TooLarge | None, attempts: int) -> Verdict:
+def judge(
+    core: Core,
+    sample: int,
+    end: End,
+    message: str,
+    data: bytes | TooLarge | None,
+    attempts: int,
+    stopping: EarlyStoppingSpec | None = None,
+) -> Verdict:
     """Return what the end of a child means for its open sample.
 
     A result object decides whatever the end says: it may come from an earlier attempt, or the child may have
@@ -62,11 +71,12 @@ def judge(core: Core, sample: int, end: End, message: str, data: bytes | TooLarg
         message: the child's last words.
         data: the sample's result object, None when there is none, or that it is too large to be read.
         attempts: ``trainer.attempts``.
+        stopping: ``trainer.earlyStopping``.
     """
     if isinstance(data, TooLarge):
         return Lost(sample=sample, reason=LostReason.INVALID_RESULT, message=str(data))
     if data is not None:
-        return _judge_result(core, sample, data)
+        return _judge_result(core, sample, data, stopping)
     failures = core.open[sample].failures
     message = message[:_LONGEST_MESSAGE]
     if end in (End.DISRUPTED, End.VANISHED):
@@ -82,7 +92,7 @@ def judge(core: Core, sample: int, end: End, message: str, data: bytes | TooLarg
     return Lost(sample=sample, reason=LostReason.TRAINER_FAILED, message=message)
 
 
-def _judge_result(core: Core, sample: int, data: bytes) -> Observed | Lost:
+def _judge_result(core: Core, sample: int, data: bytes, stopping: EarlyStoppingSpec | None) -> Observed | Lost:
     metric = core.objective.metric
     try:
         result = Result.parse(data, sample=sample, digest=core.open[sample].architecture.digest, metric=metric)
@@ -103,6 +113,11 @@ def _judge_result(core: Core, sample: int, data: bytes) -> Observed | Lost:
         reward=value,
         seconds=result.seconds,
         parameters=result.parameters,
+        # A diverged training's reward is the lowest as it is.
+        stopped=None if diverged else result.stopped,
+        rung=None
+        if stopping is None or core.final is not None
+        else Rung.of(result.history, stopping.epoch, core.objective.goal),
     )
 
 
@@ -110,8 +125,27 @@ def reuse(core: Core, sample: int, known: KnownResult) -> Observed:
     """Return the observation of an open sample whose architecture's result is known."""
     metrics = {} if known.metric is None else {core.objective.metric: known.metric}
     return Observed(
-        sample=sample, metrics=metrics, diverged=known.metric is None, reward=known.reward, reused=known.sample
+        sample=sample,
+        metrics=metrics,
+        diverged=known.metric is None,
+        reward=known.reward,
+        reused=known.sample,
+        stopped=core.stopped.get(known.sample),
     )
+
+
+def stop_rule(core: Core, stopping: EarlyStoppingSpec | None) -> StopRule | None:
+    """Return what ends children early that are launched now; None: nothing.
+
+    Args:
+        core: the state.
+        stopping: ``trainer.earlyStopping``.
+    """
+    if stopping is None or core.final is not None:
+        return None
+    # The epoch may have been changed in the course of the search.
+    metrics = [rung.metric for rung in core.rungs if rung.epoch == stopping.epoch]
+    return StopRule.among(metrics, stopping, core.objective.goal)
 
 
 @dataclass(frozen=True)

@@ -537,9 +537,11 @@ class Search:
             else:
                 self._launch(sample)
             return
-        attempts = self._experiment.spec.trainer.attempts
+        trainer = self._experiment.spec.trainer
         end = fetched.end or End.VANISHED
-        verdict = decisions.judge(core, sample, end, fetched.message, fetched.data, attempts)
+        verdict = decisions.judge(
+            core, sample, end, fetched.message, fetched.data, trainer.attempts, trainer.early_stopping
+        )
         match verdict:
             case Observed() | Lost():
                 _log.info("sample done", sample=sample, record=verdict.type, **_summary(verdict))
@@ -702,7 +704,10 @@ class Search:
         if failures is None:
             failures = current.failures
         self._samples.pop(-1 if current.launch is None else current.launch, None)
-        self._record(Launched(launch=core.launched, samples=(sample,), attempt=current.attempt + 1, failures=failures))
+        stop = decisions.stop_rule(core, self._experiment.spec.trainer.early_stopping)
+        self._record(
+            Launched(launch=core.launched, samples=(sample,), attempt=current.attempt + 1, failures=failures, stop=stop)
+        )
         self._launch(sample)
 
     def _launch(self, sample: int) -> None:
@@ -716,7 +721,13 @@ class Search:
             Launch(
                 current.launch,
                 trainer_input(
-                    self._experiment, self._location, sample, current.attempt, current.architecture, current.final
+                    self._experiment,
+                    self._location,
+                    sample,
+                    current.attempt,
+                    current.architecture,
+                    current.final,
+                    current.stop,
                 ),
             )
         )
@@ -924,5 +935,6 @@ def _pod(trainer: TrainerSpec) -> TrainerSpec:
 
 def _summary(record: Observed | Lost) -> dict[str, object]:
     if isinstance(record, Observed):
-        return {"reward": record.reward, "metrics": record.metrics}
+        stopped = {} if record.stopped is None else {"stopped": f"after {record.stopped.epoch} of {record.stopped.of}"}
+        return {"reward": record.reward, "metrics": record.metrics, **stopped}
     return {"reason": record.reason, "message": record.message}
