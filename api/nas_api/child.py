@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints, model_validator
 from nas_api.architecture import Architecture
 from nas_api.base import Model, PositiveDecimal
 from nas_api.experiment import DatasetSpec, GpuSpec, LanguageSpec, OptimizerSpec
+from nas_api.stopping import Stopped, StopRule
 
 
 class ExitCode(IntEnum):
@@ -87,6 +88,8 @@ class TrainerInput(Model):
     dataset_cache: str | None = None
     final: FinalSettings | None = None
     """None: a child of the search."""
+    stop: StopRule | None = None
+    """What ends it early; None: nothing."""
     store: StoreLocation
 
 
@@ -139,6 +142,8 @@ class Result(Model):
     """Numbers by name; empty when diverged. The objective's metric must be among them when trained."""
     history: Annotated[tuple[float, ...], Field(max_length=10_000)] = ()
     """The objective's metric after each epoch."""
+    stopped: Stopped | None = None
+    """Where early stopping has ended it; the metrics are of what it had there. None: it came to its end."""
     seconds: Annotated[float, Field(ge=0)] = 0.0
     """Wall-clock time of the training."""
     parameters: Annotated[int, Field(ge=0)] = 0

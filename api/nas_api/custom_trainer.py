@@ -41,7 +41,7 @@ class OwnResult(Model):
 
 def settings(document: TrainerInput) -> str:
     """Return ``settings.json``: all that the manifest says of a training, for trainers that want to know."""
-    return document.model_dump_json(by_alias=True, exclude={"architecture", "store", "dataset"})
+    return document.model_dump_json(by_alias=True, exclude={"architecture", "store", "dataset", "stop"})
 
 
 def environment(document: TrainerInput, folder: str) -> dict[str, str]:

@@ -58,6 +58,9 @@ class PenaltySpec(Model):
     """Whether values below the target gain nothing."""
 
 
+Goal = Literal["Maximize", "Minimize"]
+
+
 class ObjectiveSpec(Model):
     """What is optimised."""
 
@@ -73,7 +76,7 @@ class ObjectiveSpec(Model):
 
     metric: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$", max_length=63)] = "accuracy"
     """Name of the metric that the trainer reports."""
-    goal: Literal["Maximize", "Minimize"] = "Maximize"
+    goal: Goal = "Maximize"
     """Whether more or less of the metric is better."""
     reward: RewardSpec = RewardSpec()
     """How the metric becomes the reward."""
@@ -351,6 +354,24 @@ class GpuSpec(Model):
     """Whether a step is recorded once and then replayed as a whole, which spares small networks most of their time."""
 
 
+class EarlyStoppingSpec(Model):
+    """Ends children of the search whose learning curve is hopeless, after one look at it.
+
+    The best metric that a child had up to ``epoch`` is compared with what the newest 100 children had there, stopped
+    ones among them; penalties do not count. Its reward comes from the metric that it had, an underestimate that the
+    policy learns; it is never the best sample, nor trained finally. Samples of the random arm are compared with, and
+    never stopped, so that the arm stays what the policy is measured against. Changes count for what is launched from
+    then on; with another epoch, children are gathered anew.
+    """
+
+    epoch: Annotated[int, Field(ge=1, le=10_000)]
+    """The epoch after which a child may be stopped."""
+    worst: Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))] = "0.25"
+    """Share of children, the worst ones, that are stopped."""
+    startup: Annotated[int, Field(ge=1, le=100)] = 20
+    """Children that must have come to that epoch before the first is stopped."""
+
+
 class TrainerSpec(Model):
     """How one child is trained."""
 
@@ -364,6 +385,14 @@ class TrainerSpec(Model):
                 "self.childrenPerPod == 1 || !self.gpu.compile",
                 "childrenPerPod must be 1 with gpu.compile: torch.compile is not made for children in one process",
             ),
+            (
+                "!has(self.earlyStopping) || self.earlyStopping.epoch < self.epochs",
+                "earlyStopping.epoch must be below epochs: after the last one there is nothing left to stop",
+            ),
+            (
+                "!has(self.earlyStopping) || !has(self.dataset.custom)",
+                "earlyStopping must be left out with dataset.custom: your own trainer may end a training by itself",
+            ),
         )
     }
 
@@ -373,6 +402,9 @@ class TrainerSpec(Model):
     """Passes over the training set."""
     reward_epochs: Annotated[int, Field(ge=1, le=10_000)] = 5
     """The metric is the best of this many last epochs (paper section 4.1: 5)."""
+    early_stopping: EarlyStoppingSpec | None = None
+    """Ends hopeless children of the search early, whose rewards, as the policy learns them, are then underestimates.
+    All are trained to their end when not set."""
     batch_size: Annotated[int, Field(ge=2, le=65_536)] = 64
     """Images a step (batch normalisation needs two), or streams of text side by side."""
     optimizer: OptimizerSpec = OptimizerSpec()
@@ -610,6 +642,8 @@ class SampleCounts(Model):
     """Samples given up."""
     diverged: int = 0
     """Observed samples whose training diverged."""
+    stopped: int = 0
+    """Observed samples whose training was stopped early (trainer.earlyStopping): their rewards are underestimates."""
     retried: int = 0
     """Launches beyond the first of their samples."""
     reused: int = 0

@@ -293,6 +293,8 @@ class Progress:
             f"{samples.running} running",
             f"best {best_text(status.best, self._metric)}",
         ]
+        if samples.stopped:
+            words.append(f"{samples.stopped} stopped early")
         if samples.lost:
             words.append(f"{samples.lost} lost")
         if (seconds := self._pace.remaining_seconds(samples)) is not None:
@@ -357,6 +359,7 @@ def _counts(samples: SampleCounts) -> str:
     parts = [
         (samples.running, "running"),
         (samples.diverged, "diverged"),
+        (samples.stopped, "stopped early"),
         (samples.lost, "lost"),
         (samples.retried, "retried"),
     ]

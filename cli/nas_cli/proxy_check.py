@@ -121,7 +121,9 @@ def check(
     spec = experiment.spec
     searcher = SearcherSpec(seed=spec.searcher.seed, random=Empty(), duplicates="Train")
     budget = spec.budget.model_copy(update={"samples": architectures * repeats, "duration": None})
-    changes = {"searcher": searcher, "budget": budget, "final_training": None}
+    # Stopped early, the trainings of one architecture would differ by more than noise.
+    trainer = spec.trainer.model_copy(update={"early_stopping": None})
+    changes = {"searcher": searcher, "budget": budget, "trainer": trainer, "final_training": None}
     repeated = experiment.model_copy(update={"spec": spec.model_copy(update=changes)})
     local_run.run(repeated, folder, parallelism, console, here=here, again=again, make_policy=_repeating(architectures))
     records = read_records(repeated, open_store(StoreLocation(folder=str(folder))))

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas_api.architecture import Architecture
+from nas_api.stopping import Stopped
 from nas_controller.records import FinalProposed, Launched, Lost, Observed, Proposed, Record
 
 
@@ -30,6 +31,8 @@ class Sample:
     parameters: int | None = None
     reused: int | None = None
     """The sample whose result this is, where nothing was trained."""
+    stopped: Stopped | None = None
+    """Where its training was stopped early: metrics and reward are underestimates."""
     message: str | None = None
     """Why it was lost."""
 
@@ -46,6 +49,7 @@ class Sample:
             "parameters": self.parameters,
             "attempts": self.attempts,
             "reused": self.reused,
+            "stopped": None if self.stopped is None else self.stopped.model_dump(),
             "message": self.message,
             "digest": self.architecture.digest,
             "architecture": self.architecture.document(),
@@ -69,6 +73,7 @@ def samples(records: Iterable[Record]) -> list[Sample]:
                 sample.state = "Diverged" if record.diverged else "Observed"
                 sample.reward, sample.metrics, sample.reused = record.reward, record.metrics, record.reused
                 sample.seconds, sample.parameters = record.seconds, record.parameters
+                sample.stopped = record.stopped
             case Lost():
                 found[record.sample].state = "Lost"
                 found[record.sample].message = f"{record.reason}: {record.message}".rstrip(": ")
@@ -91,6 +96,8 @@ def table(found: Iterable[Sample], metric: str) -> Table:
     for sample in found:
         value = _finite(sample.metrics.get(metric))
         state = sample.state if sample.reused is None else f"{sample.state}, as {sample.reused}"
+        if sample.stopped is not None:
+            state += f", stopped after {sample.stopped.epoch} of {sample.stopped.of} epochs"
         out.add_row(
             str(sample.number),
             state if sample.arm == "policy" else f"{state} ({sample.arm})",

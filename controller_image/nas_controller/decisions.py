@@ -6,9 +6,10 @@ from datetime import datetime, timedelta
 
 from nas_api.base import duration
 from nas_api.child import Result
-from nas_api.experiment import FinalTrainingSpec
+from nas_api.experiment import EarlyStoppingSpec, FinalTrainingSpec
 from nas_api.reasons import LostReason, Reason
 from nas_api.reward import reward
+from nas_api.stopping import Rung, StopRule
 from nas_controller.executor import End
 from nas_controller.final_stage import FinalStage
 from nas_controller.records import Finished, Lost, Observed, SearchEnded
@@ -52,7 +53,15 @@ _CURABLE = {
 }
 
 
-def judge(core: Core, sample: int, end: End, message: str, data: bytes | TooLarge | None, attempts: int) -> Verdict:
+def judge(
+    core: Core,
+    sample: int,
+    end: End,
+    message: str,
+    data: bytes | TooLarge | None,
+    attempts: int,
+    stopping: EarlyStoppingSpec | None = None,
+) -> Verdict:
     """Return what the end of a launch means for one of its open samples.
 
     A result object decides whatever the end says: it may come from an earlier attempt, or the child may have
@@ -65,11 +74,12 @@ def judge(core: Core, sample: int, end: End, message: str, data: bytes | TooLarg
         message: the child's last words.
         data: the sample's result object, None when there is none, or that it is too large to be read.
         attempts: ``trainer.attempts``.
+        stopping: ``trainer.earlyStopping``.
     """
     if isinstance(data, TooLarge):
         return Lost(sample=sample, reason=LostReason.INVALID_RESULT, message=str(data))
     if data is not None:
-        return _judge_result(core, sample, data)
+        return _judge_result(core, sample, data, stopping)
     current = core.open[sample]
     failures = current.failures
     message = message[:_LONGEST_MESSAGE]
@@ -89,7 +99,7 @@ def judge(core: Core, sample: int, end: End, message: str, data: bytes | TooLarg
     return Lost(sample=sample, reason=LostReason.TRAINER_FAILED, message=message)
 
 
-def _judge_result(core: Core, sample: int, data: bytes) -> Observed | Lost:
+def _judge_result(core: Core, sample: int, data: bytes, stopping: EarlyStoppingSpec | None) -> Observed | Lost:
     metric = core.objective.metric
     try:
         result = Result.parse(data, sample=sample, digest=core.open[sample].architecture.digest, metric=metric)
@@ -110,6 +120,11 @@ def _judge_result(core: Core, sample: int, data: bytes) -> Observed | Lost:
         reward=value,
         seconds=result.seconds,
         parameters=result.parameters,
+        # A diverged training's reward is the lowest as it is.
+        stopped=None if diverged else result.stopped,
+        rung=None
+        if stopping is None or core.final is not None
+        else Rung.of(result.history, stopping.epoch, core.objective.goal),
     )
 
 
@@ -127,7 +142,12 @@ def reused(core: Core) -> list[Observed]:
 def _reuse(core: Core, sample: int, known: KnownResult) -> Observed:
     metrics = {} if known.metric is None else {core.objective.metric: known.metric}
     return Observed(
-        sample=sample, metrics=metrics, diverged=known.metric is None, reward=known.reward, reused=known.sample
+        sample=sample,
+        metrics=metrics,
+        diverged=known.metric is None,
+        reward=known.reward,
+        reused=known.sample,
+        stopped=core.stopped.get(known.sample),
     )
 
 
@@ -163,6 +183,20 @@ def packs(core: Core, due: Mapping[int, Retry], together: int) -> Iterator[tuple
     for (_, failures, _), samples in alike.items():
         for start in range(0, len(samples), together):
             yield tuple(samples[start : start + together]), failures
+
+
+def stop_rule(core: Core, stopping: EarlyStoppingSpec | None) -> StopRule | None:
+    """Return what ends children early that are launched now; None: nothing.
+
+    Args:
+        core: the state.
+        stopping: ``trainer.earlyStopping``.
+    """
+    if stopping is None or core.final is not None:
+        return None
+    # The epoch may have been changed in the course of the search.
+    metrics = [rung.metric for rung in core.rungs if rung.epoch == stopping.epoch]
+    return StopRule.among(metrics, stopping, core.objective.goal)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from nas_api.child import StoreLocation
 from nas_api.experiment import DatasetSpec, ObjectiveSpec
 from nas_api.reward import reward
 from nas_api.search_space import SearchSpaceSpec
+from nas_api.stopping import Stopped
 from nas_controller.errors import EarlierMissing, EarlierUnsuitable, LogDamaged
 from nas_controller.log import decode, read_objects
 from nas_controller.records import Finished, Inherited, Lost, Observed, Proposed, Started, WarmStarted
@@ -196,7 +197,7 @@ def _walk(earlier: Earlier, space: SearchSpaceSpec, objective: ObjectiveSpec) ->
     metrics: dict[int, dict[str, float]] = {}
     lowest = 0.0
 
-    def inherit(source: Proposed | Inherited, diverged: bool) -> Inherited:
+    def inherit(source: Proposed | Inherited, diverged: bool, stopped: Stopped | None) -> Inherited:
         nonlocal lowest
         values = metrics[source.sample]
         value = lowest if diverged else _reward(earlier, objective, source.sample, values)
@@ -208,6 +209,7 @@ def _walk(earlier: Earlier, space: SearchSpaceSpec, objective: ObjectiveSpec) ->
             metrics=values,
             diverged=diverged,
             reward=value,
+            stopped=stopped,
         )
 
     try:
@@ -226,7 +228,7 @@ def _walk(earlier: Earlier, space: SearchSpaceSpec, objective: ObjectiveSpec) ->
                         yield record.sample
                     case Inherited():
                         metrics[record.sample] = record.metrics
-                        yield inherit(record, record.diverged)
+                        yield inherit(record, record.diverged, record.stopped)
                     case Lost():
                         open_samples.pop(record.sample, None)
                     case Observed() if record.sample in open_samples:
@@ -235,7 +237,7 @@ def _walk(earlier: Earlier, space: SearchSpaceSpec, objective: ObjectiveSpec) ->
                         else:
                             counted = {"parameters": float(record.parameters)} if record.parameters else {}
                             metrics[record.sample] = {**counted, **record.metrics}
-                        yield inherit(open_samples.pop(record.sample), record.diverged)
+                        yield inherit(open_samples.pop(record.sample), record.diverged, record.stopped)
     except LogDamaged as error:
         raise EarlierUnsuitable(f"the log of the experiment {earlier.name} cannot be read: {error}") from error
 

@@ -5,6 +5,7 @@ from hashlib import blake2b
 from nas_api.architecture import Architecture
 from nas_api.child import StoreLocation, TrainerInput
 from nas_api.experiment import NASExperiment
+from nas_api.stopping import StopRule
 from nas_controller.final_stage import FinalRun
 
 
@@ -20,8 +21,9 @@ def trainer_input(
     attempt: int,
     architecture: Architecture,
     run: FinalRun | None = None,
+    stop: StopRule | None = None,
 ) -> TrainerInput:
-    """Return the input document of an attempt; ``run`` makes it a final training."""
+    """Return the input document of an attempt; ``run`` makes it a final training, ``stop`` may end it early."""
     spec = experiment.spec
     trainer = spec.trainer
     return TrainerInput(
@@ -41,5 +43,6 @@ def trainer_input(
         gpu=trainer.gpu,
         dataset_cache=trainer.dataset_cache,
         final=None if run is None else run.settings,
+        stop=stop,
         store=location,
     )

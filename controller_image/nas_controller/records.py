@@ -14,6 +14,7 @@ from nas_api.child import MetricName
 from nas_api.experiment import BudgetSpec, FinalTrainingSpec, ObjectiveSpec, SearcherSpec
 from nas_api.reasons import LostReason, Reason
 from nas_api.search_space import SearchSpaceSpec
+from nas_api.stopping import Rung, Stopped, StopRule
 from nas_controller.control import Arm
 from nas_controller.final_stage import FinalRun
 
@@ -66,6 +67,8 @@ class Inherited(Model):
     diverged: bool = False
     reward: float
     """Under this search's objective."""
+    stopped: Stopped | None = None
+    """Where its training was stopped early there: the reward is an underestimate. None: it was not."""
 
 
 class Reconfigured(Model):
@@ -109,6 +112,8 @@ class Launched(Model):
     """Counts the launches of these samples from 1."""
     failures: int = 0
     """How many of the earlier attempts count against ``trainer.attempts``."""
+    stop: StopRule | None = None
+    """What ends its children early, but for those of the random arm; None: nothing."""
     moment: AwareDatetime | None = None
     """Wall-clock time of the record; None in logs of older writers. For reports: nothing is decided by it."""
 
@@ -131,6 +136,10 @@ class Observed(Model):
     """Weights of the network; 0 where the trainer did not count them."""
     reused: int | None = None
     """The sample whose result this is: it had the same architecture, so nothing was trained. None: its own."""
+    stopped: Stopped | None = None
+    """Where the training was stopped early: metrics and reward are underestimates. None: it was not."""
+    rung: Rung | None = None
+    """What it had at the epoch of early stopping, for the rules of later children; None without early stopping."""
     moment: AwareDatetime | None = None
     """Wall-clock time of the record; None in logs of older writers. For reports: nothing is decided by it."""
 

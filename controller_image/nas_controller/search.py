@@ -550,8 +550,8 @@ class Search:
 
     def _judge(self, sample: int, launch: int, end: End, message: str, data: bytes | TooLarge | None) -> None:
         """Record what a launch's end means for one of its samples, or take note that it gets another attempt."""
-        core = self._state.core
-        verdict = decisions.judge(core, sample, end, message, data, self._experiment.spec.trainer.attempts)
+        core, trainer = self._state.core, self._experiment.spec.trainer
+        verdict = decisions.judge(core, sample, end, message, data, trainer.attempts, trainer.early_stopping)
         match verdict:
             case Observed() | Lost():
                 _log.info("sample done", sample=sample, record=verdict.type, **_summary(verdict))
@@ -687,10 +687,11 @@ class Search:
     def _launch_due(self) -> None:
         """Record a launch for all samples that are to have one, and launch it once that is in the log."""
         core = self._state.core
+        stop = decisions.stop_rule(core, self._experiment.spec.trainer.early_stopping)
         for samples, failures in list(decisions.packs(core, self._due, self._together)):
             attempt = core.open[samples[0]].attempt + 1
             launch = core.launched
-            self._record(Launched(launch=launch, samples=samples, attempt=attempt, failures=failures))
+            self._record(Launched(launch=launch, samples=samples, attempt=attempt, failures=failures, stop=stop))
             self._launch(launch, samples)
         self._due.clear()
 
@@ -702,7 +703,13 @@ class Search:
             current = self._state.core.open[sample]
             inputs.append(
                 trainer_input(
-                    self._experiment, self._location, sample, current.attempt, current.architecture, current.final
+                    self._experiment,
+                    self._location,
+                    sample,
+                    current.attempt,
+                    current.architecture,
+                    current.final,
+                    current.stop,
                 )
             )
         self._effects.launch.append(Launch(launch, tuple(inputs)))
@@ -910,5 +917,6 @@ def _pod(trainer: TrainerSpec) -> TrainerSpec:
 
 def _summary(record: Observed | Lost) -> dict[str, object]:
     if isinstance(record, Observed):
-        return {"reward": record.reward, "metrics": record.metrics}
+        stopped = {} if record.stopped is None else {"stopped": f"after {record.stopped.epoch} of {record.stopped.of}"}
+        return {"reward": record.reward, "metrics": record.metrics, **stopped}
     return {"reason": record.reason, "message": record.message}

@@ -13,6 +13,7 @@ from nas_api.architecture import Architecture
 from nas_api.experiment import BudgetSpec, Outcome, SearcherSpec
 from nas_api.experiment import ObjectiveSpec as Objective
 from nas_api.search_space import SearchSpace, SearchSpaceSpec, search_space
+from nas_api.stopping import Rung, Stopped, StopRule
 from nas_controller.control import Arm, Comparison, arm_of
 from nas_controller.errors import LogDamaged
 from nas_controller.final_stage import MOST_FINALISTS, Finalist, FinalRun, FinalStage, Leader, ranked
@@ -35,6 +36,8 @@ from nas_controller.records import (
 
 MakePolicy = Callable[[SearcherSpec, SearchSpace], Policy]
 
+RUNGS = 100
+"""So many of the newest children are compared with, where hopeless ones are stopped early."""
 MEAN_OF = 20
 """Over how many samples the first and the last mean reward are taken."""
 
@@ -57,6 +60,8 @@ class OpenSample:
     """Who drew it."""
     final: FinalRun | None = None
     """What makes it a final training; None: a sample of the search."""
+    stop: StopRule | None = None
+    """What ends its newest attempt early."""
 
 
 class KnownResult(NamedTuple):
@@ -80,7 +85,7 @@ class BestSample:
 
 @dataclass
 class Core:
-    """Everything but the policy: small (a row for each known result), and as JSON in each snapshot."""
+    """Everything but the policy: small (a row for each known or stopped one), and as JSON in each snapshot."""
 
     started: AwareDatetime
     search_space: SearchSpaceSpec
@@ -107,6 +112,10 @@ class Core:
     """Rewards of the last ``MEAN_OF`` observed samples that the policy drew."""
     known: dict[str, KnownResult] = field(default_factory=dict)
     """By ``identity`` of the architecture; empty unless duplicates are reused."""
+    stopped: dict[int, Stopped] = field(default_factory=dict)
+    """Samples whose training was stopped early, and those that took such a result; by number."""
+    rungs: list[Rung] = field(default_factory=list)
+    """Of the last ``RUNGS`` children that have one, in the order in which they were observed."""
     leaders: list[Leader] = field(default_factory=list)
     """The best architectures so far, at most ``MOST_FINALISTS``, best first."""
     architecture: Architecture | None = None
@@ -213,6 +222,8 @@ class SearchState:
                     core.retried += current.launch is not None and current.final is None
                     current.launch, current.together = record.launch, len(record.samples)
                     current.attempt, current.failures = record.attempt, record.failures
+                    # Stopped early, the arm would no longer be what the policy is compared with.
+                    current.stop = record.stop if current.arm == "policy" else None
                 core.launched += 1
             case Observed():
                 self._expect(record.sample in core.open, record)
@@ -270,6 +281,10 @@ class SearchState:
         metric = self._metric(record)
         core.observed += 1
         core.diverged += record.diverged
+        if record.stopped is not None:
+            core.stopped[record.sample] = record.stopped
+        if record.rung is not None:
+            core.rungs = [*core.rungs[-RUNGS + 1 :], record.rung]
         if record.reused is None:
             core.consecutive_lost = 0
             if core.reuses:
@@ -291,6 +306,9 @@ class SearchState:
         core = self.core
         lowest = core.lowest_reward
         core.lowest_reward = record.reward if lowest is None else min(lowest, record.reward)
+        if record.stopped is not None:
+            # Nobody knows what it would have become.
+            return
         if core.best is None or record.reward > core.best.reward:
             core.best = BestSample(record.sample, record.reward, metric, current.architecture)
         if len(core.leaders) < MOST_FINALISTS or record.reward > core.leaders[-1].reward:

@@ -76,6 +76,7 @@ def search_status(state: SearchState, *, running: int, best_uri: str, problem: P
             observed=core.observed,
             lost=core.lost,
             diverged=core.diverged,
+            stopped=len(core.stopped),
             retried=core.retried,
             reused=core.reused,
             inherited=core.inherited,

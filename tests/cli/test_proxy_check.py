@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from experiments import manifest
+from rich.console import Console
 
+from nas_api.experiment import NASExperiment
+from nas_cli.errors import Refusal
 from nas_cli.main import main
-from nas_cli.proxy_check import Noise, lines, noise
+from nas_cli.proxy_check import Noise, check, lines, noise
 
 
 def rewards(signal: float, spread: float, *, architectures: int = 400, repeats: int = 5) -> list[list[float]]:
@@ -78,6 +82,18 @@ def test_noise_asks_for_more_samples() -> None:
     # One of the best 1 % without noise: the 1 - 1/n quantile, nearly.
     assert needed[0] is not None and 50 < needed[0] < 100
     assert Noise(2, 4, 0.0, 0.0, 0.1).worth(100) == pytest.approx(100)
+
+
+def test_trainings_that_are_compared_are_never_stopped_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[NASExperiment] = []
+    monkeypatch.setattr("nas_cli.local_run.run", lambda experiment, *_, **__: asked.append(experiment))
+    monkeypatch.setattr("nas_cli.proxy_check.read_records", lambda *_: [])
+    trainer = {"dataset": {"digits": {}}, "epochs": 4, "earlyStopping": {"epoch": 2}}
+    written = NASExperiment.model_validate(manifest(trainer=trainer))
+    with pytest.raises(Refusal, match="too few trainings"):
+        check(written, tmp_path, None, Console(), architectures=2, repeats=2, here=tmp_path, again="")
+    assert written.spec.trainer.early_stopping is not None
+    assert asked[0].spec.trainer == written.spec.trainer.model_copy(update={"early_stopping": None})
 
 
 @pytest.mark.slow

@@ -24,12 +24,13 @@ from controller.world import (
     World,
     WorldClock,
     WorldExecutor,
+    learning_curve,
     make_experiment,
 )
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
-from nas_api.child import StoreLocation
+from nas_api.child import StoreLocation, TrainerInput
 from nas_api.experiment import NASExperiment
 from nas_controller import search as search_module
 from nas_controller import snapshots
@@ -99,11 +100,13 @@ class Run:
         policy: MakePolicy = CountingPolicy,
         snapshot_every: int = 5,
         between: Callable[["Run"], None] = _nothing,
+        curve: Callable[[TrainerInput], tuple[float, ...]] = lambda _: (),
     ) -> None:
         self.world = World(
             MemoryStore(),
             itertools.chain(fates, itertools.repeat("result")),
             itertools.chain(picks, itertools.repeat(0)),
+            curve=curve,
         )
         self.policy = policy
         self.deaths = 0
@@ -329,6 +332,25 @@ def test_the_real_policies_come_back_bit_for_bit(
     searcher = {"seed": 3, kind: {"batch": 2}}
     experiment = make_experiment(parallelism=3, budget={"samples": 12}, searcher=searcher)
     run = Run(experiment, fates, picks, lives, [], policy=make_policy, snapshot_every=7)
+    assert_promises(run, 12)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    fates=st.lists(st.sampled_from(FATES), max_size=20),
+    picks=st.lists(st.integers(0, 3), max_size=20),
+    lives=st.lists(st.integers(10, 150), max_size=6),
+    expire=st.booleans(),
+)
+def test_early_stopping_goes_on_as_if_the_search_had_never_died(
+    fates: list[str], picks: list[int], lives: list[int], expire: bool
+) -> None:
+    trainer = {"dataset": {"digits": {}}, "epochs": 3, "earlyStopping": {"epoch": 2, "worst": "0.5", "startup": 2}}
+    searcher = {"seed": 7, "random": {}, "duplicates": "Reuse", "control": {"random": "0.3"}}
+    experiment = make_experiment(parallelism=3, budget={"samples": 12}, searcher=searcher, trainer=trainer)
+    between = _expire if expire else _nothing
+    run = Run(experiment, fates, picks, lives, [], between=between, curve=learning_curve)
+    event(f"stopped: {len(run.state.core.stopped) > 0}")
     assert_promises(run, 12)
 
 

@@ -21,6 +21,7 @@ from nas_api.decisions import Anchor
 from nas_api.experiment import NASExperiment, SearcherSpec
 from nas_api.search_space import SearchSpace
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
+from nas_api.stopping import Rung, Stopped
 from nas_controller.executor import End, Ended, Event, Launch, Started
 from nas_controller.policies import Proposal, Vitals
 from nas_controller.records import Launched, Record
@@ -66,6 +67,12 @@ def make_experiment(**spec: Any) -> NASExperiment:
 def accuracy(architecture: ConvolutionalArchitecture) -> float:
     """Return what training an architecture gives in this world."""
     return sum(layer.filters for layer in architecture.layers) / (8 * len(architecture.layers))
+
+
+def learning_curve(asked: TrainerInput) -> tuple[float, ...]:
+    """Return the accuracies of a child that learns all the time, different for each architecture and training."""
+    worth = (int(asked.architecture.digest[:8], 16) / 16**8 + asked.seed % 101 / 1000) / 1.1
+    return tuple(worth * epoch / asked.epochs for epoch in range(1, asked.epochs + 1))
 
 
 class CountingPolicy:
@@ -143,6 +150,8 @@ class World:
     """What each trained child reports as its metric."""
     metrics: dict[str, float] = field(default_factory=dict)
     """What every trained child reports beside its accuracy."""
+    curve: Callable[[TrainerInput], tuple[float, ...]] = lambda _: ()
+    """What each trained child has after each epoch; where there is any, the last is what it reports as its metric."""
 
     def records(self) -> list[Record]:
         """Return the log, read without faults."""
@@ -186,12 +195,16 @@ class World:
         """Write what a child with this fate leaves in the store, if anything."""
         if fate in ("result", "result-then-killed", "diverged"):
             diverged = fate == "diverged"
+            history, stopped = self._trained(asked)
+            metric = history[-1] if history else self.accuracy(asked)
             result = Result(
                 sample=asked.sample,
                 attempt=asked.attempt,
                 architecture=asked.architecture.digest,
                 status="Diverged" if diverged else "Trained",
-                metrics={} if diverged else {asked.metric: self.accuracy(asked), **self.metrics},
+                metrics={} if diverged else {asked.metric: metric, **self.metrics},
+                history=history,
+                stopped=stopped,
                 parameters=1000 * len(getattr(asked.architecture, "layers", "1")),
             )
             self.store.put_if_absent(names.result_key(asked.sample), result.model_dump_json(by_alias=True).encode())
@@ -204,6 +217,13 @@ class World:
             self.store.put_if_absent(names.result_key(asked.sample), b" " * (MAX_RESULT_BYTES + 1))
         elif fate == "malformed":
             self.store.put_if_absent(names.result_key(asked.sample), b'{"metrics": "no"')
+
+    def _trained(self, asked: TrainerInput) -> tuple[tuple[float, ...], Stopped | None]:
+        """Return how far a child comes, as a trainer decides it."""
+        history, rule = self.curve(asked), asked.stop
+        if rule is None or not rule.ends(Rung.of(history, rule.epoch, rule.goal)):
+            return history, None
+        return history[: rule.epoch], Stopped(epoch=rule.epoch, of=asked.epochs)
 
     def expire(self) -> None:
         """Remove jobs that have ended, as their time to live does."""
@@ -236,9 +256,10 @@ class WorldExecutor:
     def launch(self, launch: Launch) -> None:
         world = self._world
         world.fault("launch")
-        intended = {record.launch for record in world.records() if isinstance(record, Launched)}
+        intended = {record.launch: record for record in world.records() if isinstance(record, Launched)}
         assert launch.number in intended, f"launch {launch.number} was not in the log before it was created"
         for asked in launch.inputs:
+            assert asked.stop in (None, intended[launch.number].stop), "the log says another rule"
             trained = world.store.get(names.result_key(asked.sample))
             assert trained is None, f"sample {asked.sample} has a result and is trained again"
         if launch.number not in world.jobs:

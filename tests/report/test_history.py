@@ -112,6 +112,19 @@ def test_the_best_are_different_networks_from_the_highest_reward_down() -> None:
     assert history.best(8) == left[:8]
 
 
+def test_those_that_were_stopped_early_are_never_the_best() -> None:
+    whole = read(records(40, losses=0.0))
+    assert whole is not None
+    middle = sorted(sample.metric for sample in whole.samples)[20]
+    history = read(logs.stopped_early(records(40, losses=0.0), bound=middle / 2))
+    assert history is not None
+    stopped = [sample for sample in history.samples if sample.stopped is not None]
+    assert {sample.number for sample in stopped} == {each.number for each in whole.samples if each.metric < middle}
+    stopped[0].reward = 9.0
+    assert not {sample.number for sample in history.best(40)} & {sample.number for sample in stopped}
+    assert len(history.trained()) == 40
+
+
 def test_a_warm_start_goes_on_with_the_earlier_numbers() -> None:
     found = records(20, losses=0.0)
     first = next(each for each in found if isinstance(each, Proposed))

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from experiments import manifest
@@ -118,6 +119,33 @@ def test_the_page_tells_the_numbers_of_the_log() -> None:
     assert duration(sum(sample.seconds for sample in history.samples)) in text
     assert history.architecture(best).short() in text
     assert "as of" not in text.lower()
+
+
+def test_early_stopping_is_told_with_what_it_spared_and_what_it_cost() -> None:
+    found = [record for each in logs.records(logs.CONVOLUTIONAL, 300, losses=0.02, control="0.3") for record in each]
+    whole = read(found)
+    assert whole is not None
+    bound = float(np.quantile([sample.metric for sample in whole.trained()], 0.3)) / 2
+    history = read(logs.stopped_early(found, bound))
+    assert history is not None
+    text = " ".join(" ".join(structure(render(history, experiment(), MADE)).text).split())
+    stopped = [sample for sample in history.samples if sample.stopped is not None]
+    arm = [sample for sample in whole.trained() if sample.random]
+    refused = [sample for sample in arm if sample.metric / 2 < bound]
+    assert len(stopped) > 10 and len(refused) > 10
+    assert f"{len(stopped)} stopped early" in text
+    assert f"{len(stopped)} samples were stopped early: their rewards are what they had then" in text
+    assert f"Early stopping ended {len(stopped)} trainings and spared {45 * len(stopped):,} epochs" in text
+    best, best_refused = max(each.metric for each in arm), max(each.metric for each in refused)
+    assert f"would have ended {len(refused)} of {len(arm)} samples of the random arm" in text
+    assert f"ended with accuracy {number(best_refused)}, the arm’s best with {number(best)}." in text
+
+
+def test_a_search_whose_only_results_are_stopped_ones_has_a_page() -> None:
+    found = [record for each in logs.records(logs.CONVOLUTIONAL, 20, losses=0.0) for record in each]
+    history = read(logs.stopped_early(found, bound=9.0))
+    assert history is not None
+    assert "No sample has a result yet." in " ".join(structure(render(history, experiment(), MADE)).text)
 
 
 def test_the_final_training_is_told_with_its_winner_and_its_agreement() -> None:

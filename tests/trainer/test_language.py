@@ -16,6 +16,7 @@ from nas_api.child import ExitCode, FinalSettings, Result, StoreLocation, Traine
 from nas_api.experiment import DatasetSpec, LanguageSpec, OptimizerSpec, TextDataset
 from nas_api.source import architecture_source
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
+from nas_api.stopping import Stopped, StopRule
 from nas_store.folder import FolderStore
 from nas_trainer import checkpoint, language
 from nas_trainer.language import (
@@ -338,6 +339,27 @@ def test_a_child_goes_on_from_its_checkpoint(job: Job, tmp_path: Path, monkeypat
     assert main(job(epochs=4, attempt=2)) == ExitCode.OK
     assert epochs == [2, 3]
     assert result(tmp_path).history == whole.history
+
+
+def test_a_cell_with_too_high_a_perplexity_is_stopped(job: Job, tmp_path: Path) -> None:
+    assert main(job(epochs=3, stop=StopRule(epoch=1, bound=1.5, goal="Minimize"))) == ExitCode.OK
+    assert result(tmp_path).stopped == Stopped(epoch=1, of=3)
+    assert result(tmp_path).metrics["perplexity"] == pytest.approx(result(tmp_path).history[0])
+    assert len(result(tmp_path).history) == 1
+
+
+def test_a_cell_with_a_low_perplexity_goes_on(job: Job, tmp_path: Path) -> None:
+    assert main(job(epochs=3, stop=StopRule(epoch=1, bound=1e9, goal="Minimize"))) == ExitCode.OK
+    assert result(tmp_path).stopped is None and len(result(tmp_path).history) == 3
+
+
+def test_a_rule_does_not_keep_a_checkpoint_from_being_taken(job: Job) -> None:
+    rule = StopRule(epoch=1, bound=1.5, goal="Minimize")
+    one, other = (
+        checkpoint.fingerprint(TrainerInput.model_validate_json(job(**changes)[names.ENV_TRAINER_INPUT]))
+        for changes in ({}, {"stop": rule})
+    )
+    assert one == other
 
 
 def test_another_model_s_checkpoint_is_not_taken(job: Job) -> None:

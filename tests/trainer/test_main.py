@@ -17,6 +17,7 @@ from nas_api import names
 from nas_api.child import ExitCode, Result, S3Location, StoreLocation, TrainerInput
 from nas_api.experiment import CifarDataset, DatasetSpec, DigitsDataset, OptimizerSpec
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
+from nas_api.stopping import Stopped, StopRule
 from nas_store import open_store
 from nas_store.folder import FolderStore
 from nas_trainer import checkpoint, training
@@ -262,3 +263,61 @@ def test_main_leaves_the_signal_as_it_was(job: Job) -> None:
     before = signal.getsignal(signal.SIGTERM)
     main(job())
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+# ---------------------------------------------------------------- early stopping
+
+
+def result_of(tmp_path: Path, store: str = "store") -> Result:
+    data = FolderStore(tmp_path / store).get(names.result_key(3))
+    assert data is not None
+    return Result.model_validate_json(data)
+
+
+def test_a_hopeless_child_ends_after_the_rule_s_epoch_and_says_so(job: Job, tmp_path: Path) -> None:
+    rule = StopRule(epoch=2, bound=1.1, goal="Maximize")
+    assert main(job(epochs=4, stop=rule)) == ExitCode.OK
+    result = result_of(tmp_path)
+    assert (result.status, result.stopped) == ("Trained", Stopped(epoch=2, of=4))
+    assert len(result.history) == 2 and result.metrics["accuracy"] == max(result.history)
+
+
+def test_one_that_meets_the_bound_ends_as_if_there_were_no_rule(job: Job, tmp_path: Path) -> None:
+    assert main(job(epochs=3, store=StoreLocation(folder=str(tmp_path / "free")))) == ExitCode.OK
+    free = result_of(tmp_path, "free")
+    rule = StopRule(epoch=2, bound=max(free.history[:2]), goal="Maximize")
+    assert main(job(epochs=3, stop=rule)) == ExitCode.OK
+    ruled = result_of(tmp_path)
+    assert ruled.stopped is None
+    assert (ruled.history, ruled.metrics) == (free.history, free.metrics)
+
+
+def test_an_interrupted_child_is_judged_by_its_own_attempt_s_rule_and_only_once(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas_trainer.main._CHECKPOINT_SECONDS", 0.0)
+    hopeless = StopRule(epoch=2, bound=1.1, goal="Maximize")
+    result = tmp_path / "store" / names.result_key(3)
+    # From before the rule's epoch, and from just after it: judged, with the very bits of one that went through.
+    assert main(job(epochs=4, stop=hopeless, store=StoreLocation(folder=str(tmp_path / "through")))) == ExitCode.OK
+    for epochs in (1, 2):
+        assert main(job(epochs=epochs)) == ExitCode.OK
+        result.unlink()
+        assert main(job(epochs=4, attempt=2, stop=hopeless)) == ExitCode.OK
+        assert result_of(tmp_path).stopped == Stopped(epoch=2, of=4)
+        assert result_of(tmp_path).history == result_of(tmp_path, "through").history
+        (tmp_path / "store" / names.checkpoint_key(3)).unlink()
+        result.unlink()
+    # An earlier attempt's rule let it pass.
+    assert main(job(epochs=3)) == ExitCode.OK
+    result.unlink()
+    assert main(job(epochs=4, attempt=2, stop=hopeless)) == ExitCode.OK
+    assert result_of(tmp_path).stopped is None and len(result_of(tmp_path).history) == 4
+
+
+def test_a_child_that_diverged_is_not_stopped(job: Job, tmp_path: Path) -> None:
+    rule = StopRule(epoch=19, bound=1.1, goal="Maximize")
+    wild = OptimizerSpec(learning_rate="999999999999")
+    assert main(job(optimizer=wild, epochs=20, stop=rule)) == ExitCode.OK
+    result = result_of(tmp_path)
+    assert result.status == "Diverged" and result.stopped is None

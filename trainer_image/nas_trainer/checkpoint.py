@@ -24,6 +24,7 @@ _NOT_OF_THE_STATE = {
     "threads",
     "gpu",
     "dataset_cache",
+    "stop",
     "store",
 }
 # safetensors keeps metadata as text by name; ours is one JSON document.

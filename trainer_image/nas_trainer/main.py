@@ -26,6 +26,7 @@ import nas_api
 from nas_api import names
 from nas_api.child import ExitCode, Result, TrainerInput, read_trainer_document
 from nas_api.handover import Vocabulary
+from nas_api.stopping import Rung, Stopped
 from nas_store import Store, open_store
 from nas_store.errors import StoreError
 from nas_trainer import checkpoint
@@ -140,7 +141,7 @@ def _run(document: TrainerInput, shared: _Shared, defer: Defer) -> str:
     try:
         task = _task(document, shared)
         _restore(document, store, task, log)
-        _train(document, store, task, log)
+        stopped = _train(document, store, task, log)
         metrics = {} if task.progress.diverged else task.metrics(document.reward_epochs)
         if document.final is not None and document.final.test and not task.progress.diverged:
             metrics |= _export(document, store, task, log)
@@ -154,7 +155,7 @@ def _run(document: TrainerInput, shared: _Shared, defer: Defer) -> str:
             " trainers more memory in trainer.template",
         ) from error
     defer()
-    result = _result(document, task, metrics, time.monotonic() - started)
+    result = _result(document, task, metrics, stopped, time.monotonic() - started)
     with _storage_failures():
         # Somebody else's result of this sample is as good as ours: the first one counts.
         store.put_if_absent(names.result_key(document.sample), result.model_dump_json(by_alias=True).encode())
@@ -208,7 +209,11 @@ def _restore(document: TrainerInput, store: Store, task: Task, log: structlog.ty
         log.info("goes on from its checkpoint", epochs=progress.epochs)
 
 
-def _train(document: TrainerInput, store: Store, task: Task, log: structlog.typing.FilteringBoundLogger) -> None:
+def _train(
+    document: TrainerInput, store: Store, task: Task, log: structlog.typing.FilteringBoundLogger
+) -> Stopped | None:
+    """Train to the end, or to where the document's rule ends it; return where that was."""
+    rule = document.stop
     saved_at = time.monotonic()
     # SIGTERM may come in the middle of an epoch, whose half is of no use.
     newest = (task.state(), task.progress)
@@ -223,12 +228,20 @@ def _train(document: TrainerInput, store: Store, task: Task, log: structlog.typi
             saved_at = time.monotonic()
 
     try:
+        # One that goes on from a later epoch was let pass by an earlier attempt's rule, and what it cost is spent.
+        if rule is not None and task.progress.epochs <= rule.epoch < document.epochs:
+            task.run(rule.epoch, after_epoch)
+            rung = Rung.of(task.progress.metrics, rule.epoch, rule.goal)
+            if not task.progress.diverged and rule.ends(rung):
+                log.info("stopped early", epoch=rule.epoch, bound=rule.bound)
+                return Stopped(epoch=rule.epoch, of=document.epochs)
         task.run(document.epochs, after_epoch)
     except Terminated:
         if newest[1].epochs:
             _save(document, store, *newest, log)
             log.info("checkpoint", epochs=newest[1].epochs)
         raise
+    return None
 
 
 def _save(
@@ -272,7 +285,9 @@ def _training(document: TrainerInput) -> dict[str, Any]:
     return {**told, "software": {"nas-operator": nas_api.__version__, "torch": str(torch.__version__)}}
 
 
-def _result(document: TrainerInput, task: Task, metrics: dict[str, float], seconds: float) -> Result:
+def _result(
+    document: TrainerInput, task: Task, metrics: dict[str, float], stopped: Stopped | None, seconds: float
+) -> Result:
     progress = task.progress
     return Result(
         sample=document.sample,
@@ -281,6 +296,7 @@ def _result(document: TrainerInput, task: Task, metrics: dict[str, float], secon
         status="Diverged" if progress.diverged else "Trained",
         metrics=metrics,
         history=progress.metrics,
+        stopped=stopped,
         seconds=seconds,
         parameters=task.parameters,
     )

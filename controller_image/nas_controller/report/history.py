@@ -12,6 +12,7 @@ from nas_api.architecture import Architecture
 from nas_api.decisions import Choices, Decision
 from nas_api.experiment import BudgetSpec, ObjectiveSpec, SearcherSpec
 from nas_api.search_space import SearchSpace, SearchSpaceSpec, search_space
+from nas_api.stopping import Stopped, StopRule
 from nas_controller.errors import LogDamaged
 from nas_controller.final_stage import FinalRun
 from nas_controller.records import (
@@ -55,6 +56,12 @@ class Sample:
     """When its newest attempt was launched."""
     reused: bool = False
     """Whether an equal architecture's result was taken, and nothing was trained."""
+    rule: StopRule | None = None
+    """The early stopping of its newest launch, which ends no sample of the random arm."""
+    stopped: Stopped | None = None
+    """Where its training was stopped early: metric and reward are underestimates."""
+    hopeless: bool = False
+    """Whether the rule ended it, or would have if it were not of the random arm."""
     reward: float = 0.0
     metric: float = 0.0
     """The objective's; meaningless unless trained."""
@@ -147,8 +154,12 @@ class History:
         return found
 
     def best(self, count: int) -> list[Sample]:
-        """Return the trained samples of highest reward, each architecture once; the first of equals comes first."""
-        ranked = sorted(self.trained(), key=lambda sample: (-sample.reward, sample.number))
+        """Return the trained samples of highest reward, each architecture once; the first of equals comes first.
+
+        Those that were stopped early are not among them.
+        """
+        whole = [sample for sample in self.trained() if sample.stopped is None]
+        ranked = sorted(whole, key=lambda sample: (-sample.reward, sample.number))
         first: dict[Choices, Sample] = {}
         for sample in ranked:
             first.setdefault(sample.choices, sample)
@@ -184,6 +195,7 @@ class History:
                         child.launched = record.moment
                         if isinstance(child, Sample):
                             child.launches += 1
+                            child.rule = record.stop
                         if len(record.samples) > 1:
                             self._shares[number] = record.launch
                         else:
@@ -216,6 +228,8 @@ class History:
             self.shared_seconds += min(longest, record.seconds)
             self._longest[launch] = max(longest, record.seconds)
         sample.reward, sample.parameters = record.reward, record.parameters
+        sample.stopped = record.stopped
+        sample.hopeless = sample.rule is not None and record.rung is not None and sample.rule.ends(record.rung)
         parameters = float(record.parameters) if self.cost_name == "parameters" else 0.0
         sample.cost = record.metrics.get(self.cost_name, parameters)
         if record.reused is not None:

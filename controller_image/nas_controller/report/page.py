@@ -112,6 +112,7 @@ def _facts(history: History, experiment: NASExperiment) -> list[tuple[str, str]]
     for count, word in (
         (history.count(Fate.DIVERGED), "diverged"),
         (history.count(Fate.LOST), "lost"),
+        (sum(sample.stopped is not None for sample in history.samples), "stopped early"),
         (sum(sample.reused for sample in history.samples), "reused"),
         (sum(max(0, sample.launches - 1) for sample in history.samples), "retried"),
         (open_count if history.finished is None else 0, "in flight"),

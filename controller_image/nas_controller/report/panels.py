@@ -78,14 +78,15 @@ def rewards(history: History) -> Panel:
     """Return the rewards of all samples in the order of their numbers, with the best so far."""
     title = "Reward over samples"
     trained = history.trained()
-    if not trained:
+    if not history.best(1):
         return Panel("rewards", title, "No sample has a result yet.")
     policy = [sample for sample in trained if not sample.random]
     control = [sample for sample in trained if sample.random]
     first = history.samples[0].number
     x = Axis(first, max(first + 1, history.samples[-1].number))
-    best = np.maximum.accumulate([sample.reward for sample in trained])
-    top = trained[int(np.argmax([sample.reward for sample in trained]))]
+    whole = [sample for sample in trained if sample.stopped is None]
+    best = np.maximum.accumulate([sample.reward for sample in whole])
+    top = whole[int(np.argmax([sample.reward for sample in whole]))]
     many = len(trained) > _MOST_DOTS
     marks: list[str] = []
     legend: list[tuple[str, str]] = []
@@ -118,7 +119,7 @@ def rewards(history: History) -> Panel:
         shown = [sample for sample in control if y.low <= sample.reward <= y.high]
         marks.append(_dots(history, shown, x, y, "random"))
         legend.append(("random dot", "random arm"))
-    running = [(x.at(sample.number), y.at(value)) for sample, value in zip(trained, best, strict=True)]
+    running = [(x.at(sample.number), y.at(value)) for sample, value in zip(whole, best, strict=True)]
     marks.append(stairs(running, "best"))
     legend.append(("best line", "best so far"))
     notes = [note(x.at(top.number), y.at(top.reward), f"sample {top.number:,}: {number(top.reward)}", "best up")]
@@ -135,6 +136,8 @@ def rewards(history: History) -> Panel:
             f" Mean of the first {some} samples: {number(_mean(policy[:some]))}; of the last {some}:"
             f" {number(_mean(policy[-some:]))}."
         )
+    if stopped := len(trained) - len(whole):
+        lead += f" {stopped:,} samples were stopped early: their rewards are what they had then."
     if step_notes:
         lead += " Dotted: networks become deeper."
     body = plot(
@@ -379,7 +382,7 @@ def front(history: History) -> Panel:
     """Return the metric against the first penalty's metric, or against parameters, with the Pareto front."""
     name = history.cost_name
     title = f"{history.objective.metric.capitalize()} against {_words(name)}"
-    known = [sample for sample in history.trained() if sample.cost > 0]
+    known = [sample for sample in history.trained() if sample.cost > 0 and sample.stopped is None]
     if not known:
         return Panel("front", title, f"No result tells its {escape(name)}.")
     found = analysis.pareto_front(known, history.sign)
@@ -497,6 +500,7 @@ def cost(history: History) -> Panel:
     reused = sum(sample.reused for sample in history.samples)
     if reused:
         lead += f" {reused:,} duplicates took an earlier result and cost nothing."
+    lead += _early_stopping(history, total)
     body = plot(
         [f'<path class="a policy solid" d="{bars}"/>'],
         x,
@@ -513,6 +517,35 @@ def cost(history: History) -> Panel:
         )
     )
     return Panel("cost", title, lead, body)
+
+
+def _early_stopping(history: History, total: float) -> str:
+    """Return what early stopping has spared, and what the random arm tells of its cost; empty without it.
+
+    Args:
+        history: of the search.
+        total: seconds that its trainings took.
+    """
+    stopped = [(sample, sample.stopped) for sample in history.samples if sample.stopped and not sample.reused]
+    if not stopped:
+        return ""
+    epochs = sum(ended.of - ended.epoch for _, ended in stopped)
+    seconds = sum(sample.seconds * (ended.of / ended.epoch - 1) for sample, ended in stopped)
+    out = (
+        f" Early stopping ended {len(stopped):,} trainings and spared {epochs:,} epochs, about {duration(seconds)}:"
+        f" <b>{percent(seconds / (seconds + total))}</b> of what all would have taken."
+    )
+    arm = [sample for sample in history.trained() if sample.random and sample.rule is not None]
+    hopeless = [sample.metric for sample in arm if sample.hopeless]
+    if hopeless:
+        best = max if history.sign > 0 else min
+        metric = escape(history.objective.metric)
+        out += (
+            f" It would have ended {len(hopeless):,} of {len(arm):,} samples of the random arm: the best of those"
+            f" ended with {metric} {number(best(hopeless))}, the arm’s best with"
+            f" {number(best(sample.metric for sample in arm))}."
+        )
+    return out
 
 
 # ---------------------------------------------------------------- networks and the final training
