@@ -221,13 +221,13 @@ def arms(history: History) -> Panel:
     if found.random:
         lead = (
             f"Mean {escape(name)} of the best 1, 5 and 15 networks minus that of the random arm's, at equal counts of"
-            f" trained samples (the paper's figure 6); above 0 the policy is better. At {found.counts[-1]:,} of each:"
+            f" different networks (the paper's figure 6); above 0 the policy is better. At {found.counts[-1]:,} each:"
         )
-        x_name = "trained samples of each arm"
+        x_name = "different networks of each arm"
     else:
         lead = (
             f"There is no random arm (spec.searcher.control). Mean {escape(name)} of the best 1, 5 and 15 among"
-            f" {found.window:,} samples, minus that among the first {found.window:,}; above 0 is better. At the end:"
+            f" {found.window:,} networks, minus that among the first {found.window:,}; above 0 is better. At the end:"
         )
         x_name = "sample at the window's end"
     lead += " " + ", ".join(f"top {top} <b>{found.differences[top][-1]:+.3g}</b>" for top in TOPS) + "."
