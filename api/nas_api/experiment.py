@@ -69,7 +69,7 @@ class ObjectiveSpec(Model):
             (
                 "self.goal == 'Maximize' || !has(self.reward) || has(self.reward.identity)"
                 " || has(self.reward.inverseSquare)",
-                "a metric to Minimize needs reward.identity or reward.inverseSquare",
+                "a metric to Minimize needs reward: {identity: {}} or {inverseSquare: {}}",
             )
         )
     }
@@ -586,7 +586,7 @@ class NASExperimentSpec(Model):
     controller: ControllerSpec = ControllerSpec()
     """The controller's pod."""
     storage: StorageSpec
-    """Where everything is kept. Immutable once the first record is written."""
+    """Where everything is kept; `nas run` does without it. Immutable once the first record is written."""
 
 
 # ---------------------------------------------------------------- status
