@@ -74,6 +74,10 @@ images: ## Build the images and load them into the demo's cluster
 demo: venv ## A whole search on a real cluster; CLUSTER=built, kind or current
 	$(PYTHON) demo/run.py demo
 
+.PHONY: paper
+paper: ## The small twins of the paper's rows, all or TWINS="NAME NAME", on a real cluster; prints their table
+	$(PYTHON) demo/run.py paper $(TWINS)
+
 .PHONY: down
 down: ## Remove the demo's cluster without a trace
 	$(PYTHON) demo/run.py down

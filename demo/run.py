@@ -1,4 +1,4 @@
-"""`make demo` and `make down`: a whole search on a real cluster, from sources to the best architecture.
+"""`make demo`, `make paper` and `make down`: whole searches on a real cluster, from sources to the best architecture.
 
 Standard library only, so that it runs before anything is installed. Three places to run (CLUSTER=...):
 
@@ -18,15 +18,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from datetime import datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "helm" / "nas-operator"
 MANIFEST = ROOT / "examples" / "digits.yaml"
+PAPER = ROOT / "examples" / "paper"
 NAMESPACE = "nas-demo"
 EXPERIMENT = "digits"
 NAME = "demo"
@@ -50,6 +52,10 @@ VERSITYGW = "1.8.0"
 
 class DemoError(Exception):
     """A step failed; the message says which and shows its last words."""
+
+
+class SearchFailedError(DemoError):
+    """An experiment has ended as Failed; the message is its condition's."""
 
 
 @cache
@@ -354,15 +360,20 @@ class Demo:
     def install(self) -> None:
         """Install the chart and show its pods."""
         install(self.place, NAMESPACE)
-        self.kubectl("get", "pods", quiet=False)
+        self.kubectl("get", "pods", "-l", f"app.kubernetes.io/instance={RELEASE}", quiet=False)
 
-    def search(self) -> None:
+    def search(self, keep: bool = False) -> None:
         """Apply the example and follow it to its end; one that has ended is deleted before.
 
+        Args:
+            keep: leave one that is complete as it is, unless its manifest has changed.
+
         Raises:
-            DemoError: it failed, or did not end in 30 minutes.
+            SearchFailedError: it failed.
+            DemoError: it did not end in 30 minutes.
         """
-        if self.kubectl("get", "nas", self.name, "--ignore-not-found") and self._ended():
+        there = self.kubectl("get", "nas", self.name, "--ignore-not-found") != ""
+        if there and self._ended() and not (keep and self._complete_as_written()):
             self.kubectl("delete", "nas", self.name)
         self.kubectl("apply", "-f", str(self.manifest), quiet=False)
         self.steps.say("    kubectl get nas --watch:")
@@ -371,15 +382,26 @@ class Demo:
             self._watch(deadline)
             if time.monotonic() > deadline:
                 raise DemoError(f"the experiment did not end: {json.dumps(self.experiment().get('status'), indent=1)}")
-        kind = self.experiment()["status"]["state"]
-        for condition in self.experiment()["status"]["conditions"]:
-            if condition["type"] == kind:
-                self.steps.say(f"    {kind}: {condition['message']}")
+        status = self.experiment()["status"]
+        kind = status["state"]
+        message = next(condition["message"] for condition in status["conditions"] if condition["type"] == kind)
+        self.steps.say(f"    {kind}: {message}")
         if kind == "Failed":
-            raise DemoError("the experiment failed")
+            raise SearchFailedError(f"{self.name} failed: {message}")
 
     def _ended(self) -> bool:
         return self.experiment().get("status", {}).get("state") in ("Complete", "Failed")
+
+    def _complete_as_written(self) -> bool:
+        if self.experiment()["status"]["state"] != "Complete":
+            return False
+        return "unchanged" in self.kubectl("apply", "--dry-run=server", "-f", str(self.manifest))
+
+    def source(self) -> str | None:
+        """Return the experiment whose architecture the manifest asks for, where it searches for none itself."""
+        manifest = json.loads(self.kubectl("create", "--dry-run=client", "-o", "json", "-f", str(self.manifest)))
+        name: str | None = manifest["spec"]["searchSpace"].get("fixed", {}).get("experiment")
+        return name
 
     def _watch(self, deadline: float) -> None:
         """Print what kubectl shows of the experiment until its end, the deadline or the end of the watch."""
@@ -436,15 +458,117 @@ class Demo:
         print(f"    ... and {len(trainers) - 3} trainers more\n" if len(trainers) > 3 else "")
 
 
+def twins() -> list[str]:
+    """Return the names of the small twins of the paper's rows."""
+    return sorted(path.stem for path in PAPER.glob("*-small.yaml"))
+
+
+def in_order(wanted: Sequence[str], sources: Mapping[str, str]) -> list[str]:
+    """Return what to run: each once, and what another takes its architecture from before all, wanted or not.
+
+    Args:
+        sources: by experiment, where its architecture comes from; one that searches itself is not in it.
+    """
+    needed = [sources[name] for name in wanted if name in sources]
+    return list(dict.fromkeys([*needed, *wanted]))
+
+
+COLUMNS = (
+    *("twin", "samples", "first 20, last 20", "best of the search", "final trainings"),
+    *("validation", "test", "tau", "wall time"),
+)
+
+
+def row(experiment: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what a complete experiment's status says in the COLUMNS; empty where it says nothing.
+
+    Metrics have four significant digits, rewards two. The wall time is that from its creation to its completion.
+    """
+    status = experiment["status"]
+    samples, policy, final = (status.get(part, {}) for part in ("samples", "policy", "final"))
+
+    def number(value: str | None, digits: int) -> str:
+        return "" if value is None else f"{float(value):#.{digits}g}"
+
+    rewards = [number(policy.get(key), 2) for key in ("firstMeanReward", "meanReward") if samples["observed"] >= 20]
+    tau = number(final.get("kendallTau"), 2)
+    if "kendallLow" in final:
+        tau += f" ({number(final['kendallLow'], 2)} to {number(final.get('kendallHigh'), 2)})"
+    ended = next(condition for condition in status["conditions"] if condition["type"] == "Complete")
+    times = (experiment["metadata"]["creationTimestamp"], ended["lastTransitionTime"])
+    began, completed = (datetime.fromisoformat(time) for time in times)
+    return (
+        experiment["metadata"]["name"],
+        f"{samples['observed']}" + (f", {samples['lost']} lost" if samples.get("lost") else ""),
+        ", ".join(filter(None, rewards)),
+        f"{experiment['spec']['objective']['metric']} {number(status['best']['metric'], 4)}",
+        f"{final.get('trained', '')}" + (f", {final['lost']} lost" if final.get("lost") else ""),
+        number(final.get("bestMetric"), 4),
+        number(final.get("testMetric"), 4),
+        tau,
+        f"{(completed - began).total_seconds():.0f} s",
+    )
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows under the COLUMNS as a Markdown table whose columns are aligned."""
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
+    lines = [COLUMNS, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
+
+
+def paper(place: Place, steps: Steps, wanted: Sequence[str]) -> None:
+    """Run small twins of the paper's rows one after the other and print a table of them, also when interrupted.
+
+    One that is complete already is not run again. After one that failed the others go on.
+
+    Args:
+        wanted: their names.
+
+    Raises:
+        DemoError: some failed, named with their reasons; or one did not end, and those behind it were not begun.
+    """
+    experiments = {name: Demo(place, steps, PAPER / f"{name}.yaml", name) for name in twins()}
+    sources = {name: source for name in wanted if (source := experiments[name].source()) is not None}
+    names = in_order(wanted, sources)
+    rows: list[tuple[str, ...]] = []
+    failed: dict[str, str] = {}
+    try:
+        for count, name in enumerate(names, 1):
+            if sources.get(name) in failed:
+                failed[name] = f"{name} was not run: it needs the architecture of {sources[name]}"
+                continue
+            try:
+                steps.step(f"{name}, {count} of {len(names)}", partial(experiments[name].search, keep=True))
+            except SearchFailedError as error:
+                failed[name] = str(error)
+            else:
+                rows.append(row(experiments[name].experiment()))
+    finally:
+        if rows:
+            print(f"\n{table(rows)}\n", flush=True)
+    if failed:
+        raise DemoError("\n  ".join([f"{len(failed)} of {len(names)} twins have no result", *failed.values()]))
+
+
 def main() -> int:
-    """Run the demonstration, or remove it; return the exit status."""
-    parser = argparse.ArgumentParser(description="A whole search on a real cluster.")
-    parser.add_argument("command", choices=["demo", "down", "images"])
+    """Run the demonstration or the paper's twins, or remove them; return the exit status."""
+    parser = argparse.ArgumentParser(description="Whole searches on a real cluster.")
+    parser.add_argument("command", choices=["demo", "paper", "down", "images"])
+    parser.add_argument(
+        "twins", nargs="*", metavar="TWIN", help="for paper: which of examples/paper (default: every *-small.yaml)"
+    )
     parser.add_argument("--cluster", default=os.environ.get("CLUSTER", ""), choices=["", "built", "kind", "current"])
     parser.add_argument("--name", default=NAME, help="name of the cluster (default: %(default)s)")
     arguments = parser.parse_args()
+    if arguments.twins and arguments.command != "paper":
+        parser.error(f"{arguments.command} takes no names of twins")
     steps = Steps()
     try:
+        if unknown := sorted(set(arguments.twins) - set(twins())):
+            raise DemoError(f"no twin is named {', '.join(unknown)}: choose from {', '.join(twins())}")
         place = choose(arguments.cluster, arguments.name)
         if arguments.command == "down":
             place.down()
@@ -457,8 +581,11 @@ def main() -> int:
         demo = Demo(place, steps)
         place.prepare(steps)
         steps.step("chart with an embedded S3", demo.install)
-        steps.step("search", demo.search)
-        demo.show()
+        if arguments.command == "paper":
+            paper(place, steps, arguments.twins or twins())
+        else:
+            steps.step("search", demo.search)
+            demo.show()
         steps.say("done; `make down` removes the cluster")
     except DemoError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -30,7 +30,9 @@ _POLICY = Path("/usr/sbin/policy-rc.d")
 
 
 def _is_there(file: str) -> bool:
-    return Path(file).exists() or shutil.which(Path(file).name) is not None
+    """A program may lie anywhere on PATH; another file may not: CNI's plugin ``bridge`` is not iproute2's program."""
+    path = Path(file)
+    return path.exists() or (path.parent.name in ("bin", "sbin") and shutil.which(path.name) is not None)
 
 
 def missing(packages: dict[str, str]) -> list[str]:

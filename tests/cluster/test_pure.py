@@ -11,7 +11,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from hack.cluster import instance, leftovers, network, oci, processes
+from hack.cluster import deps, instance, leftovers, network, oci, processes
 from hack.cluster.errors import ClusterError
 
 ROUTES = """Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
@@ -167,3 +167,12 @@ def test_the_program_needs_nothing_but_the_standard_library() -> None:
     command = [sys.executable, "-S", "-E", "-m", "hack.cluster", "--help"]
     result = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
     assert "load-image" in result.stdout
+
+
+def test_a_plugin_is_not_there_because_a_program_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """iproute2 has a program ``bridge``, and CNI a plugin; a program itself may lie anywhere on PATH."""
+    program = tmp_path / "bridge"
+    program.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    packages = {"plugins": "/nowhere/cni/bridge", "iproute2": "/nowhere/sbin/bridge"}
+    assert deps.missing(packages) == ["plugins"]

@@ -45,8 +45,10 @@ def test_a_row_of_the_paper_with_final_training(world: World) -> None:
     for key in (
         names.BEST_ARCHITECTURE,
         names.BEST_MODULE,
+        names.BEST_PREPROCESSING,
         names.BEST_WEIGHTS,
         names.BEST_ONNX,
+        names.BEST_PROVENANCE,
         names.REPORT,
     ):
         assert key in objects

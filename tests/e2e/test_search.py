@@ -50,8 +50,11 @@ def test_the_demo_completes(
     status = world.wait_complete("whole", 1)
     requests = world.requests(began)
     document = world.experiment("whole")
+    demo.search(keep=True)
+    kept = world.experiment("whole")
     world.kubectl("delete", "nas", "whole")
 
+    assert kept["metadata"]["uid"] == document["metadata"]["uid"]
     printed = capsys.readouterr().out
     for text in ("Complete:", "best architecture", status["best"]["metric"], "policy's progress", "-controller-1"):
         assert text in printed
