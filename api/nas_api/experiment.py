@@ -394,8 +394,8 @@ class TrainerSpec(Model):
     reward_epochs: Annotated[int, Field(ge=1, le=10_000)] = 5
     """The metric is the best of this many last epochs (paper section 4.1: 5)."""
     early_stopping: EarlyStoppingSpec | None = None
-    """Ends hopeless children of the search early, whose rewards, as the policy learns them, are then underestimates. All
-    are trained to their end when not set."""
+    """Ends hopeless children of the search early, whose rewards, as the policy learns them, are then underestimates.
+    All are trained to their end when not set."""
     batch_size: Annotated[int, Field(ge=2, le=65_536)] = 64
     """Images a step (batch normalisation needs two), or streams of text side by side."""
     optimizer: OptimizerSpec = OptimizerSpec()
