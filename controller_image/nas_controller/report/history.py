@@ -83,6 +83,8 @@ class FinalTraining:
     launched: datetime | None = None
     metric: float = 0.0
     """Of the validation set, or of the test set where the run says so; meaningless unless trained."""
+    reward: float = 0.0
+    """Likewise; what the trainings are ranked by."""
     seconds: float = 0.0
 
 
@@ -204,7 +206,7 @@ class History:
                     child = self._numbered[record.sample]
                     child.fate = Fate.DIVERGED if record.diverged else Fate.TRAINED
                     child.metric = record.metrics.get(self.objective.metric, 0.0)
-                    child.seconds = record.seconds
+                    child.reward, child.seconds = record.reward, record.seconds
                     if isinstance(child, Sample):
                         self._observe(record, child)
                 case Lost():
@@ -227,7 +229,7 @@ class History:
             longest = self._longest.get(launch, 0.0)
             self.shared_seconds += min(longest, record.seconds)
             self._longest[launch] = max(longest, record.seconds)
-        sample.reward, sample.parameters = record.reward, record.parameters
+        sample.parameters = record.parameters
         sample.stopped = record.stopped
         sample.hopeless = sample.rule is not None and record.rung is not None and sample.rule.ends(record.rung)
         parameters = float(record.parameters) if self.cost_name == "parameters" else 0.0
