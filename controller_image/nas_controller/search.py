@@ -236,8 +236,10 @@ class Search:
                         self._take(message)
                     self._run_timers()
                     self._advance()
-            self._write_best(final=True)
-            self._publish()
+            else:
+                # Whoever ended it may have died before it handed over or told.
+                self._write_best(final=True)
+                self._publish()
         except _Stopped:
             return Ending.STOPPED
         except Fenced as error:
@@ -397,7 +399,8 @@ class Search:
             self._append()
         self._act()
         self._snapshot()
-        self._write_best(final=False)
+        # Before the status says Complete: whoever waits for that takes best/ at once.
+        self._write_best(final=self._state.core.outcome is not None)
         self._publish()
 
     def _receive(self, seconds: float | None) -> list[_Message]:
@@ -740,7 +743,6 @@ class Search:
                 if not error.retryable or self._durable is None:
                     raise
                 self._store_in_trouble(error)
-                self._show(self._durable.model_copy(update={"problem": self._store_problem}))
                 self._pause(_STORE_PAUSES_SECONDS[min(tries, len(_STORE_PAUSES_SECONDS) - 1)])
                 tries += 1
             else:
@@ -872,6 +874,7 @@ class Search:
                 self._pause(_STORE_PAUSES_SECONDS[min(tries, len(_STORE_PAUSES_SECONDS) - 1)])
                 tries += 1
             else:
+                self._store_problem = None
                 return
 
     # ------------------------------------------------------------ status
@@ -879,6 +882,8 @@ class Search:
     def _store_in_trouble(self, error: StoreError) -> None:
         _log.warning("store in trouble", reason=error.reason, error=str(error))
         self._store_problem = Problem(reason=error.reason, message=str(error)[:4096])
+        if self._durable is not None:
+            self._show(self._durable.model_copy(update={"problem": self._store_problem}))
 
     def _problem(self) -> Problem | None:
         if self._state.core.outcome is not None:

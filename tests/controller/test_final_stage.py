@@ -20,6 +20,7 @@ from nas_controller.policies.random import RandomPolicy
 from nas_controller.records import FinalProposed, Finished, Launched, Observed, Proposed, SearchEnded
 from nas_controller.search import Ending
 from nas_controller.state import fold
+from nas_controller.status import SearchStatus
 
 GRID = {"learningRate": ["0.1", "0.05"], "decayEpoch": [2]}
 FINAL = {"top": 3, "epochs": 9, "grid": GRID}
@@ -93,6 +94,21 @@ def test_the_best_are_trained_with_the_grid_and_the_winner_is_tested_once() -> N
     assert known.training == {"batchSize": 7}
     handed_over = ConvolutionalArchitecture.model_validate_json(store.get(names.BEST_ARCHITECTURE) or b"")
     assert handed_over == architectures[best_three[0]]
+
+
+def test_the_model_is_there_when_the_status_says_complete() -> None:
+    bench = _bench([])
+    there: list[bytes | None] = []
+    publish = bench.sink.publish
+
+    def pipeline(status: SearchStatus) -> None:
+        publish(status)
+        if status.outcome is not None:
+            there.append(bench.world.store.get(names.BEST_WEIGHTS))
+
+    bench.sink.publish = pipeline  # type: ignore[method-assign]
+    bench.run(make_experiment(finalTraining=FINAL))
+    assert there == [b"weights"]
 
 
 def test_the_winner_is_handed_over_also_where_the_search_preferred_another() -> None:

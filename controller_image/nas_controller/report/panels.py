@@ -211,14 +211,20 @@ def arms(history: History) -> Panel:
         return Panel("arms", title, escape(found))
     name = analysis.compared_name(history)
     values = [value for series in found.differences.values() for value in series]
-    y = Axis.around([0.0, *values], room=0.08)
+    # Of few networks the best fifteen have hopeless ones among them, which must not flatten everything else.
+    usual = [float(each) for each in np.percentile(values, (5, 95))]
+    y = Axis.around([0.0, *usual, *(series[-1] for series in found.differences.values())], room=0.08)
+    outside = sum(not y.low <= value <= y.high for value in values)
     x = Axis(found.counts[0], max(found.counts[-1], found.counts[0] + 1))
     marks = [f'<path class="m zero" d="M0 {1000 - y.at(0):.5g}H1000"/>']
     looks = {1: "top1", 5: "top5", 15: "top15"}
     legend = []
     for top in TOPS:
         series = found.differences[top]
-        points: list[Point] = [(x.at(count), y.at(value)) for count, value in zip(found.counts, series, strict=True)]
+        points: list[Point] = [
+            (x.at(count), y.at(min(max(value, y.low), y.high)))
+            for count, value in zip(found.counts, series, strict=True)
+        ]
         marks.append(line(points, looks[top]) if len(points) > 1 else dots(points, looks[top]))
         legend.append((f"{looks[top]} line", f"top {top}: {series[-1]:+.3g}"))
     if found.random:
@@ -234,6 +240,8 @@ def arms(history: History) -> Panel:
         )
         x_name = "sample at the window's end"
     lead += " " + ", ".join(f"top {top} <b>{found.differences[top][-1]:+.3g}</b>" for top in TOPS) + "."
+    if outside:
+        lead += f" {outside} of {len(values)} points lie outside the frame and are drawn at its edge."
     body = plot(
         marks,
         x,
