@@ -69,7 +69,7 @@ class ObjectiveSpec(Model):
             (
                 "self.goal == 'Maximize' || !has(self.reward) || has(self.reward.identity)"
                 " || has(self.reward.inverseSquare)",
-                "a metric to Minimize needs reward.identity or reward.inverseSquare",
+                "a metric to Minimize needs reward: {identity: {}} or {inverseSquare: {}}",
             )
         )
     }
@@ -586,7 +586,7 @@ class NASExperimentSpec(Model):
     controller: ControllerSpec = ControllerSpec()
     """The controller's pod."""
     storage: StorageSpec
-    """Where everything is kept. Immutable once the first record is written."""
+    """Where everything is kept; `nas run` does without it. Immutable once the first record is written."""
 
 
 # ---------------------------------------------------------------- status
@@ -700,11 +700,11 @@ class FinalStatus(Model):
     sample: int | None = None
     """The search's sample whose architecture is the best so far; at the end it is the one in best/."""
     best_metric: Decimal | None = None
-    """The best metric so far, on the validation set."""
+    """The metric of the training with the highest reward so far, on the validation set."""
     test_metric: Decimal | None = None
     """The winner's metric on the test set, which is used once, at the end."""
     kendall_tau: Decimal | None = None
-    """Kendall's tau-b between the search's rewards and the final metrics: 1 if the search ranked just as they do."""
+    """Kendall's tau-b between the search's rewards and the final ones: 1 if the search ranked just as they do."""
     kendall_low: Decimal | None = None
     """Lower end of tau's 95 % interval; from five architectures on."""
     kendall_high: Decimal | None = None

@@ -12,5 +12,7 @@ def is_run(folder: Path) -> bool:
 
 
 def local_hint(name: str) -> str:
-    """Return a hint at a local run of this name, or nothing."""
-    return f"; there is a local run of that name: give its folder, {RUNS / name}" if is_run(RUNS / name) else ""
+    """Return a hint at what is on this machine under this name: a local run, or a folder that is none; or nothing."""
+    if is_run(RUNS / name):
+        return f"; there is a local run of that name: give its folder, {RUNS / name}"
+    return f"; the folder {name} holds no local run (no {EXPERIMENT})" if Path(name).is_dir() else ""

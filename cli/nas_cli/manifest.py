@@ -4,7 +4,6 @@ The rules are evaluated from the generated schema, so there is one source of tru
 there, and a rule added to the models is checked here without another line.
 """
 
-import difflib
 import json
 import re
 from collections.abc import Iterator
@@ -22,6 +21,8 @@ from nas_api.crd import openapi_schema
 from nas_api.experiment import NASExperiment
 from nas_api.pod_template import overlay
 from nas_cli.errors import Refusal
+from nas_cli.kubectl_yaml import KubectlLoader
+from nas_cli.sentences import sentence
 
 _Path = tuple[str | int, ...]
 
@@ -65,12 +66,12 @@ def read_documents(path: Path, *, local: bool = False) -> list[Document]:
         OSError: the file cannot be read.
     """
     try:
-        text = path.read_text()
+        text = path.read_text("utf-8")
     except UnicodeDecodeError as error:
         return [Document(path.name, None, (Fault(1, "", f"this is no text in UTF-8 ({error.reason})"),))]
     try:
-        nodes = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
-        loader = yaml.SafeLoader("")
+        nodes = [node for node in yaml.compose_all(text, Loader=KubectlLoader) if node is not None]
+        loader = KubectlLoader("")
         values = [loader.construct_document(node) for node in nodes]
         return [
             _document(node, _with_storage(value) if local else value) for node, value in zip(nodes, values, strict=True)
@@ -82,6 +83,8 @@ def read_documents(path: Path, *, local: bool = False) -> list[Document]:
         return [Document(path.name, None, (fault,))]
     except yaml.YAMLError as error:
         return [Document(path.name, None, (Fault(1, "", f"this is no YAML: {error}"),))]
+    except RecursionError:
+        return [Document(path.name, None, (Fault(1, "", "this is no manifest: it is nested without end"),))]
 
 
 def read_experiment(path: Path) -> NASExperiment:
@@ -119,27 +122,36 @@ def _document(node: yaml.Node, value: Any) -> Document:
     # A document without a kind, or with another case, was surely meant to be one of ours.
     if str(value.get("kind", names.KIND)).lower() != names.KIND.lower():
         return Document(title, None, (), foreign=True)
-    experiment, faults = check(value)
+    experiment, faults = check(value, node)
     located = [Fault(_line(node, path), _place(path), message) for path, message in [*_repeated(node), *faults]]
     return Document(title, None if located else experiment, tuple(sorted(located, key=lambda fault: fault.line)))
 
 
-def check(value: dict[str, Any]) -> tuple[NASExperiment | None, list[tuple[_Path, str]]]:
-    """Return the experiment that a manifest describes, or what is wrong with it, by path."""
+def check(value: dict[str, Any], node: yaml.Node | None = None) -> tuple[NASExperiment | None, list[tuple[_Path, str]]]:
+    """Return the experiment that a manifest describes, or what is wrong with it, by path.
+
+    Args:
+        value: the manifest.
+        node: what it was read from, so that messages can show words as they are written there.
+    """
     schema = openapi_schema()
     try:
         # From JSON and strict, as the API server is: "6" is no number.
-        experiment = NASExperiment.model_validate_json(json.dumps(value, default=str), strict=True)
+        experiment = NASExperiment.model_validate_json(_json(value), strict=True)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        found = [(_own_path(detail, value), _sentence(detail, schema), detail["type"]) for detail in details]
+        paths = [_own_path(detail, value) for detail in details]
+        found = [
+            (path, sentence(detail, schema, _written(node, path)), detail["type"])
+            for path, detail in zip(paths, details, strict=True)
+        ]
         # What is too short only because its items are wrong is as long as it ought to be.
-        beyond = {path[:-1] for path, _, _ in found}
+        beyond = {path[:length] for path in paths for length in range(len(path))}
         faults = [
             each
-            for path, sentence, kind in found
+            for path, words, kind in found
             if not (kind == "too_short" and path in beyond)
-            for each in _placed(path, sentence, value)
+            for each in (_placed(path, words, value) if kind == "value_error" else [(path, words)])
         ]
         # A rule about a field that is wrong already, or about the map it is in, would only confuse.
         broken = {path for path, _ in faults} | {path for path, _, _ in found}
@@ -149,6 +161,11 @@ def check(value: dict[str, Any]) -> tuple[NASExperiment | None, list[tuple[_Path
         return None, faults
     faults = [*_name_faults(experiment), *_rule_faults(schema, _defaulted(schema, value), ())]
     return experiment, faults or list(_template_faults(experiment))
+
+
+def _json(value: Any) -> str:
+    # Without its own check for circles a manifest that contains itself ends like any that is nested too deeply.
+    return json.dumps(value, default=str, check_circular=False)
 
 
 # ---------------------------------------------------------------- rules
@@ -204,7 +221,7 @@ def _template_faults(experiment: NASExperiment) -> Iterator[tuple[_Path, str]]:
             yield ("spec", owner, "template"), str(error)
 
 
-# ---------------------------------------------------------------- sentences
+# ---------------------------------------------------------------- places
 
 
 def _is_value(detail: ErrorDetails) -> bool:
@@ -229,10 +246,10 @@ def _own_path(detail: ErrorDetails, value: Any) -> _Path:
 _PLACE = re.compile(r"(?P<place>[A-Za-z]\w*(\[\d+\])?(\.[A-Za-z]\w*(\[\d+\])?)*):? (?P<rest>.*)", re.DOTALL)
 
 
-def _placed(path: _Path, sentence: str, value: Any) -> Iterator[tuple[_Path, str]]:
+def _placed(path: _Path, words: str, value: Any) -> Iterator[tuple[_Path, str]]:
     """Yield each fault of a sentence, by the place that it begins with where it does."""
     node = _value_at(value, path)
-    for line in sentence.split("\n"):
+    for line in words.split("\n"):
         match = _PLACE.match(line)
         steps = [] if match is None else re.findall(r"\w+", match["place"])
         if match is not None and isinstance(node, dict) and steps[0] in node:
@@ -250,46 +267,6 @@ def _value_at(value: Any, path: _Path) -> Any:
     return value
 
 
-def _schema_at(schema: dict[str, Any], path: tuple[str | int, ...]) -> dict[str, Any]:
-    for step in path:
-        schema = schema.get("items", {}) if isinstance(step, int) else schema.get("properties", {}).get(step, {})
-    return schema
-
-
-def _sentence(detail: ErrorDetails, schema: dict[str, Any]) -> str:
-    """Return what is wrong in plain words, with the cure where we know one."""
-    kind, path, given = detail["type"], detail["loc"], detail["input"]
-    here = _schema_at(schema, path)
-    meaning = f" ({here['description'].rstrip('.')})" if "description" in here else ""
-    if kind == "missing":
-        return f"is missing{meaning}"
-    if kind == "extra_forbidden":
-        known = sorted(_schema_at(schema, path[:-1]).get("properties", {}))
-        near = difflib.get_close_matches(str(path[-1]), known, 1)
-        return f"there is no such field; {f'do you mean {near[0]}?' if near else 'there are ' + ', '.join(known)}"
-    if kind == "string_type" and isinstance(given, bool):
-        return "YAML takes this word for true or false: write it in quotes"
-    if kind == "string_type" and isinstance(given, int | float):
-        what = "decimals are strings" if "0-9" in str(here.get("pattern", ""))[:6] else "this is a word"
-        return f'{what} here: write "{given}" in quotes'
-    if kind in ("tuple_type", "list_type") and isinstance(given, str):
-        return f"a list is needed here: write [{', '.join(given.split())}]"
-    if kind == "string_pattern_mismatch":
-        return f"{given!r} does not fit the pattern {detail['ctx']['pattern']}{meaning}"
-    if kind == "literal_error":
-        return f"{given!r} is not possible: use {detail['ctx']['expected']}"
-    words = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{_brief(given)} is not possible: it {words}{meaning}" if words.startswith("should") else words + meaning
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-# ---------------------------------------------------------------- places
-
-
 def _place(path: _Path) -> str:
     text = ""
     for step in path:
@@ -299,19 +276,34 @@ def _place(path: _Path) -> str:
 
 def _line(node: yaml.Node, path: _Path) -> int:
     """Return the line of a field, or of the innermost thing around it that exists."""
-    line = node.start_mark.line + 1
+    *_, (line, _) = _along(node, path)
+    return line
+
+
+def _written(node: yaml.Node | None, path: _Path) -> str | None:
+    """Return how a word is written in the file; None where there is no single word."""
+    if node is None:
+        return None
+    steps = list(_along(node, path))
+    innermost = steps[-1][1]
+    return innermost.value if len(steps) == len(path) + 1 and isinstance(innermost, yaml.ScalarNode) else None
+
+
+def _along(node: yaml.Node, path: _Path) -> Iterator[tuple[int, yaml.Node]]:
+    """Yield line and node of each thing along a path, from the outermost one to the last that exists."""
+    yield node.start_mark.line + 1, node
     for step in path:
         if isinstance(node, yaml.MappingNode):
             found = [(key, child) for key, child in node.value if key.value == step]
             if not found:
-                break
-            line, node = found[-1][0].start_mark.line + 1, found[-1][1]
+                return
+            key, node = found[-1]
+            yield key.start_mark.line + 1, node
         elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
             node = node.value[step]
-            line = node.start_mark.line + 1
+            yield node.start_mark.line + 1, node
         else:
-            break
-    return line
+            return
 
 
 def _repeated(node: yaml.Node, path: _Path = ()) -> Iterator[tuple[_Path, str]]:

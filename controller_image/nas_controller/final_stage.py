@@ -2,13 +2,13 @@
 
 Pure. A final training is a child like any other: it has a sample number, launches and a result. It is no sample of the
 search: the policy is not told of it, and it counts neither against the budget nor for the search's best. Each
-combination of the grid is measured on the validation set; only the winner is trained once more, tested on the test
-set, and handed over with its weights.
+combination of the grid is measured on the validation set and earns a reward as in the search, penalties included;
+only the one with the highest is trained once more, tested on the test set, and handed over with its weights.
 """
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from operator import itemgetter
 
 from nas_api.architecture import Architecture
 from nas_api.base import Model
@@ -52,10 +52,12 @@ class Finalist:
     reward: float
     """Its reward in the search."""
     architecture: Architecture
+    final_reward: float | None = None
+    """The highest reward of its final trainings, on the validation set; None as long as there is none."""
     metric: float | None = None
-    """The best metric of its final trainings, on the validation set; None as long as there is none."""
+    """The metric of the training that earned it."""
     run: FinalRun | None = None
-    """The training that gave it."""
+    """That training."""
 
 
 @dataclass
@@ -67,7 +69,6 @@ class FinalStage:
     """Why the search ended."""
     message: str
     finalists: list[Finalist]
-    goal: Literal["Maximize", "Minimize"]
     begun: int = 0
     """Trainings that have a sample number, the test's included."""
     trained: int = 0
@@ -95,17 +96,15 @@ class FinalStage:
 
     @property
     def winner(self) -> Finalist | None:
-        """The finalist with the best metric so far; the first of equals, which the search ranked higher."""
-        measured = [each for each in self.finalists if each.metric is not None]
-        if not measured:
-            return None
-        return max(measured, key=lambda each: self._score(each.metric))
+        """The finalist with the highest final reward so far; the first of equals, which the search ranked higher."""
+        measured = [(each.final_reward, each) for each in self.finalists if each.final_reward is not None]
+        return max(measured, key=itemgetter(0))[1] if measured else None
 
     @property
     def agreement(self) -> Agreement | None:
         """How far the search's rewards ranked the finalists as their final trainings do."""
-        measured = [each for each in self.finalists if each.metric is not None]
-        return kendall([each.reward for each in measured], [self._score(each.metric) for each in measured])
+        measured = [(each.reward, each.final_reward) for each in self.finalists if each.final_reward is not None]
+        return kendall([search for search, _ in measured], [final for _, final in measured])
 
     @property
     def over(self) -> bool:
@@ -147,8 +146,8 @@ class FinalStage:
         if run.settings.test:
             self.test_sample = sample
 
-    def observe(self, run: FinalRun, metric: float | None) -> None:
-        """Take a training's metric; None: it diverged."""
+    def observe(self, run: FinalRun, metric: float | None, reward: float) -> None:
+        """Take a training's metric, None where it diverged, and its reward."""
         if run.settings.test:
             self.test_metric = metric
             if metric is None:
@@ -156,8 +155,8 @@ class FinalStage:
             return
         self.trained += 1
         finalist = next(each for each in self.finalists if each.sample == run.of)
-        if metric is not None and (finalist.metric is None or self._score(metric) > self._score(finalist.metric)):
-            finalist.metric, finalist.run = metric, run
+        if metric is not None and (finalist.final_reward is None or reward > finalist.final_reward):
+            finalist.final_reward, finalist.metric, finalist.run = reward, metric, run
 
     def lose(self, run: FinalRun, loss: str) -> None:
         """Take note that a training gave nothing."""
@@ -178,11 +177,6 @@ class FinalStage:
         if self.test_metric is not None:
             return f"{best}, on the test set {self.test_metric:.6g}"
         return f"{best}, but the test gave no result: {self.test_loss or 'none yet'}"
-
-    def _score(self, metric: float | None) -> float:
-        """Return a metric so that more is better."""
-        assert metric is not None
-        return metric if self.goal == "Maximize" else -metric
 
 
 def combinations(spec: FinalTrainingSpec, optimizer: OptimizerSpec) -> list[tuple[FinalSettings, OptimizerSpec]]:

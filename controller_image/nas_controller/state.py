@@ -227,7 +227,7 @@ class SearchState:
                 if current.final is None:
                     self._observe(record, current)
                 else:
-                    self._final_stage(record).observe(current.final, self._metric(record))
+                    self._final_stage(record).observe(current.final, self._metric(record), record.reward)
             case Lost():
                 self._expect(record.sample in core.open, record)
                 current = core.open.pop(record.sample)
@@ -250,7 +250,6 @@ class SearchState:
                         Finalist(leader.sample, leader.reward, leader.architecture)
                         for leader in core.leaders[: record.final_training.top]
                     ],
-                    core.objective.goal,
                 )
             case FinalProposed():
                 self._expect(record.sample == core.next_sample, record)

@@ -111,7 +111,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"spec.objective.metric": "top 1"}, "spec.objective.metric"),
     ({"spec.objective.goal": "maximise"}, "spec.objective.goal"),
     ({"spec.objective.goal": "Minimize", "spec.objective.reward": {"cube": {}}}, "spec.objective"),
-    ({"spec.objective.goal": "Minimize"}, "needs reward.identity or reward.inverseSquare"),
+    ({"spec.objective.goal": "Minimize"}, "needs reward: {identity: {}} or {inverseSquare: {}}"),
     ({"spec.objective.reward": {"cube": {}, "identity": {}}}, "spec.objective.reward"),
     ({"spec.objective.reward": {"inverseSquare": {"constant": 80}}}, "spec.objective.reward.inverseSquare.constant"),
     ({"spec.objective.reward": {"inverseSquare": {"constant": "-1"}}}, "spec.objective.reward.inverseSquare.constant"),

@@ -1,11 +1,14 @@
 """Architectures of each space as people see them."""
 
+from pathlib import Path
+
 from rich.console import Console
 
 from nas_api.architecture import Architecture
 from nas_api.spaces.custom import CustomArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_cli.display import architecture_table
+from nas_cli.folders import local_hint
 
 
 def rows(architecture: Architecture) -> list[list[str]]:
@@ -31,3 +34,8 @@ def test_choices_are_shown_by_name() -> None:
         ["width", "24"],
         ["cell", "x, y"],
     ]
+
+
+def test_a_folder_that_is_no_run_is_told_so(tmp_path: Path) -> None:
+    assert local_hint(str(tmp_path)) == f"; the folder {tmp_path} holds no local run (no experiment.json)"
+    assert local_hint(str(tmp_path / "nothing")) == ""

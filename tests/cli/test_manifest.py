@@ -2,19 +2,26 @@
 
 import importlib.util
 import json
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from cluster_fixtures import ControlPlane
 from experiments import MANIFEST, manifest
 
 from nas_api.crd import openapi_schema
+from nas_cli.kubectl_yaml import KubectlLoader
 from nas_cli.main import main
 from nas_cli.manifest import check, read_documents, read_experiment
+from nas_cli.sentences import SHAPES
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+OPTION = "^[A-Za-z0-9_.:/+-]{1,63}$"
 
 
 def faults(tmp_path: Path, text: str) -> list[str]:
@@ -58,13 +65,13 @@ def test_all_faults_are_told_at_once_with_line_path_and_cure(tmp_path: Path) -> 
         "7: spec.searchSpace.convolutional.layers: initial must not exceed maximum",
         "8: spec.searchSpace.convolutional.filters: options must differ",
         "9: spec.searchSpace.convolutional.filterHeigths: there is no such field; do you mean filterHeights?",
-        "10: spec.budget.samples: '5' is not possible: it should be a valid integer",
+        "10: spec.budget.samples: '5' is not possible: it should be a whole number without quotes",
         "11: spec.objective.goal: 'Minimise' is not possible: use 'Maximize' or 'Minimize'",
         '12: spec.searcher.ppo.learningRate: decimals are strings here: write "0.1" in quotes',
         "12: spec.searcher: set at most one of ppo, reinforce, guided, evolution, tpe, random",
         "14: spec.trainer.dataset: set exactly one of digits, cifar10, cifar100, text, custom",
         "15: spec.trainer.optimizer.momentum: must be below 1",
-        "16: spec.trainer.deadline: 'tomorrow' does not fit the pattern",
+        "16: spec.trainer.deadline: 'tomorrow' is not possible: it should be a duration such as 90s, 15m or 1h30m",
     ]
     assert [line[: len(start)] for line, start in zip(found, expected, strict=True)] == expected
 
@@ -85,6 +92,8 @@ def test_the_command_prints_them_as_compilers_do_and_ends_with_1(tmp_path: Path)
         ("spec: {}\n---\na: b: c\n", "3: this is no YAML"),
         ("- 1\n", "1: a manifest is a map"),
         ("\0", "1: this is no YAML"),
+        ("a: &a [*a]\n", "1: this is no manifest: it is nested without end"),
+        ("a: " + "[" * 3000, "1: this is no manifest: it is nested without end"),
     ],
 )
 def test_what_is_no_manifest_is_told_by_line(tmp_path: Path, text: str, line: str) -> None:
@@ -94,6 +103,80 @@ def test_what_is_no_manifest_is_told_by_line(tmp_path: Path, text: str, line: st
 def test_a_key_that_is_written_twice_is_a_fault(tmp_path: Path) -> None:
     text = json.dumps(MANIFEST).replace('"samples": 100', '"samples": 100, "samples": 7')
     assert faults(tmp_path, text) == ["1: spec.budget.samples: is written twice in this map"]
+
+
+WORDS = """\
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: words}
+data: [yes, No, on, OFF, y, N, True, false, oN, ~, null, Null, "null", "", 1e3, 1e-3, 1.50, 1., .5, -.5, 1.5e, 007, 09,
+  08.5, 0o10, -010, 0x1F, 0b11, 0x_, 0o_,
+  1_000, 1__0, 0_7, 1_0.5, _1, 12:30, 1:2:3, 2026-01-31, 2026-01-31T12:00:00Z, -, .,
+  =, 1.2.3, ._, .inf2, 1e+3, "y"]
+"""
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl says what is right, and it is not here")
+def test_words_without_quotes_mean_what_they_mean_to_kubectl(tmp_path: Path) -> None:
+    path = tmp_path / "words.yaml"
+    path.write_text(WORDS)
+    command = ["kubectl", "annotate", "--local", "--dry-run=client", "-o", "json", "-f", str(path), "a=b"]
+    theirs = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["data"]
+    ours = yaml.load(WORDS, KubectlLoader)["data"]
+    assert [(type(word), word) for word in ours] == [(type(word), word) for word in theirs]
+
+
+def _options(words: str, tmp_path: Path) -> list[str]:
+    decisions = f"[{{name: a, options: [{words}]}}]"
+    text = json.dumps(manifest(searchSpace={"custom": {"decisions": []}}, trainer={"dataset": {"custom": {}}}))
+    return [fault.rpartition("]: ")[2] for fault in faults(tmp_path, text.replace("[]", decisions, 1))]
+
+
+@pytest.mark.parametrize("word", ["yes", "N", "1.0", "007", "2.50", "1e3", "1e-3", "0x10", "null", "32", ".inf"])
+def test_a_word_that_wants_quotes_is_named_as_it_is_written(tmp_path: Path, word: str) -> None:
+    (fault,) = _options(word, tmp_path)
+    assert fault.startswith("YAML takes this word for ")
+    assert fault.endswith(f': write "{word}" in quotes')
+    assert _options(f'"{word}", "{word}x"', tmp_path) == []
+
+
+@pytest.mark.parametrize("word", ["12:30", "2026-01-31", "3x3", "conv-1/2", "1.2.3"])
+def test_a_word_that_only_other_readers_of_yaml_take_for_something_else_is_a_word(tmp_path: Path, word: str) -> None:
+    assert _options(word, tmp_path) == []
+
+
+@pytest.mark.parametrize("word", ['""', "ü", "3x3 conv", "x" * 64])
+def test_a_word_that_cannot_be_an_option_is_told_what_can(tmp_path: Path, word: str) -> None:
+    (fault,) = _options(word, tmp_path)
+    assert fault.endswith(f" is not possible: it should be {SHAPES[OPTION]}")
+
+
+def test_a_field_of_the_wrong_shape_is_told_the_right_one() -> None:
+    def told(decision: Any) -> set[str]:
+        space = {"custom": {"decisions": [decision]}}
+        return {words for _, words in check(manifest(searchSpace=space, trainer={"dataset": {"custom": {}}}))[1]}
+
+    assert told({"name": "a", "range": [1, 2]}) == {"a map is needed here, with from, to, step"}
+    assert told({"name": "a", "options": {"a": 1}}) == {"a list is needed here"}
+    assert told({"name": "a", "options": "a b"}) == {"a list is needed here: write [a, b]"}
+    assert told({"name": "a", "options": ["a", "b", "a"]}) == {"must differ: 'a' is there twice"}
+    assert told({"name": "a"}) == {"set exactly one of options, range"}
+    assert told({"name": None, "options": ["a"]}) == {
+        "is empty (Its name in architecture.json): give it a value or remove it"
+    }
+    assert {words.partition(" (")[0] for words in told({"name": "a", "options": []})} == {
+        "0 are not possible: there should be 1 to 64"
+    }
+
+
+def test_every_pattern_of_the_schema_has_its_words() -> None:
+    def patterns(node: Any) -> Iterator[str]:
+        for key, child in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+            if key == "pattern" and isinstance(child, str):
+                yield child
+            yield from patterns(child)
+
+    assert set(patterns(openapi_schema()["properties"]["spec"])) <= set(SHAPES)
 
 
 def test_a_template_that_cannot_be_laid_over_ours_is_a_fault() -> None:

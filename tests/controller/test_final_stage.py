@@ -120,6 +120,28 @@ def test_a_metric_to_minimise_has_the_lowest_as_its_winner() -> None:
     assert final is not None and float(final.best_metric or "nan") == pytest.approx(min(values))
 
 
+def test_penalties_count_for_the_winner_as_they_do_in_the_search() -> None:
+    def deeper_is_a_little_better(asked: TrainerInput) -> float:
+        return 0.5 + 0.01 * len(asked.architecture.layers)  # type: ignore[union-attr]
+
+    bench = _bench([], deeper_is_a_little_better)
+    deepening = {"convolutional": {"layers": {"initial": 1, "increment": 1, "everySamples": 3}}}
+    # A thousand parameters a layer.
+    objective = {"penalties": [{"metric": "parameters", "target": "1000", "exponent": "1"}]}
+    experiment = make_experiment(
+        budget={"samples": 18}, searchSpace=deepening, objective=objective, finalTraining={"top": 15, "epochs": 2}
+    )
+    assert bench.run(experiment) is Ending.FINISHED
+    final, best = bench.sink.last.final, bench.sink.last.best
+    assert final is not None and best is not None
+    depths = {record.sample: len(record.architecture.layers) for record in bench.of_kind(Proposed)}  # type: ignore[union-attr]
+    assert len(set(depths.values())) > 3 and final.sample is not None
+    assert (depths[final.sample], final.sample) == (1, best.sample)
+    assert float(final.best_metric or "nan") == pytest.approx(0.51)
+    # The search's rewards and those of the final trainings are the same here.
+    assert float(final.kendall_tau or "nan") == 1.0
+
+
 def test_the_policy_learns_nothing_of_it() -> None:
     bench = Bench(["result"] * 10 + ["Failed", "diverged", "OutOfMemory"])
     bench.run(make_experiment(budget={"samples": 10}, finalTraining=FINAL))

@@ -36,6 +36,17 @@ BEGIN = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
 CONVOLUTIONAL: Mapping[str, Any] = {
     "convolutional": {"layers": {"initial": 6, "increment": 2, "everySamples": 1600, "maximum": 20}, "strides": [1, 2]}
 }
+BLOCKS: Mapping[str, Any] = {
+    "convolutional": {
+        "layers": {"initial": 13},
+        "blockLayers": 3,
+        "poolingAfter": [13, 24],
+        "filters": [6, 36, 1024],
+        "extraFilters": 40,
+        "strides": [1, 2],
+    }
+}
+"""The paper's third variant, with all that a layer's picture may have to say."""
 CELL: Mapping[str, Any] = {"recurrentCell": {}}
 
 

@@ -1,12 +1,13 @@
 """The numbers of a report against the plainest way to compute them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from report import logs
 
-from nas_api.decisions import Anchor, counting
+from nas_api.decisions import Anchor, Choices, counting
 from nas_controller.report import analysis, read
 from nas_controller.report.history import History, Sample
 
@@ -102,14 +103,28 @@ def test_for_a_perplexity_less_is_better() -> None:
     found = history(logs.CELL, 300, objective=objective, rate=20.0)
     compared = analysis.compare(found)
     assert not isinstance(compared, str) and not compared.random
-    metrics = [sample.metric for sample in found.trained()]
+    networks: dict[Choices, float] = {}
+    for sample in found.trained():
+        networks.setdefault(sample.choices, sample.metric)
+    metrics = [*networks.values()]
     window = compared.window
     assert compared.differences[1][-1] == pytest.approx(min(metrics[:window]) - min(metrics[-window:]))
     assert compared.differences[15][-1] > 0, "the policy has learnt nothing, or the sign is wrong"
 
 
+def test_a_network_counts_once_however_often_a_policy_repeats_it() -> None:
+    """A policy that has settled takes its best network's result again and again: that is not 15 good networks."""
+    found = history(samples=200, control="0.3")
+    before = analysis.compare(found)
+    early = [each for each in found.trained() if not each.random][:20]
+    best = max(early, key=lambda each: each.reward)
+    place = found.samples.index(early[-1]) + 1
+    found.samples[place:place] = [replace(best, reused=True) for _ in range(40)]
+    assert analysis.compare(found) == before
+
+
 def test_too_few_samples_are_not_compared() -> None:
-    assert "60 trained samples; there are" in str(analysis.compare(history(samples=20)))
+    assert "60 different networks; there are" in str(analysis.compare(history(samples=20)))
     assert "of each arm" in str(analysis.compare(history(samples=20, control="0.2")))
 
 

@@ -78,6 +78,7 @@ CASES: dict[str, tuple[Any, int, dict[str, Any]]] = {
     "ten": (logs.CONVOLUTIONAL, 10, {}),
     "arms": (logs.CONVOLUTIONAL, 700, {"control": "0.2", "losses": 0.02}),
     "many": (logs.CONVOLUTIONAL, 3300, {}),
+    "crowded": (logs.BLOCKS, 60, {}),
     "cell": (
         logs.CELL,
         200,

@@ -75,7 +75,8 @@ class DecisionSpec(Model):
         if (self.options is None) == (self.range is None):
             raise ValueError("set exactly one of options, range")
         if self.options is not None and len(set(self.options)) < len(self.options):
-            raise ValueError("options must differ")
+            twin = next(word for word in self.options if self.options.count(word) > 1)
+            raise ValueError(f"options must differ: {twin!r} is there twice")
         return self
 
     @property

@@ -5,14 +5,14 @@ policy's softmax, so that they mean the same for every searcher.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas_api.decisions import Anchor, Categorical, Decision, counting
+from nas_api.decisions import Anchor, Categorical, Choices, Decision, counting
 from nas_controller.report.history import History, Sample
 
 Numbers = NDArray[np.float64]
@@ -45,24 +45,28 @@ class Comparison:
     random: bool
     """Whether the other side is a random arm; otherwise it is the search's own first window."""
     counts: list[int]
-    """Samples of each side that have been compared; with no random arm, the number of the window's last sample."""
+    """Networks of each side that have been compared; with no random arm, the number of the window's last sample."""
     differences: dict[int, list[float]]
     """For each k of TOPS, in the metric's unit, positive when better."""
     window: int
-    """Samples of each side; with a random arm, the last count."""
+    """Networks of each side; with a random arm, the last count."""
 
 
 def compare(history: History, points: int = 60) -> Comparison | str:
-    """Compare the policy with the random arm, or with its own beginning; return why not, when it cannot be done."""
+    """Compare the policy with the random arm, or with its own beginning; return why not, when it cannot be done.
+
+    Each side counts a network once, with its first result: a policy that has settled on one has not found 15 of them.
+    """
     trained = history.trained()
     value = _compared(history)
-    policy = np.array([value(sample) for sample in trained if not sample.random])
-    other = np.array([value(sample) for sample in trained if sample.random])
+    found = _different(sample for sample in trained if not sample.random)
+    policy = np.array([value(sample) for sample in found])
+    other = np.array([value(sample) for sample in _different(sample for sample in trained if sample.random)])
     smallest = max(TOPS)
     if history.searcher.control is not None or len(other):
         reach = min(len(policy), len(other))
         if reach < smallest:
-            return f"Compared from {smallest} trained samples of each arm on; the smaller one has {reach}."
+            return f"Compared from {smallest} different networks of each arm on; the smaller one has {reach}."
         counts = sorted({round(each) for each in np.linspace(smallest, reach, min(points, reach - smallest + 1))})
         differences = {
             top: [top_mean(policy[:count], top) - top_mean(other[:count], top) for count in counts] for top in TOPS
@@ -72,14 +76,22 @@ def compare(history: History, points: int = 60) -> Comparison | str:
     if window < smallest:
         return (
             f"There is no random arm (spec.searcher.control), and the comparison with the search's own beginning needs"
-            f" {4 * smallest} trained samples; there are {len(policy)}."
+            f" {4 * smallest} different networks; there are {len(policy)}."
         )
     ends = sorted({round(each) for each in np.linspace(window, len(policy), points)})
     differences = {
         top: [top_mean(policy[end - window : end], top) - top_mean(policy[:window], top) for end in ends]
         for top in TOPS
     }
-    return Comparison(False, [trained[end - 1].number for end in ends], differences, window)
+    return Comparison(False, [found[end - 1].number for end in ends], differences, window)
+
+
+def _different(samples: Iterable[Sample]) -> list[Sample]:
+    """Return the first sample of each network."""
+    first: dict[Choices, Sample] = {}
+    for sample in samples:
+        first.setdefault(sample.choices, sample)
+    return [*first.values()]
 
 
 def compared_name(history: History) -> str:

@@ -83,6 +83,8 @@ class FinalTraining:
     launched: datetime | None = None
     metric: float = 0.0
     """Of the validation set, or of the test set where the run says so; meaningless unless trained."""
+    reward: float = 0.0
+    """Likewise; what the trainings are ranked by."""
     seconds: float = 0.0
 
 
@@ -194,7 +196,7 @@ class History:
                     child = self._numbered[record.sample]
                     child.fate = Fate.DIVERGED if record.diverged else Fate.TRAINED
                     child.metric = record.metrics.get(self.objective.metric, 0.0)
-                    child.seconds = record.seconds
+                    child.reward, child.seconds = record.reward, record.seconds
                     if isinstance(child, Sample):
                         self._observe(record, child)
                 case Lost():
@@ -212,7 +214,7 @@ class History:
                     self.finished = record
 
     def _observe(self, record: Observed, sample: Sample) -> None:
-        sample.reward, sample.parameters = record.reward, record.parameters
+        sample.parameters = record.parameters
         sample.stopped = record.stopped
         rule, rung = sample.rule, record.rung
         # Launched before a change of the epoch, it has a rule of the one and a rung of the other.

@@ -25,7 +25,7 @@ def picture(architecture: Architecture) -> str:
 # ---------------------------------------------------------------- layers
 
 # Arcs that skip layers bulge to the right, those from the image and to the classifier to the left.
-_LEFT, _RIGHT, _WIDTH = 58.0, 214.0, 340.0
+_LEFT, _RIGHT, _WIDTH = 58.0, 258.0, 384.0
 
 
 def _layers(architecture: ConvolutionalArchitecture) -> str:

@@ -224,13 +224,13 @@ def arms(history: History) -> Panel:
     if found.random:
         lead = (
             f"Mean {escape(name)} of the best 1, 5 and 15 networks minus that of the random arm's, at equal counts of"
-            f" trained samples (the paper's figure 6); above 0 the policy is better. At {found.counts[-1]:,} of each:"
+            f" different networks (the paper's figure 6); above 0 the policy is better. At {found.counts[-1]:,} each:"
         )
-        x_name = "trained samples of each arm"
+        x_name = "different networks of each arm"
     else:
         lead = (
             f"There is no random arm (spec.searcher.control). Mean {escape(name)} of the best 1, 5 and 15 among"
-            f" {found.window:,} samples, minus that among the first {found.window:,}; above 0 is better. At the end:"
+            f" {found.window:,} networks, minus that among the first {found.window:,}; above 0 is better. At the end:"
         )
         x_name = "sample at the window's end"
     lead += " " + ", ".join(f"top {top} <b>{found.differences[top][-1]:+.3g}</b>" for top in TOPS) + "."
@@ -592,17 +592,16 @@ def final_training(history: History) -> Panel:
             return Panel("final", title, "The manifest asks for none (spec.finalTraining).")
         why = "It has not begun: it follows the search where spec.finalTraining asks for it."
         return Panel("final", title, why)
-    metric, sign = history.objective.metric, history.sign
+    metric = history.objective.metric
     tests = [each for each in history.finals if each.run.settings.test and each.fate is Fate.TRAINED]
     done = [each for each in grid if each.fate is Fate.TRAINED]
-    best: dict[int, float] = {}
-    for each in done:
-        best[each.run.of] = max(best.get(each.run.of, -math.inf), sign * each.metric)
+    # The last of a network is its best.
+    best = {each.run.of: each for each in sorted(done, key=lambda each: each.reward)}
     lead = f"{len(done):,} of {len(grid):,} trainings of {len({each.run.of for each in grid})} networks are done."
     if tests:
         lead += f" The winner’s {escape(metric)} on the test set, measured once: <b>{number(tests[0].metric, 5)}</b>."
     of = sorted(best)
-    agreement = kendall([history.sample(each).reward for each in of], [best[each] for each in of])
+    agreement = kendall([history.sample(each).reward for each in of], [best[each].reward for each in of])
     if agreement is not None:
         lead += f" Kendall’s τ between the search’s rewards and these: <b>{agreement.tau:.2f}</b>"
         if agreement.low is not None and agreement.high is not None:
@@ -611,9 +610,9 @@ def final_training(history: History) -> Panel:
     body = ""
     if len(of) >= _FEWEST_RANKED:
         x = Axis.around([history.sample(each).reward for each in of])
-        y = Axis.around(sign * value for value in best.values())
-        points = [(x.at(history.sample(each).reward), y.at(sign * best[each])) for each in of]
-        titles = [f"sample {each}: {metric} {number(sign * best[each])}" for each in of]
+        y = Axis.around(each.metric for each in best.values())
+        points = [(x.at(history.sample(each).reward), y.at(best[each].metric)) for each in of]
+        titles = [f"sample {each}: {metric} {number(best[each].metric)}" for each in of]
         body += plot(
             [dots(points, "best big", titles)],
             x,
@@ -623,10 +622,10 @@ def final_training(history: History) -> Panel:
             height=230,
             x_ticks=x.ticks(3),
         )
-    ended = sorted(grid, key=lambda each: (each.fate is not Fate.TRAINED, -sign * each.metric, each.number))
+    ended = sorted(grid, key=lambda each: (each.fate is not Fate.TRAINED, -each.reward, each.number))
     rows = [_final_row(history, each, tests) for each in ended]
-    head = ("network", "search reward", "learning rate", "weight decay", "epsilon", "decay epoch", "epochs", metric)
-    body += table((*head, "test"), rows)
+    settings = ("learning rate", "weight decay", "epsilon", "decay epoch", "epochs")
+    body += table(("network", metric, "test", "search reward", *settings), rows)
     return Panel(
         "final", title, lead, f'<div class="split">{body}</div>' if len(of) >= _FEWEST_RANKED else body, wide=True
     )
@@ -637,14 +636,14 @@ def _final_row(history: History, each: FinalTraining, tests: list[FinalTraining]
     won = [test for test in tests if test.run.of == run.of and _alike(test.run, run)]
     return (
         f"sample {run.of:,}",
+        number(each.metric, 5) if each.fate is Fate.TRAINED else _words(each.reason).strip() or each.fate.value,
+        number(won[0].metric, 5) if won else "",
         number(history.sample(run.of).reward),
         run.optimizer.learning_rate,
         run.optimizer.weight_decay,
         run.settings.batch_norm_epsilon,
         "never" if run.settings.decay_epoch is None else str(run.settings.decay_epoch),
         f"{run.epochs:,}",
-        number(each.metric, 5) if each.fate is Fate.TRAINED else _words(each.reason).strip() or each.fate.value,
-        number(won[0].metric, 5) if won else "",
     )
 
 
