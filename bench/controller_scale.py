@@ -100,7 +100,7 @@ def bare(client: KubeClient, wanted: NASExperiment, in_flight: int, folder: Path
         child_job(
             wanted,
             sample,
-            trainer_input(wanted, location, sample, 1, space.decode(policy.propose(sample).choices)),
+            (trainer_input(wanted, location, sample, 1, space.decode(policy.propose(sample).choices)),),
             "i",
         )
         for sample in range(spec.budget.samples)

@@ -68,7 +68,7 @@ class FinalSettings(Model):
 
 
 class TrainerInput(Model):
-    """The one JSON document in ``NAS_INPUT``."""
+    """What one child is told: the JSON document in ``NAS_INPUT`` where it has a process of its own."""
 
     version: Literal[1] = 1
     experiment: str
@@ -91,6 +91,35 @@ class TrainerInput(Model):
     stop: StopRule | None = None
     """What ends it early; None: nothing."""
     store: StoreLocation
+
+
+class TrainerPack(Model):
+    """The JSON document in ``NAS_INPUT`` of a process that trains several children (``trainer.childrenPerPod``)."""
+
+    version: Literal[1] = 1
+    children: Annotated[tuple[TrainerInput, ...], Field(min_length=2)]
+
+
+def trainer_document(inputs: tuple[TrainerInput, ...]) -> str:
+    """Return what ``NAS_INPUT`` is for these children: for one its own document, as for every program that reads it."""
+    document = inputs[0] if len(inputs) == 1 else TrainerPack(children=inputs)
+    return document.model_dump_json(by_alias=True)
+
+
+def read_trainer_document(text: str) -> tuple[TrainerInput, ...]:
+    """Return the children that ``NAS_INPUT`` tells of, in their order.
+
+    Raises:
+        ValidationError: it is neither document.
+    """
+    try:
+        document = json.loads(text)
+    except ValueError:
+        # The model says what is wrong with it.
+        document = None
+    if isinstance(document, dict) and "children" in document:
+        return TrainerPack.model_validate_json(text).children
+    return (TrainerInput.model_validate_json(text),)
 
 
 MAX_RESULT_BYTES = 2**20

@@ -7,7 +7,7 @@ from typing import Any
 
 from nas_api import custom_trainer, names
 from nas_api.base import duration
-from nas_api.child import ExitCode, S3Location, TrainerInput
+from nas_api.child import ExitCode, S3Location, TrainerInput, trainer_document
 from nas_api.experiment import NASExperiment, S3Spec
 from nas_api.pod_template import overlay
 
@@ -22,6 +22,8 @@ _FATAL_EXIT_CODES = [
 CA_BUNDLE_FOLDER = "/etc/nas/ca"
 PREPARE_CONTAINER = "prepare"
 UPLOAD_CONTAINER = "upload"
+# The kernel's bound of one variable of an environment, its name included (MAX_ARG_STRLEN).
+_LONGEST_VARIABLE = 131_072
 # What a container that runs before or after the trainer may ask for without raising what the pod needs.
 _SHARED_RESOURCES = ("cpu", "memory", "ephemeral-storage")
 
@@ -115,22 +117,22 @@ def restricted_pod(
     return pod
 
 
-def trainer_pod_template(experiment: NASExperiment, trainer_input: TrainerInput, image: str) -> dict[str, Any]:
-    """Return the pod template of one child, the user's template laid over ours.
+def trainer_pod_template(experiment: NASExperiment, inputs: tuple[TrainerInput, ...], image: str) -> dict[str, Any]:
+    """Return the pod template of one launch, the user's template laid over ours.
 
     Args:
         experiment: the manifest.
-        trainer_input: what the trainer is told.
+        inputs: what the trainer is told of each child; of one, where it is a user's own.
         image: the built-in trainer's image, which also has what runs around a user's own trainer.
 
     Raises:
-        ValueError: the user's template cannot be laid over ours, or a user's own trainer has no image; the message
-            names the place.
+        ValueError: the user's template cannot be laid over ours, a user's own trainer has no image, or there are more
+            children than an environment can tell of; the message names the place.
     """
     spec = experiment.spec.trainer
     own = spec.dataset.custom is not None
     pod = restricted_pod(
-        _own_trainer(experiment, trainer_input) if own else _built_in_trainer(experiment, trainer_input, image),
+        _own_trainer(experiment, inputs[0]) if own else _built_in_trainer(experiment, inputs, image),
         service_account=spec.service_account_name,
         mount_token=False,
         s3=experiment.spec.storage.s3,
@@ -138,7 +140,7 @@ def trainer_pod_template(experiment: NASExperiment, trainer_input: TrainerInput,
     if own:
         # /tmp is HOME: what a user's program leaves in its own must not configure the one that has the keys.
         pod["volumes"] += [{"name": "nas", "emptyDir": {}}, {"name": "nas-tmp", "emptyDir": {}}]
-    pod["activeDeadlineSeconds"] = int(duration(spec.deadline).total_seconds())
+    pod["activeDeadlineSeconds"] = len(inputs) * int(duration(spec.deadline).total_seconds())
     pod["terminationGracePeriodSeconds"] = 30
     ours = {
         "metadata": {"labels": names.labels(experiment.metadata.name, experiment.metadata.uid, names.ROLE_TRAINER)},
@@ -148,16 +150,22 @@ def trainer_pod_template(experiment: NASExperiment, trainer_input: TrainerInput,
         template = overlay(ours, spec.template or {})
     except ValueError as error:
         raise ValueError(f"spec.trainer.template: {error}") from error
-    return _between_ours(experiment, trainer_input, template, image) if own else template
+    return _between_ours(experiment, inputs[0], template, image) if own else template
 
 
-def _built_in_trainer(experiment: NASExperiment, trainer_input: TrainerInput, image: str) -> dict[str, Any]:
+def _built_in_trainer(experiment: NASExperiment, inputs: tuple[TrainerInput, ...], image: str) -> dict[str, Any]:
     spec = experiment.spec.trainer
+    document = trainer_document(inputs)
+    if len(document) + len(names.ENV_TRAINER_INPUT) + 2 > _LONGEST_VARIABLE:
+        raise ValueError(
+            f"spec.trainer.childrenPerPod: {len(inputs)} children need {len(document):,} bytes of environment, and a"
+            f" container has {_LONGEST_VARIABLE:,}: lower it"
+        )
     return {
         "name": names.TRAINER_CONTAINER,
         "image": spec.image or image,
         "env": [
-            {"name": names.ENV_TRAINER_INPUT, "value": trainer_input.model_dump_json(by_alias=True)},
+            {"name": names.ENV_TRAINER_INPUT, "value": document},
             {"name": "OMP_NUM_THREADS", "value": str(spec.threads)},
             *s3_environment(experiment.spec.storage.s3, trainer=True),
         ],
@@ -251,8 +259,10 @@ def _sidecar(
     return container
 
 
-def child_job(experiment: NASExperiment, launch: int, trainer_input: TrainerInput, image: str) -> dict[str, Any]:
+def child_job(experiment: NASExperiment, launch: int, inputs: tuple[TrainerInput, ...], image: str) -> dict[str, Any]:
     """Return the Job that trains one launch. Every retry is ours: the Job itself tries once.
+
+    Only a child that is alone has a label for its sample; an annotation names all in any case.
 
     Raises:
         ValueError: see :func:`trainer_pod_template`.
@@ -261,10 +271,14 @@ def child_job(experiment: NASExperiment, launch: int, trainer_input: TrainerInpu
     labels = {
         **names.labels(meta.name, meta.uid, names.ROLE_TRAINER),
         names.LABEL_LAUNCH: str(launch),
-        names.LABEL_SAMPLE: str(trainer_input.sample),
-        names.LABEL_ATTEMPT: str(trainer_input.attempt),
+        names.LABEL_CHILDREN: str(len(inputs)),
+        names.LABEL_ATTEMPT: str(inputs[0].attempt),
     }
-    template = overlay({"metadata": {"labels": labels}}, trainer_pod_template(experiment, trainer_input, image))
+    if len(inputs) == 1:
+        labels[names.LABEL_SAMPLE] = str(inputs[0].sample)
+    annotations = {names.ANNOTATION_SAMPLES: ",".join(str(child.sample) for child in inputs)}
+    metadata = {"labels": labels, "annotations": annotations}
+    template = overlay({"metadata": metadata}, trainer_pod_template(experiment, inputs, image))
     # Around a user's own trainer the codes of our containers count, too.
     own = experiment.spec.trainer.dataset.custom is not None
     on_container = {} if own else {"containerName": names.TRAINER_CONTAINER}
@@ -274,7 +288,7 @@ def child_job(experiment: NASExperiment, launch: int, trainer_input: TrainerInpu
         "metadata": {
             "name": names.child_job(meta.name, meta.uid, launch),
             "namespace": meta.namespace,
-            "labels": labels,
+            **metadata,
             "ownerReferences": [owner_reference(experiment)],
         },
         "spec": {

@@ -198,7 +198,8 @@ class SearcherSpec(Model):
     warm_start: WarmStartSpec | None = None
     """An earlier experiment whose samples the policy learns first."""
     duplicates: Literal["Reuse", "Train"] = "Reuse"
-    """Whether an architecture that was observed before takes that result, or is trained again to see the noise."""
+    """Whether an architecture that was sampled before takes that result, waiting for it where it is being trained, or
+    is trained again to see the noise."""
 
     @property
     def kind(self) -> SearcherKind:
@@ -377,6 +378,14 @@ class TrainerSpec(Model):
     model_config = {
         "json_schema_extra": cel(
             (
+                "self.childrenPerPod == 1 || !has(self.dataset.custom)",
+                "childrenPerPod must be 1 with dataset.custom: your own trainer trains one child in a pod",
+            ),
+            (
+                "self.childrenPerPod == 1 || !self.gpu.compile",
+                "childrenPerPod must be 1 with gpu.compile: torch.compile is not made for children in one process",
+            ),
+            (
                 "!has(self.earlyStopping) || self.earlyStopping.epoch < self.epochs",
                 "earlyStopping.epoch must be below epochs: after the last one there is nothing left to stop",
             ),
@@ -406,11 +415,16 @@ class TrainerSpec(Model):
     """How a recurrent cell learns trainer.dataset.text."""
     gpu: GpuSpec = GpuSpec()
     """How a GPU is used; that there is one says trainer.template."""
+    children_per_pod: Annotated[int, Field(ge=1, le=16)] = 1
+    """Children of a search that share a pod, and with it a process and a GPU: small networks leave most of one unused.
+    The pod ends with the last of them; a sample of it that has no result then is tried again alone. Each child has
+    trainer.threads; memory is the template's for all of them together. Final trainings have a pod each."""
     dataset_cache: Annotated[str, StringConstraints(pattern=r"^/.+$", max_length=1024)] | None = None
     """A folder of the node, on a volume that trainer.template mounts: a dataset in S3 is downloaded into it once and
     then shared by all children of the node. Without it every child downloads it."""
     deadline: Duration = "6h"
-    """Longest run of one child's pod; one that takes longer is lost, not tried again."""
+    """Longest run of one child's pod; one that takes longer is lost, not tried again. A pod of several children has
+    as many times as long."""
     attempts: Annotated[int, Field(ge=1, le=20)] = 3
     """How often a child that fails without a known reason is tried in all; pre-emptions are not counted."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=604_800)] = 600
@@ -554,6 +568,10 @@ class NASExperimentSpec(Model):
                 "!has(self.searchSpace.convolutional) || !has(self.trainer.dataset.text)",
                 "searchSpace.convolutional needs images: trainer.dataset.text is for recurrentCell",
             ),
+            (
+                "self.parallelism >= self.trainer.childrenPerPod",
+                "parallelism must be at least trainer.childrenPerPod: it counts children, not pods",
+            ),
         )
     }
 
@@ -575,7 +593,7 @@ class NASExperimentSpec(Model):
     ] = SearcherSpec()
     """How the space is searched. Immutable."""
     parallelism: Annotated[int, Field(ge=1, le=10_000)] = 2
-    """Children in flight. May be changed during a run."""
+    """Children in flight, however many of them share a pod. May be changed during a run."""
     budget: BudgetSpec
     """When the search ends. May be changed during a run."""
     trainer: TrainerSpec

@@ -11,9 +11,13 @@ LABEL_EXPERIMENT_UID = f"{GROUP}/experiment-uid"
 LABEL_ROLE = f"{GROUP}/role"
 LABEL_LAUNCH = f"{GROUP}/launch"
 LABEL_SAMPLE = f"{GROUP}/sample"
+LABEL_CHILDREN = f"{GROUP}/children"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 ROLE_CONTROLLER = "controller"
 ROLE_TRAINER = "trainer"
+
+# On a child's Job and pod: the numbers of all samples that it trains, with commas.
+ANNOTATION_SAMPLES = f"{GROUP}/samples"
 
 # On a controller pod: how many controllers before it ended soon after their start, and what it was built from.
 ANNOTATION_QUICK_FAILURES = f"{GROUP}/quick-failures"

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import structlog
 from pydantic import ValidationError
@@ -48,15 +49,34 @@ class Cluster:
                 f"{name} does not fit this program ({place}: {first['msg']}): install the operator's version of it"
             ) from error
 
-    def log(self, experiment: NASExperiment, *, follow: bool, tail: int | None) -> Iterator[str]:
-        """Yield the lines of the newest controller pod's log, as they come with ``follow``."""
+    def controller(self, experiment: NASExperiment) -> tuple[str, str]:
+        """Return the newest controller pod of an experiment and its container."""
         status = experiment.status
         pod = None if status is None or status.controller is None else status.controller.pod
         if pod is None:
             name = experiment.metadata.name
             raise Refusal(f"{name} has no controller pod yet: `nas status {name}` says why")
+        return pod, names.CONTROLLER_CONTAINER
+
+    def trainer(self, experiment: NASExperiment, sample: int) -> tuple[str, str]:
+        """Return the pod of the newest launch that has a sample, and its container."""
+        selector = f"{names.LABEL_EXPERIMENT_UID}={experiment.metadata.uid},{names.LABEL_ROLE}={names.ROLE_TRAINER}"
+        with self._refusals():
+            pods = self._client.list(PODS, self._namespace, label_selector=selector).items
+        own = [pod["metadata"] for pod in pods if str(sample) in _samples(pod["metadata"])]
+        if not own:
+            name = experiment.metadata.name
+            raise Refusal(
+                f"there is no pod of sample {sample}: it has none yet, took an earlier result, or its time"
+                f" (trainer.ttlSecondsAfterFinished) is over; `nas samples {name}` says what has become of it"
+            )
+        newest = max(own, key=lambda metadata: int(metadata["labels"][names.LABEL_LAUNCH]))
+        return str(newest["name"]), names.TRAINER_CONTAINER
+
+    def log(self, pod: str, container: str, *, follow: bool, tail: int | None) -> Iterator[str]:
+        """Yield the lines of a pod's log, as they come with ``follow``."""
         query = {
-            "container": names.CONTROLLER_CONTAINER,
+            "container": container,
             "follow": "true" if follow else None,
             "tailLines": None if tail is None else str(tail),
         }
@@ -67,7 +87,7 @@ class Cluster:
                 )
             except ApiError as error:
                 if error.status == 404:
-                    raise Refusal(f"the controller pod {pod} is gone, and its log with it") from error
+                    raise Refusal(f"the {container}'s pod {pod} is gone, and its log with it") from error
                 if error.status == 400:
                     # The server's words, such as: container "controller" is waiting to start: ContainerCreating
                     raise Refusal(f"there is no log yet: {error.message}") from error
@@ -111,6 +131,11 @@ class Cluster:
             if error.status in (401, 403):
                 raise Refusal(f"you may not do this: {error.message}: ask for the permission") from error
             raise Refusal(f"the API server refuses: {error}") from error
+
+
+def _samples(metadata: dict[str, Any]) -> list[str]:
+    """Return the samples that a pod trains."""
+    return str((metadata.get("annotations") or {}).get(names.ANNOTATION_SAMPLES, "")).split(",")
 
 
 def readable(line: str) -> str:

@@ -269,7 +269,8 @@ class Progress:
             number = self._failures
         # Not under our lock: the live panel has one of its own, and takes ours while it draws.
         if number <= _FAILURES_SHOWN:
-            text = f"sample {launch.input.sample}, attempt {launch.input.attempt}: {message}"
+            samples = ", ".join(str(child.sample) for child in launch.inputs)
+            text = f"sample {samples}, attempt {launch.inputs[0].attempt}: {message}"
             self._console.print(text, style="yellow", highlight=False, soft_wrap=True, markup=False)
         if number == _FAILURES_SHOWN:
             self._console.print("further failures are not shown one by one", style="yellow", highlight=False)

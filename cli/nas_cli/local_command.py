@@ -72,7 +72,10 @@ class _Command:
 
 
 class CommandTrainer:
-    """See :class:`nas_cli.local_executor.Trainer`. A killed run takes its children with it."""
+    """See :class:`nas_cli.local_executor.Trainer`. A killed run takes its children with it.
+
+    A launch is one child: the manifest cannot ask for more with a user's own trainer.
+    """
 
     def __init__(
         self, command: Sequence[str], here: Path, folder: Path, store: Store, failed: Callable[[Launch, str], None]
@@ -107,12 +110,12 @@ class CommandTrainer:
         # A launch is repeated under its number when a run was killed before its end.
         shutil.rmtree(own, ignore_errors=True)
         own.mkdir(parents=True)
-        sidecar.prepare(own, launch.input)
+        sidecar.prepare(own, launch.inputs[0])
         with log.open("wb") as output:
             process = subprocess.Popen(
                 self._command,
                 cwd=self._here,
-                env=os.environ | custom_trainer.environment(launch.input, str(own)),
+                env=os.environ | custom_trainer.environment(launch.inputs[0], str(own)),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -124,8 +127,8 @@ class CommandTrainer:
 
     def store_result(self, launch: Launch, look: str) -> tuple[End, str]:
         """Take the result of a command that has ended well to the store, as an upload does in a pod."""
-        result = sidecar.collect(self._own(launch), launch.input, look)
-        key, data = names.result_key(launch.input.sample), result.model_dump_json(by_alias=True).encode()
+        result = sidecar.collect(self._own(launch), launch.inputs[0], look)
+        key, data = names.result_key(result.sample), result.model_dump_json(by_alias=True).encode()
         try:
             self._store.put_if_absent(key, data)
         except StoreError as error:

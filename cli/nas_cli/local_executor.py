@@ -94,7 +94,7 @@ class LocalExecutor:
 
         Args:
             trainer: what runs in children; it is closed with this executor.
-            deadline_seconds: the longest run of one child.
+            deadline_seconds: the longest run of one child; several in a launch have as many times as long.
             failed: is told of each child that ends otherwise than well, for people.
         """
         self._trainer = trainer
@@ -170,7 +170,7 @@ class LocalExecutor:
             # The machine has no room for another process, or what starts them is gone: tried again.
             self._post(self._told(launch, End.FAILED, f"no process could be started: {error}"))
             return
-        deadline = time.monotonic() + self._deadline_seconds
+        deadline = time.monotonic() + self._deadline_seconds * len(launch.inputs)
         self._children[launch.number] = _Child(launch, process, deadline)
         self._post(Started(launch.number))
 
@@ -204,7 +204,7 @@ class LocalExecutor:
         if child.killed:
             return (
                 End.DEADLINE_EXCEEDED,
-                f"the training took longer than trainer.deadline ({self._deadline_seconds:.0f} s): raise it;"
+                f"the training took longer than trainer.deadline ({self._deadline_seconds:.0f} s a child): raise it;"
                 f" its log is {log}",
             )
         if code < 0:

@@ -5,6 +5,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from nas_api import names
+from nas_api.child import trainer_document
 from nas_cli.local_executor import ENDS
 from nas_controller.executor import End, Launch
 from nas_trainer.process import ENV_TERMINATION_LOG
@@ -62,7 +63,7 @@ class BuiltInTrainer:
         message, log = self._folder / f"{launch.number}.message", self._folder / f"{launch.number}.log"
         message.unlink(missing_ok=True)
         environment = {
-            names.ENV_TRAINER_INPUT: launch.input.model_dump_json(by_alias=True),
+            names.ENV_TRAINER_INPUT: trainer_document(launch.inputs),
             ENV_TERMINATION_LOG: str(message),
         }
         process = self._context.Process(target=_run, args=(environment, str(log)), name=f"child-{launch.number}")

@@ -268,13 +268,18 @@ def report(name: str, output: Path, namespace: str | None, context: str | None, 
 @_context
 @click.option("-f", "--follow", is_flag=True, help="Go on as new lines come.")
 @click.option("--tail", type=click.IntRange(0), help="Only so many of the last lines.")
-def logs(name: str, namespace: str | None, context: str | None, follow: bool, tail: int | None) -> None:
-    """Print the log of an experiment's controller."""
+@click.option("--sample", type=click.IntRange(0), help="The log of the newest pod that trains this sample.")
+def logs(
+    name: str, namespace: str | None, context: str | None, follow: bool, tail: int | None, sample: int | None
+) -> None:
+    """Print the log of an experiment's controller, or of the pod that trains a sample, perhaps with others."""
     from nas_cli.cluster import Cluster, readable
 
     cluster = Cluster(namespace, context)
     people = Console().is_terminal
-    for line in cluster.log(cluster.experiment(name), follow=follow, tail=tail):
+    experiment = cluster.experiment(name)
+    pod, container = cluster.controller(experiment) if sample is None else cluster.trainer(experiment, sample)
+    for line in cluster.log(pod, container, follow=follow, tail=tail):
         click.echo(readable(line) if people else line)
 
 

@@ -1,5 +1,6 @@
 """What to do next, as pure functions of the state and of what has just been observed."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -26,6 +27,8 @@ class Retry:
     """The sample gets another attempt; ``failures`` of its attempts count against ``trainer.attempts``."""
 
     failures: int
+    alone: bool = False
+    """Whether it is launched with no other sample, so that its next end is its own."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def judge(
     attempts: int,
     stopping: EarlyStoppingSpec | None = None,
 ) -> Verdict:
-    """Return what the end of a child means for its open sample.
+    """Return what the end of a launch means for one of its open samples.
 
     A result object decides whatever the end says: it may come from an earlier attempt, or the child may have
     been killed just after it wrote.
@@ -77,14 +80,18 @@ def judge(
         return Lost(sample=sample, reason=LostReason.INVALID_RESULT, message=str(data))
     if data is not None:
         return _judge_result(core, sample, data, stopping)
-    failures = core.open[sample].failures
+    current = core.open[sample]
+    failures = current.failures
     message = message[:_LONGEST_MESSAGE]
     if end in (End.DISRUPTED, End.VANISHED):
         return Retry(failures)
-    if end in _LOST:
-        return Lost(sample=sample, reason=_LOST[end], message=message)
     if end in _CURABLE:
         return AwaitCure(_CURABLE[end], f"the trainer of sample {sample} says: {message or end}")
+    if current.together > 1:
+        # Which of them it was, the end does not say.
+        return Retry(failures, alone=True)
+    if end in _LOST:
+        return Lost(sample=sample, reason=_LOST[end], message=message)
     if end is End.SUCCEEDED:
         message = "the trainer ended with success but wrote no result"
     if failures + 1 < attempts:
@@ -121,8 +128,18 @@ def _judge_result(core: Core, sample: int, data: bytes, stopping: EarlyStoppingS
     )
 
 
-def reuse(core: Core, sample: int, known: KnownResult) -> Observed:
-    """Return the observation of an open sample whose architecture's result is known."""
+def reused(core: Core) -> list[Observed]:
+    """Return the observations of open samples whose architecture's result has become known without them."""
+    if not core.reuses:
+        return []
+    return [
+        _reuse(core, sample, core.known[current.identity])
+        for sample, current in core.open.items()
+        if current.launch is None and current.final is None and current.identity in core.known
+    ]
+
+
+def _reuse(core: Core, sample: int, known: KnownResult) -> Observed:
     metrics = {} if known.metric is None else {core.objective.metric: known.metric}
     return Observed(
         sample=sample,
@@ -132,6 +149,40 @@ def reuse(core: Core, sample: int, known: KnownResult) -> Observed:
         reused=known.sample,
         stopped=core.stopped.get(known.sample),
     )
+
+
+def first_launches(core: Core) -> list[int]:
+    """Return the open samples that have no launch yet and are to get one, in their order.
+
+    Where duplicates are reused, one of those with an equal architecture is launched at a time; the others wait for it.
+    """
+    new = [sample for sample, current in core.open.items() if current.launch is None]
+    if not new or not core.reuses or core.final is not None:
+        return new
+    in_flight = {current.identity for current in core.open.values() if current.launch is not None}
+    firsts = {core.open[sample].identity: sample for sample in reversed(new)}
+    return [sample for sample in new if firsts[(own := core.open[sample].identity)] == sample and own not in in_flight]
+
+
+def packs(core: Core, due: Mapping[int, Retry], together: int) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Yield what is to be launched: samples that share a launch, and how many of their attempts have failed.
+
+    Args:
+        core: the state; it may be changed by these launches while they are taken.
+        due: open samples that get another attempt.
+        together: how many samples a launch may have.
+    """
+    # A record of a launch says the same of all its samples: only those with the same past share one.
+    alike: dict[tuple[int, int, int | None], list[int]] = {(0, 0, None): first_launches(core)}
+    for sample, retry in sorted(due.items()):
+        current = core.open[sample]
+        # Who was tried alone stays alone: in company again, the next end would tell nothing.
+        alone = retry.alone or current.together == 1
+        past = (current.attempt, retry.failures, sample if alone else None)
+        alike.setdefault(past, []).append(sample)
+    for (_, failures, _), samples in alike.items():
+        for start in range(0, len(samples), together):
+            yield tuple(samples[start : start + together]), failures
 
 
 def stop_rule(core: Core, stopping: EarlyStoppingSpec | None) -> StopRule | None:
@@ -195,14 +246,27 @@ def deadline(core: Core) -> datetime | None:
     return core.started + limit
 
 
-def may_propose(core: Core, now: datetime) -> int:
-    """Return how many samples, or final trainings, may be begun at this moment."""
+def may_propose(core: Core, now: datetime, together: int) -> int:
+    """Return how many samples, or final trainings, may be begun at this moment.
+
+    A sample that waits for the result of an equal one takes room, too: a policy that proposes nothing else any more is
+    to see that result before it goes on.
+
+    Args:
+        core: the state.
+        now: the time.
+        together: how many samples a launch may have: a new one is begun when there is room for all of them.
+    """
     if core.final is not None:
         return max(0, min(core.parallelism - len(core.open), core.final.room()))
     limit = deadline(core)
     if core.budget is None or core.outcome is not None or (limit is not None and now >= limit):
         return 0
-    return max(0, min(core.parallelism - len(core.open), core.budget.samples - core.proposed))
+    left = core.budget.samples - core.proposed
+    room = min(core.parallelism - len(core.open), left)
+    begun = len(first_launches(core)) % together
+    # Never more than an idle search has room for: nothing waits for ever.
+    return room if room > 0 and (begun or room >= min(together, core.parallelism, left)) else 0
 
 
 def conclusion(core: Core, now: datetime, final_training: FinalTrainingSpec | None) -> Finished | SearchEnded | None:

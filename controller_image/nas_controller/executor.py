@@ -2,7 +2,7 @@
 
 An executor knows launches by number and nothing of samples' meaning. It is told to launch or cancel and
 answers with events, from any thread, through the function given to ``start``. A child's result never
-travels this way: it is an object in the store, and the search fetches it when the child ends.
+travels this way: it is an object in the store, and the search fetches it when the launch ends.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from nas_api.reasons import Reason
 
 
 class End(StrEnum):
-    """How a child ended, as far as its executor can tell."""
+    """How a launch ended, as far as its executor can tell."""
 
     SUCCEEDED = "Succeeded"
     INVALID_INPUT = "InvalidInput"
@@ -33,10 +33,11 @@ class End(StrEnum):
 
 @dataclass(frozen=True)
 class Launch:
-    """One child to run. ``number`` counts all launches of the experiment from 0."""
+    """Children to run together. ``number`` counts all launches of the experiment from 0."""
 
     number: int
-    input: TrainerInput
+    inputs: tuple[TrainerInput, ...]
+    """What each child is told; one of them unless ``trainer.childrenPerPod`` says more."""
 
 
 @dataclass(frozen=True)

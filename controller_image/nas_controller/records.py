@@ -81,7 +81,11 @@ class Reconfigured(Model):
 
 
 class Proposed(Model):
-    """A sample has been drawn; ``Launched`` follows, or at once ``Observed`` where its result is known already."""
+    """A sample has been drawn; ``Launched`` follows, or at once ``Observed`` where its result is known already.
+
+    Where duplicates are reused, one whose architecture an open sample has waits for that one: it is observed with it,
+    or launched when that one is lost.
+    """
 
     type: Literal["Proposed"] = "Proposed"
     format: Literal[1] = 1
@@ -103,6 +107,7 @@ class Launched(Model):
     launch: int
     """Counts all launches from 0."""
     samples: tuple[int, ...]
+    """More than one where they share a pod."""
     attempt: int
     """Counts the launches of these samples from 1."""
     failures: int = 0

@@ -79,36 +79,35 @@ class Ending(StrEnum):
 
 
 class _Phase(StrEnum):
-    """Where an open sample is, as far as this process knows."""
+    """Where a launch is, as far as this process knows."""
 
-    LAUNCHED = "Launched"
-    """The executor has its newest launch."""
+    OUT = "Out"
+    """The executor has it."""
     ENDED = "Ended"
-    """Its launch has ended; its result is being fetched."""
-    WAITING = "Waiting"
-    """It gets another attempt once the environment is cured."""
-    PARKED = "Parked"
-    """It gets another attempt once the search is resumed."""
+    """It has ended; its results are being fetched."""
+    CANCELLED = "Cancelled"
+    """A suspension has ended it: once resumed, its results are fetched, for it may have left some."""
 
 
 @dataclass
 class _Flight:
+    """The newest launch of some open samples."""
+
+    samples: tuple[int, ...]
     phase: _Phase
     running: bool = False
     """The executor has seen it run."""
-    failures: int | None = None
-    """What its next attempt will record; None where a result must be looked for first."""
 
 
 @dataclass(frozen=True)
 class _Fetched:
-    """The answer to the question for a sample's result; ``end`` None: the launch was never seen."""
+    """The answer to the question for a launch's results; ``end`` None: the launch was never seen."""
 
-    sample: int
     launch: int
     end: End | None
     message: str
-    data: bytes | TooLarge | None
+    results: dict[int, bytes | TooLarge | None]
+    """By sample."""
     error: StoreError | None = None
     tries: int = 0
 
@@ -199,7 +198,11 @@ class Search:
         self._batch: list[Record] = []
         self._effects = _Effects()
         self._flights: dict[int, _Flight] = {}
-        self._samples: dict[int, int] = {}
+        """By launch. Open samples that are in none wait for an equal one, or are in one of the next two."""
+        self._due: dict[int, decisions.Retry] = {}
+        """Samples that get another attempt as soon as the search is not suspended."""
+        self._waiting: set[int] = set()
+        """Samples that get another attempt once the environment is cured."""
         self._timers: list[tuple[float, Callable[[], None]]] = []
         self._trouble: decisions.Trouble | None = None
         self._blocked: dict[int, Blocked] = {}
@@ -374,17 +377,14 @@ class Search:
     def _recover_flights(self) -> None:
         """Find out what has become of the open samples: first the children, then their results."""
         existing = self._executor.start(self._inbox.put)
+        samples: dict[int, list[int]] = {}
         for sample, current in self._state.core.open.items():
-            launch = current.launch
-            if launch is None:
-                # Proposed and Launched share an object, so this is a log of an older writer: it gets its launch now.
-                self._flights[sample] = _Flight(_Phase.PARKED)
-                continue
-            self._samples[launch] = sample
-            if launch in existing:
-                self._flights[sample] = _Flight(_Phase.LAUNCHED)
-            else:
-                self._fetch(sample, launch, None, "")
+            if current.launch is not None:
+                samples.setdefault(current.launch, []).append(sample)
+        for launch, own in samples.items():
+            self._flights[launch] = _Flight(tuple(own), _Phase.OUT)
+            if launch not in existing:
+                self._fetch(launch, None, "")
         if self._suspended:
             self._suspend()
 
@@ -433,8 +433,7 @@ class Search:
             return 0.0
         due = [at for at, _ in self._timers]
         if self._trouble is not None:
-            waiting = any(flight.phase is _Phase.WAITING for flight in self._flights.values())
-            due.append(self._trouble.retry_at if waiting else self._trouble.over_at)
+            due.append(self._trouble.retry_at if self._waiting else self._trouble.over_at)
         if self._blocked:
             due.append(max(self._last_progress + _QUIET_SECONDS, now + 1.0))
         limit = decisions.deadline(self._state.core)
@@ -457,7 +456,7 @@ class Search:
             case Runs():
                 self._started(message.launch)
             case Blocked():
-                if self._awaited(message.launch) is not None:
+                if self._out(message.launch) is not None:
                     self._blocked[message.launch] = message
             case Ended():
                 self._ended(message)
@@ -472,95 +471,99 @@ class Search:
             case None:
                 pass
 
-    def _awaited(self, launch: int) -> int | None:
-        """Return the sample of a launch that is out, or None: it was cancelled, has ended, or is an earlier attempt.
+    def _out(self, launch: int) -> _Flight | None:
+        """Return a launch that is out, or None: it was cancelled, or has ended.
 
         Events cross each other: a child may be said to be blocked after its end was taken.
         """
-        sample = self._samples.get(launch)
-        return sample if sample is not None and self._flights[sample].phase is _Phase.LAUNCHED else None
+        flight = self._flights.get(launch)
+        return flight if flight is not None and flight.phase is _Phase.OUT else None
 
     def _started(self, launch: int) -> None:
-        sample = self._awaited(launch)
-        if sample is None:
+        flight = self._out(launch)
+        if flight is None:
             return
-        self._flights[sample].running = True
+        flight.running = True
         self._blocked.pop(launch, None)
         self._last_progress = self._clock.monotonic()
 
     def _ended(self, ended: Ended) -> None:
-        sample = self._awaited(ended.launch)
-        if sample is None:
+        flight = self._out(ended.launch)
+        if flight is None:
             return
         self._last_progress = self._clock.monotonic()
-        _log.debug("child ended", sample=sample, launch=ended.launch, end=ended.end, message=ended.message)
-        self._fetch(sample, ended.launch, ended.end, ended.message)
+        _log.debug("launch ended", launch=ended.launch, samples=flight.samples, end=ended.end, message=ended.message)
+        self._fetch(ended.launch, ended.end, ended.message)
 
-    def _fetch(self, sample: int, launch: int, end: End | None, message: str, tries: int = 0) -> None:
-        """Ask for a sample's result; the answer comes as a message."""
-        self._flights[sample] = _Flight(_Phase.ENDED)
+    def _fetch(self, launch: int, end: End | None, message: str, tries: int = 0) -> None:
+        """Ask for the results of a launch's samples; the answer comes as a message."""
+        samples = self._flights[launch].samples
+        self._flights[launch] = _Flight(samples, _Phase.ENDED)
         self._blocked.pop(launch, None)
 
         def ask() -> None:
-            data: bytes | TooLarge | None = None
+            results: dict[int, bytes | TooLarge | None] = {}
             error: StoreError | None = None
             try:
-                data = self._store.get(names.result_key(sample), limit=MAX_RESULT_BYTES)
-            except TooLarge as caught:
-                # An answer like any other: this is what the trainer wrote.
-                data = caught
+                for sample in samples:
+                    results[sample] = self._result(sample)
             except StoreError as caught:
                 error = caught
-            self._inbox.put(_Fetched(sample, launch, end, message, data, error, tries))
+            self._inbox.put(_Fetched(launch, end, message, results, error, tries))
 
         self._pool.submit(ask).add_done_callback(self._report_broken)
+
+    def _result(self, sample: int) -> bytes | TooLarge | None:
+        try:
+            return self._store.get(names.result_key(sample), limit=MAX_RESULT_BYTES)
+        except TooLarge as caught:
+            # An answer like any other: this is what the trainer wrote.
+            return caught
 
     def _report_broken(self, future: Future[None]) -> None:
         if not future.cancelled() and (error := future.exception()) is not None:
             self._inbox.put(_Broken(error))
 
     def _fetched(self, fetched: _Fetched) -> None:
-        core, sample, launch = self._state.core, fetched.sample, fetched.launch
+        launch = fetched.launch
         if fetched.error is not None:
             if not fetched.error.retryable:
                 raise fetched.error
             self._store_in_trouble(fetched.error)
             pause = _STORE_PAUSES_SECONDS[min(fetched.tries, len(_STORE_PAUSES_SECONDS) - 1)]
-            again = (sample, launch, fetched.end, fetched.message, fetched.tries + 1)
+            again = (launch, fetched.end, fetched.message, fetched.tries + 1)
             self._timers.append((self._clock.monotonic() + pause, lambda: self._fetch(*again)))
             return
         self._store_problem = None
-        if fetched.end is None and fetched.data is None:
+        if fetched.end is None and all(data is None for data in fetched.results.values()):
             # Recorded, but its Job was never created, or is long gone: once more under the same number.
             if self._suspended:
-                self._flights[sample].phase = _Phase.PARKED
+                self._flights[launch].phase = _Phase.CANCELLED
             else:
-                self._launch(sample)
+                self._launch(launch, self._flights[launch].samples)
             return
-        trainer = self._experiment.spec.trainer
-        end = fetched.end or End.VANISHED
-        verdict = decisions.judge(
-            core, sample, end, fetched.message, fetched.data, trainer.attempts, trainer.early_stopping
-        )
+        del self._flights[launch]
+        for sample, data in fetched.results.items():
+            self._judge(sample, launch, fetched.end or End.VANISHED, fetched.message, data)
+        if self._waiting.isdisjoint(fetched.results):
+            self._works(launch)
+
+    def _judge(self, sample: int, launch: int, end: End, message: str, data: bytes | TooLarge | None) -> None:
+        """Record what a launch's end means for one of its samples, or take note that it gets another attempt."""
+        core, trainer = self._state.core, self._experiment.spec.trainer
+        verdict = decisions.judge(core, sample, end, message, data, trainer.attempts, trainer.early_stopping)
         match verdict:
             case Observed() | Lost():
                 _log.info("sample done", sample=sample, record=verdict.type, **_summary(verdict))
                 self._record(verdict)
-                self._works(launch)
-                del self._flights[sample]
-                del self._samples[launch]
             case decisions.Retry():
-                _log.info("another attempt", sample=sample, end=end, message=fetched.message, **vars(verdict))
-                self._works(launch)
-                if self._suspended:
-                    self._flights[sample] = _Flight(_Phase.PARKED, failures=verdict.failures)
-                else:
-                    self._relaunch(sample, verdict.failures)
+                _log.info("another attempt", sample=sample, end=end, message=message, **vars(verdict))
+                self._due[sample] = verdict
             case decisions.AwaitCure():
                 _log.warning("waiting for a cure", sample=sample, reason=verdict.reason, message=verdict.message)
                 now = self._clock.monotonic()
                 self._trouble = decisions.troubled(self._trouble, verdict, launch, core.launched, now)
-                self._flights[sample].phase = _Phase.PARKED if self._suspended else _Phase.WAITING
+                self._waiting.add(sample)
 
     def _works(self, launch: int) -> None:
         """Take note that a child ended for reasons of its own: a trouble that it was to try out is over."""
@@ -593,71 +596,68 @@ class Search:
     def _suspend(self) -> None:
         """End all children. What they were doing is done again after the suspension, from their checkpoints."""
         _log.info("suspended")
-        for sample, flight in self._flights.items():
-            if flight.phase is _Phase.LAUNCHED:
-                self._cancel(sample)
-                flight.phase = _Phase.PARKED
-            elif flight.phase is _Phase.WAITING:
-                flight.phase = _Phase.PARKED
+        for launch, flight in self._flights.items():
+            if flight.phase is _Phase.OUT:
+                self._cancel(launch)
+                flight.phase = _Phase.CANCELLED
         self._trouble = None
 
     def _resume(self) -> None:
         _log.info("resumed")
-        for sample, flight in list(self._flights.items()):
-            if flight.phase is _Phase.PARKED and flight.failures is not None:
-                self._relaunch(sample, flight.failures)
-            elif flight.phase is _Phase.PARKED:
-                self._repeat(sample)
+        for launch, flight in list(self._flights.items()):
+            if flight.phase is _Phase.CANCELLED:
+                self._fetch(launch, End.VANISHED, "")
 
     def _renew_never_started(self) -> None:
         """Give children that could not start a new attempt from the changed template."""
-        for sample, flight in list(self._flights.items()):
-            if flight.phase is _Phase.LAUNCHED and not flight.running:
-                self._cancel(sample)
-                self._repeat(sample)
-            elif flight.phase is _Phase.WAITING:
-                self._relaunch(sample)
+        for launch, flight in list(self._flights.items()):
+            if flight.phase is _Phase.OUT and not flight.running:
+                self._cancel(launch)
+                self._fetch(launch, End.VANISHED, "")
         self._trouble = None
 
-    def _cancel(self, sample: int) -> None:
-        launch = self._state.core.open[sample].launch
-        if launch is not None:
-            self._effects.cancel.append(launch)
-            self._effects.launch = [child for child in self._effects.launch if child.number != launch]
-            self._blocked.pop(launch, None)
-
-    def _repeat(self, sample: int) -> None:
-        """Give a sample another attempt, unless its cancelled one has left a result."""
-        launch = self._state.core.open[sample].launch
-        if launch is None:
-            self._relaunch(sample)
-        else:
-            self._fetch(sample, launch, End.VANISHED, "")
+    def _cancel(self, launch: int) -> None:
+        self._effects.cancel.append(launch)
+        self._effects.launch = [child for child in self._effects.launch if child.number != launch]
+        self._blocked.pop(launch, None)
 
     # ------------------------------------------------------------ decisions
 
+    @property
+    def _together(self) -> int:
+        """How many samples a launch may have; a final training is alone with the device."""
+        return 1 if self._state.core.final is not None else self._experiment.spec.trainer.children_per_pod
+
     def _proposals(self) -> int:
-        return decisions.may_propose(self._state.core, self._clock.now())
+        return decisions.may_propose(self._state.core, self._clock.now(), self._together)
 
     def _decide(self) -> None:
+        self._reuse()
         self._conclude()
         if self._state.core.outcome is not None or self._suspended:
             return
         now = self._clock.monotonic()
-        waiting = [sample for sample, flight in self._flights.items() if flight.phase is _Phase.WAITING]
-        if waiting and (self._trouble is None or now >= self._trouble.retry_at):
-            for sample in waiting:
-                self._relaunch(sample)
-        elif not waiting and self._trouble is not None and now >= self._trouble.over_at:
+        if self._waiting and (self._trouble is None or now >= self._trouble.retry_at):
+            for sample in self._waiting:
+                self._due[sample] = decisions.Retry(self._state.core.open[sample].failures)
+            self._waiting.clear()
+        elif not self._waiting and self._trouble is not None and now >= self._trouble.over_at:
             self._trouble = None
         if self._trouble is None:
             # Counted anew each time: a sample whose result is known takes no room, but is of the budget.
-            for _ in range(_PROPOSALS_AT_ONCE):
+            for _ in range(_PROPOSALS_AT_ONCE - _PROPOSALS_AT_ONCE % self._together):
                 if self._proposals() == 0:
                     break
                 self._propose()
-            # The last sample may have had its result at once: no event would wake us for the end.
-            self._conclude()
+        self._launch_due()
+        # The last sample may have had its result at once: no event would wake us for the end.
+        self._conclude()
+
+    def _reuse(self) -> None:
+        """Observe the samples whose architecture's result is known by now."""
+        for observed in decisions.reused(self._state.core):
+            _log.info("sample reused", sample=observed.sample, of=observed.reused, reward=observed.reward)
+            self._record(observed)
 
     def _conclude(self) -> None:
         """Record the end of the search, or of the experiment, if it has come."""
@@ -669,57 +669,39 @@ class Search:
             _log.info("final training begins", reason=finished.reason, message=finished.message)
             self._record(finished)
             return
-        for sample, flight in self._flights.items():
-            if flight.phase is _Phase.LAUNCHED:
-                self._cancel(sample)
-        self._effects.launch.clear()
+        for launch, flight in self._flights.items():
+            if flight.phase is _Phase.OUT:
+                self._cancel(launch)
         _log.info("search ends", outcome=finished.outcome, reason=finished.reason, message=finished.message)
         self._record(finished)
 
     def _propose(self) -> None:
         core = self._state.core
-        if core.final is not None:
-            sample = core.next_sample
-            architecture, run = core.final.next(self._experiment.spec.trainer.optimizer)
-            self._record(FinalProposed(sample=sample, architecture=architecture, run=run))
-            self._relaunch(sample)
-            return
-        proposed = self._state.propose()
-        known = self._state.known(proposed.architecture)
-        self._record(proposed)
-        if known is None:
-            self._relaunch(proposed.sample)
+        if core.final is None:
+            self._record(self._state.propose())
+            self._reuse()
         else:
-            observed = decisions.reuse(self._state.core, proposed.sample, known)
-            _log.info("sample reused", sample=proposed.sample, of=known.sample, reward=known.reward)
-            self._record(observed)
+            architecture, run = core.final.next(self._experiment.spec.trainer.optimizer)
+            self._record(FinalProposed(sample=core.next_sample, architecture=architecture, run=run))
 
-    def _relaunch(self, sample: int, failures: int | None = None) -> None:
-        """Record a sample's next attempt, and launch it once that is in the log.
-
-        ``failures`` counts the attempts that count against ``trainer.attempts``, where their number has changed.
-        """
+    def _launch_due(self) -> None:
+        """Record a launch for all samples that are to have one, and launch it once that is in the log."""
         core = self._state.core
-        current = core.open[sample]
-        if failures is None:
-            failures = current.failures
-        self._samples.pop(-1 if current.launch is None else current.launch, None)
         stop = decisions.stop_rule(core, self._experiment.spec.trainer.early_stopping)
-        self._record(
-            Launched(launch=core.launched, samples=(sample,), attempt=current.attempt + 1, failures=failures, stop=stop)
-        )
-        self._launch(sample)
+        for samples, failures in list(decisions.packs(core, self._due, self._together)):
+            attempt = core.open[samples[0]].attempt + 1
+            launch = core.launched
+            self._record(Launched(launch=launch, samples=samples, attempt=attempt, failures=failures, stop=stop))
+            self._launch(launch, samples)
+        self._due.clear()
 
-    def _launch(self, sample: int) -> None:
+    def _launch(self, launch: int, samples: tuple[int, ...]) -> None:
         """Have a recorded launch created after the next append."""
-        current = self._state.core.open[sample]
-        if current.launch is None:
-            raise AssertionError(f"sample {sample} has no recorded launch")
-        self._samples[current.launch] = sample
-        self._flights[sample] = _Flight(_Phase.LAUNCHED)
-        self._effects.launch.append(
-            Launch(
-                current.launch,
+        self._flights[launch] = _Flight(samples, _Phase.OUT)
+        inputs = []
+        for sample in samples:
+            current = self._state.core.open[sample]
+            inputs.append(
                 trainer_input(
                     self._experiment,
                     self._location,
@@ -728,9 +710,9 @@ class Search:
                     current.architecture,
                     current.final,
                     current.stop,
-                ),
+                )
             )
-        )
+        self._effects.launch.append(Launch(launch, tuple(inputs)))
 
     def _record(self, record: Record) -> None:
         """Fold a record and have it appended. Nobody sees the state before it is in the log."""
@@ -912,7 +894,7 @@ class Search:
         return None
 
     def _publish(self) -> None:
-        running = sum(flight.phase is _Phase.LAUNCHED for flight in self._flights.values())
+        running = sum(len(flight.samples) for flight in self._flights.values() if flight.phase is _Phase.OUT)
         status = search_status(
             self._state,
             running=0 if self._state.core.outcome is not None else running,

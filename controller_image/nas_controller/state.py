@@ -47,8 +47,12 @@ class OpenSample:
     """A sample that is proposed and neither observed nor lost."""
 
     architecture: Architecture
+    identity: str
+    """``identity`` of the architecture."""
     launch: int | None = None
     """Its newest launch."""
+    together: int = 1
+    """Samples of that launch."""
     attempt: int = 0
     failures: int = 0
     """Attempts that count against ``trainer.attempts``."""
@@ -134,6 +138,11 @@ class Core:
         return first + self.proposed + (0 if self.final is None else self.final.begun)
 
     @property
+    def reuses(self) -> bool:
+        """Whether equal architectures share one result; the one of a fixed space is there to be trained repeatedly."""
+        return self.searcher.duplicates == "Reuse" and self.architecture is None
+
+    @property
     def to_inherit(self) -> int:
         """How many samples of the earlier experiment are still to come."""
         return 0 if self.warm_start is None else self.warm_start.samples - self.inherited
@@ -176,10 +185,6 @@ class SearchState:
             arm=arm,
         )
 
-    def known(self, architecture: Architecture) -> KnownResult | None:
-        """Return the result of an architecture that was observed before, where duplicates are reused."""
-        return self.core.known.get(identity(architecture)) if self.core.known else None
-
     def apply(self, record: Record) -> None:
         """Take one record.
 
@@ -205,7 +210,9 @@ class SearchState:
                 if record.arm == "policy":
                     choices = self.space.encode(record.architecture)
                     self.policy.proposed(record.sample, Proposal(choices, record.log_probability, record.version))
-                core.open[record.sample] = OpenSample(record.architecture, arm=record.arm)
+                core.open[record.sample] = OpenSample(
+                    record.architecture, identity(record.architecture), arm=record.arm
+                )
                 core.proposed += 1
             case Launched():
                 self._expect(record.launch == core.launched, record)
@@ -213,11 +220,8 @@ class SearchState:
                     self._expect(sample in core.open, record)
                     current = core.open[sample]
                     core.retried += current.launch is not None and current.final is None
-                    current.launch, current.attempt, current.failures = (
-                        record.launch,
-                        record.attempt,
-                        record.failures,
-                    )
+                    current.launch, current.together = record.launch, len(record.samples)
+                    current.attempt, current.failures = record.attempt, record.failures
                     # Stopped early, the arm would no longer be what the policy is compared with.
                     current.stop = record.stop if current.arm == "policy" else None
                 core.launched += 1
@@ -254,7 +258,9 @@ class SearchState:
             case FinalProposed():
                 self._expect(record.sample == core.next_sample, record)
                 self._final_stage(record).begin(record.sample, record.run)
-                core.open[record.sample] = OpenSample(record.architecture, final=record.run)
+                core.open[record.sample] = OpenSample(
+                    record.architecture, identity(record.architecture), final=record.run
+                )
             case Finished():
                 core.outcome = Outcome(type=record.outcome, reason=record.reason, message=record.message)
         core.records += 1
@@ -280,14 +286,12 @@ class SearchState:
             core.rungs = [*core.rungs[-RUNGS + 1 :], record.rung]
         if record.reused is None:
             core.consecutive_lost = 0
-            # The one architecture of a fixed space is there to be trained again and again.
-            if core.searcher.duplicates == "Reuse" and core.architecture is None:
-                key = identity(current.architecture)
-                core.known.setdefault(key, KnownResult(record.sample, record.reward, metric))
+            if core.reuses:
+                core.known.setdefault(current.identity, KnownResult(record.sample, record.reward, metric))
         else:
             core.reused += 1
         if metric is not None:
-            self._rank(record, metric, current.architecture)
+            self._rank(record, metric, current)
         if core.comparison is not None:
             core.comparison.add(current.arm, record.reward)
         if current.arm == "policy":
@@ -296,7 +300,7 @@ class SearchState:
             core.last_rewards = [*core.last_rewards[-MEAN_OF + 1 :], record.reward]
             self.policy.observed(record.sample, record.reward)
 
-    def _rank(self, record: Observed, metric: float, architecture: Architecture) -> None:
+    def _rank(self, record: Observed, metric: float, current: OpenSample) -> None:
         """Compare a sample that did not diverge with those before it."""
         core = self.core
         lowest = core.lowest_reward
@@ -305,9 +309,9 @@ class SearchState:
             # Nobody knows what it would have become.
             return
         if core.best is None or record.reward > core.best.reward:
-            core.best = BestSample(record.sample, record.reward, metric, architecture)
+            core.best = BestSample(record.sample, record.reward, metric, current.architecture)
         if len(core.leaders) < MOST_FINALISTS or record.reward > core.leaders[-1].reward:
-            leader = Leader(record.sample, record.reward, architecture, identity(architecture))
+            leader = Leader(record.sample, record.reward, current.architecture, current.identity)
             core.leaders = ranked(core.leaders, leader)
 
     def _metric(self, record: Observed) -> float | None:

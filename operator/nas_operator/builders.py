@@ -157,7 +157,7 @@ def trials(experiment: NASExperiment, settings: Settings) -> tuple[Trial, ...]:
         threads=spec.trainer.threads,
         store=StoreLocation(s3=s3_location(experiment)),
     )
-    job = child_job(experiment, 0, trainer_input, settings.trainer_image)
+    job = child_job(experiment, 0, (trainer_input,), settings.trainer_image)
     template = job["spec"]["template"]
     pod = {
         **template,

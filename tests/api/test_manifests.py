@@ -75,6 +75,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
         "when.decision must name another decision",
     ),
     ({"spec.trainer.dataset": {"text": {}}}, "searchSpace.convolutional needs images"),
+    ({f"{TRAINER}.childrenPerPod": 17}, "spec.trainer.childrenPerPod"),
+    ({f"{TRAINER}.childrenPerPod": 4, "spec.parallelism": 3}, "parallelism must be at least trainer.childrenPerPod"),
+    ({f"{TRAINER}.childrenPerPod": 2, f"{TRAINER}.dataset": {"custom": {}}}, "childrenPerPod must be 1 with dataset"),
+    (
+        {f"{TRAINER}.childrenPerPod": 2, f"{TRAINER}.gpu": {"compile": True}},
+        "childrenPerPod must be 1 with gpu.compile",
+    ),
     ({f"{SPACE}.allSkips": True, f"{SPACE}.skipConnections": False}, "allSkips needs skipConnections"),
     ({"spec.searcher": {"ppo": {}, "guided": {}}}, "set at most one of ppo"),
     ({"spec.searcher": {"control": {"random": "1.0"}}}, "must be below 1"),

@@ -179,6 +179,25 @@ def test_logs_are_printed_as_they_are(answer: Answer) -> None:
     assert nas("logs", "digits", "-f").stdout == lines
 
 
+def test_the_log_of_a_sample_is_that_of_its_newest_pod(answer: Answer) -> None:
+    def pod(launch: int, samples: str) -> dict[str, Any]:
+        labels, annotations = {"nas-operator.io/launch": str(launch)}, {"nas-operator.io/samples": samples}
+        return {"metadata": {"name": f"pod-{launch}", "labels": labels, "annotations": annotations}}
+
+    # 12 was in a pod with others, then alone; 1 is in none, though its digit is.
+    pods = {
+        "kind": "PodList",
+        "metadata": {"resourceVersion": "1"},
+        "items": [pod(10, "12"), pod(9, "11,12,13"), {"metadata": {"name": "x"}}],
+    }
+    folder = "/api/v1/namespaces/default/pods"
+    answer({PATH: (200, json.dumps(EXPERIMENT)), folder: (200, json.dumps(pods))})
+    answer({f"{folder}/pod-{launch}/log": (200, f"launch {launch}\n") for launch in (9, 10)})
+    assert nas("logs", "digits", "--sample", "12").stdout == "launch 10\n"
+    assert nas("logs", "digits", "--sample", "13").stdout == "launch 9\n"
+    assert "there is no pod of sample 1:" in refusal("logs", "digits", "--sample", "1")
+
+
 def test_log_lines_are_readable_for_people() -> None:
     line = '{"event": "sample done", "level": "info", "timestamp": "2026-01-01T00:00:00Z", "sample": 3}'
     assert readable(line).startswith("2026-01-01T00:00:00Z [info")

@@ -43,7 +43,7 @@ def child(tmp_path: Path) -> Callable[..., Launch]:
             "store": StoreLocation(folder=str(tmp_path / "store")),
             **changes,
         }
-        return Launch(number, TrainerInput.model_validate(values))
+        return Launch(number, (TrainerInput.model_validate(values),))
 
     return make
 
@@ -192,9 +192,9 @@ def test_nothing_outlives_a_killed_run(tmp_path: Path, child: Child) -> None:
         "from nas_controller.executor import Launch;"
         "local = LocalExecutor(BuiltInTrainer(Path(sys.argv[1])), 60, print);"
         "local.start(lambda event: print(event, flush=True));"
-        "local.launch(Launch(0, TrainerInput.model_validate_json(sys.argv[2]))); time.sleep(60)"
+        "local.launch(Launch(0, (TrainerInput.model_validate_json(sys.argv[2]),))); time.sleep(60)"
     )
-    text = endless(child).input.model_dump_json(by_alias=True)
+    text = endless(child).inputs[0].model_dump_json(by_alias=True)
     run = subprocess.Popen([sys.executable, "-c", program, str(tmp_path), text], stdout=subprocess.PIPE, text=True)
     assert run.stdout is not None
     assert "Started" in run.stdout.readline()

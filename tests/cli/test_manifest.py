@@ -263,12 +263,19 @@ def test_every_rule_of_the_schema_can_be_evaluated_here() -> None:
         },
         "!has(self.searchSpace.recurrentCell)": {"spec.searchSpace": {"recurrentCell": {}}},
         "!has(self.searchSpace.convolutional)": {"spec.trainer": {"dataset": {"text": {}}}},
+        "self.childrenPerPod == 1 || !has": {"spec.trainer": {"dataset": {"custom": {}}, "childrenPerPod": 2}},
+        "self.childrenPerPod == 1 || !self.gpu": {
+            "spec.trainer": {"dataset": {"digits": {}}, "gpu": {"compile": True}, "childrenPerPod": 2}
+        },
+        "self.parallelism >=": {"spec.trainer": {"dataset": {"digits": {}}, "childrenPerPod": 16}},
         "double(self) > 0.0": {"spec.objective": {"penalties": [{"metric": "flops", "target": "0"}]}},
         "double(self) >= 1.0": {"spec.trainer": {"dataset": {"text": {}}, "language": {"learningRateDivisor": "0.5"}}},
         "self.earlyStopping.epoch < self.epochs": {
             "spec.trainer": {"dataset": {"digits": {}}, "epochs": 4, "earlyStopping": {"epoch": 4}}
         },
-        "!has(self.dataset.custom)": {"spec.trainer": {"dataset": {"custom": {}}, "earlyStopping": {"epoch": 4}}},
+        "!has(self.earlyStopping) || !has": {
+            "spec.trainer": {"dataset": {"custom": {}}, "earlyStopping": {"epoch": 4}}
+        },
         "double(self) < 1.0": {"spec.searcher": {"reinforce": {"baselineDecay": "1.0"}}},
     }
     for rule in rules(openapi_schema()):

@@ -20,7 +20,7 @@ from nas_api import names
 from nas_api.child import StoreLocation
 from nas_cli.main import main
 from nas_controller.log import read_objects
-from nas_controller.records import Finished, Observed, Proposed, Started
+from nas_controller.records import Finished, Launched, Observed, Proposed, Started
 from nas_store import open_store
 from nas_store.folder import FolderStore
 
@@ -54,6 +54,18 @@ def assert_whole(folder: Path, samples: int) -> None:
     assert isinstance(found[-1], Finished)
     keys = FolderStore(folder).list("log/")
     assert keys == [names.log_key(sequence) for sequence in range(len(keys))]
+
+
+@pytest.mark.slow
+def test_children_may_share_a_process(small: Write, tmp_path: Path) -> None:
+    trainer = {"dataset": {"digits": {"trainingImages": 100}}, "epochs": 1, "batchSize": 50, "childrenPerPod": 2}
+    folder = tmp_path / "run"
+    outcome = nas("run", small(samples=5, parallelism=4, trainer=trainer), "--folder", folder, "--parallelism", 4)
+    assert outcome.exit_code == 0, outcome.output
+    assert_whole(folder, 5)
+    launches = [record.samples for record in records(folder) if isinstance(record, Launched)]
+    assert launches == [(0, 1), (2, 3), (4,)]
+    assert {path.name for path in (folder / "children").glob("*.log")} == {"0.log", "1.log", "2.log"}
 
 
 @pytest.mark.slow

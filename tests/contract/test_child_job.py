@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from nas_api import names
-from nas_api.child import Result, StoreLocation, TrainerInput
+from nas_api.architecture import Architecture
+from nas_api.child import Result, StoreLocation, TrainerInput, TrainerPack, read_trainer_document, trainer_document
 from nas_api.child_job import child_job, s3_location
 from nas_api.experiment import NASExperiment
 from nas_api.pod_template import overlay
@@ -44,27 +45,27 @@ def custom(**trainer: Any) -> NASExperiment:
     return experiment(**{key: value for key, value in chosen.items() if value is not None})
 
 
-def job(of: NASExperiment, launch: int = 7) -> dict[str, Any]:
+def asked(of: NASExperiment, sample: int = 3, architecture: Architecture = NETWORK) -> TrainerInput:
     spec = of.spec.trainer
-    return child_job(
-        of,
-        launch,
-        TrainerInput(
-            experiment="demo",
-            sample=3,
-            attempt=2,
-            seed=1,
-            metric="accuracy",
-            architecture=NETWORK,
-            dataset=spec.dataset,
-            epochs=spec.epochs,
-            reward_epochs=spec.reward_epochs,
-            batch_size=spec.batch_size,
-            optimizer=spec.optimizer,
-            store=StoreLocation(s3=s3_location(of)),
-        ),
-        "trainer:1",
+    return TrainerInput(
+        experiment="demo",
+        sample=sample,
+        attempt=2,
+        seed=1,
+        metric="accuracy",
+        architecture=architecture,
+        dataset=spec.dataset,
+        epochs=spec.epochs,
+        reward_epochs=spec.reward_epochs,
+        batch_size=spec.batch_size,
+        optimizer=spec.optimizer,
+        dataset_cache=spec.dataset_cache,
+        store=StoreLocation(s3=s3_location(of)),
     )
+
+
+def job(of: NASExperiment, launch: int = 7) -> dict[str, Any]:
+    return child_job(of, launch, (asked(of),), "trainer:1")
 
 
 def container(of: dict[str, Any]) -> dict[str, Any]:
@@ -96,6 +97,43 @@ def test_trainers_use_their_own_keys_where_they_have_some() -> None:
     assert env["AWS_CA_BUNDLE"]["value"] == "/etc/nas/ca/ca.crt"
     read_back = TrainerInput.model_validate_json(env["NAS_INPUT"]["value"])
     assert read_back.store.s3 is not None and read_back.store.s3.prefix == f"nas/team/demo/{UID}/"
+
+
+def test_children_of_one_pod_have_one_document_and_their_deadlines_together() -> None:
+    of = experiment(deadline="10m", childrenPerPod=4)
+    children = tuple(asked(of, sample) for sample in (3, 5, 6))
+    built = child_job(of, 7, children, "trainer:1")
+    pod = built["spec"]["template"]["spec"]
+    assert pod["activeDeadlineSeconds"] == 3 * 600
+    (document,) = [item["value"] for item in container(built)["env"] if item["name"] == "NAS_INPUT"]
+    assert TrainerPack.model_validate_json(document).children == children == read_trainer_document(document)
+    for metadata in (built["metadata"], built["spec"]["template"]["metadata"]):
+        labels = metadata["labels"]
+        assert (labels[names.LABEL_CHILDREN], labels[names.LABEL_ATTEMPT]) == ("3", "2")
+        assert names.LABEL_SAMPLE not in labels, "a selector of one sample must not find a pod of another"
+        assert metadata["annotations"][names.ANNOTATION_SAMPLES] == "3,5,6"
+
+
+def test_a_child_alone_has_its_own_document_and_label() -> None:
+    built = job(experiment(childrenPerPod=4, deadline="10m"))
+    assert built["metadata"]["labels"][names.LABEL_SAMPLE] == "3"
+    assert built["metadata"]["annotations"][names.ANNOTATION_SAMPLES] == "3"
+    assert built["spec"]["template"]["spec"]["activeDeadlineSeconds"] == 600
+    (document,) = [item["value"] for item in container(built)["env"] if item["name"] == "NAS_INPUT"]
+    assert (TrainerInput.model_validate_json(document),) == read_trainer_document(document)
+
+
+def test_more_children_than_an_environment_holds_are_refused() -> None:
+    # The deepest networks there are, told at length where their dataset is.
+    dataset = {"cifar10": {"uri": f"/{'x' * 1000}"}}
+    of = experiment(childrenPerPod=16, dataset=dataset, datasetCache=f"/{'x' * 1000}")
+    layer = ConvolutionalLayer(filter_height=3, filter_width=3, filters=8)
+    layers = tuple(layer.model_copy(update={"inputs": tuple(range(index))}) for index in range(40))
+    deep = asked(of, architecture=ConvolutionalArchitecture(layers=layers))
+    assert len(trainer_document((deep,))) < 10_000, "one always fits"
+    child_job(of, 0, (deep,) * 8, "trainer:1")
+    with pytest.raises(ValueError, match=r"spec\.trainer\.childrenPerPod: 16 children need .* bytes.*lower it"):
+        child_job(of, 0, (deep,) * 16, "trainer:1")
 
 
 def test_a_template_lies_over_the_trainer_by_name() -> None:

@@ -66,7 +66,7 @@ def test_the_worst_are_stopped_and_each_rule_follows_from_what_the_log_said_befo
     assert rules == expected_rules(records, 2, 0.25, 5)
     assert rules[:5] == [None] * 5 and None not in rules[8:]
     # What the children were told is what the log says.
-    assert [bench.world.jobs[number].input.stop for number in sorted(bench.world.jobs)] == rules
+    assert [bench.world.jobs[number].inputs[0].stop for number in sorted(bench.world.jobs)] == rules
     launched = {record.samples[0]: record for record in bench.of_kind(Launched)}
     for record in bench.of_kind(Observed):
         rule = launched[record.sample].stop
@@ -115,7 +115,7 @@ def test_the_random_arm_is_compared_with_and_never_stopped() -> None:
     bench = searched(experiment({"worst": "0.5"}, searcher={**TRAIN, "control": {"random": "0.4"}}))
     arms = {record.sample: record.arm for record in bench.of_kind(Proposed)}
     assert {arms[record.sample] for record in stopped(bench)} == {"policy"}
-    arm = [job.input for job in bench.world.jobs.values() if arms[job.input.sample] == "random"]
+    arm = [each for job in bench.world.jobs.values() for each in job.inputs if arms[each.sample] == "random"]
     assert len(arm) > 10 and all(each.stop is None for each in arm)
     assert [record.stop for record in bench.of_kind(Launched)] == expected_rules(bench.world.records(), 2, 0.5, 5)
 
@@ -135,7 +135,7 @@ def test_a_sample_that_takes_a_stopped_one_s_result_says_so_too() -> None:
 
 def test_final_trainings_are_neither_stopped_nor_compared_with() -> None:
     bench = searched(experiment({"worst": "0.5"}, finalTraining={"top": 3, "epochs": 4}))
-    finals = [job.input for job in bench.world.jobs.values() if job.input.final is not None]
+    finals = [each for job in bench.world.jobs.values() for each in job.inputs if each.final is not None]
     assert len(finals) > 2 and all(each.stop is None for each in finals)
     numbers = {each.sample for each in finals}
     assert all(record.rung is None for record in bench.of_kind(Observed) if record.sample in numbers)
@@ -150,7 +150,9 @@ def test_a_diverged_child_stays_diverged() -> None:
     assert [record.sample for record in sorted(diverged, key=lambda each: each.sample)] == list(range(3, 40, 4))
     assert all(record.stopped is None and record.rung is None for record in diverged)
     # The trainer did stop them: they have nothing finite to be compared.
-    assert any(job.input.stop is not None for job in bench.world.jobs.values() if job.input.sample % 4 == 3)
+    assert any(
+        each.stop is not None for job in bench.world.jobs.values() for each in job.inputs if each.sample % 4 == 3
+    )
 
 
 def test_another_epoch_in_the_middle_of_a_search_gathers_anew() -> None:

@@ -56,10 +56,10 @@ class Jobs:
 
     def train(self, launch: Launch) -> None:
         """Write the result, as a trainer would, and end the pod, as a kubelet would."""
-        asked = launch.input
-        digest = asked.architecture.digest
-        result = Result(sample=asked.sample, attempt=1, architecture=digest, metrics={"accuracy": 0.5})
-        self._store.put_if_absent(names.result_key(asked.sample), result.model_dump_json(by_alias=True).encode())
+        for asked in launch.inputs:
+            digest = asked.architecture.digest
+            result = Result(sample=asked.sample, attempt=1, architecture=digest, metrics={"accuracy": 0.5})
+            self._store.put_if_absent(names.result_key(asked.sample), result.model_dump_json(by_alias=True).encode())
         self._bench.end_pod(launch.number, 0)
 
 
@@ -75,13 +75,15 @@ def place(request: pytest.FixtureRequest, store: FolderStore, tmp_path: Path) ->
     made.executor.close()
 
 
-def child(tmp_path: Path, number: int) -> Launch:
+def child(tmp_path: Path, number: int, *samples: int) -> Launch:
+    """Return a launch of these samples, or of the one that has its number."""
     trainer = {"dataset": {"digits": {"trainingImages": 100}}, "epochs": 1}
     experiment = NASExperiment.model_validate(manifest(trainer=trainer))
     space = search_space(experiment.spec.search_space)
     architecture = space.decode((0,) * len(space.decisions(number)))
     location = StoreLocation(folder=str(tmp_path / "store"))
-    return Launch(number, trainer_input(experiment, location, number, 1, architecture))
+    inputs = [trainer_input(experiment, location, sample, 1, architecture) for sample in samples or (number,)]
+    return Launch(number, tuple(inputs))
 
 
 def next_end(events: "SimpleQueue[Event]") -> Ended:
@@ -108,12 +110,26 @@ def test_a_child_ends_once_with_its_result_in_the_store(place: Place, store: Fol
     ends = [next_end(events) for _ in launches]
     assert sorted(end.launch for end in ends) == [0, 1]
     assert {end.end for end in ends} == {End.SUCCEEDED}
-    for launch in launches:
-        data = store.get(names.result_key(launch.input.sample))
+    assert_results(store, launches)
+    nothing_more(events)
+
+
+def assert_results(store: FolderStore, launches: list[Launch]) -> None:
+    for asked in [asked for launch in launches for asked in launch.inputs]:
+        data = store.get(names.result_key(asked.sample))
         assert data is not None, "an end is told after the result is there"
-        digest = launch.input.architecture.digest
-        result = Result.parse(data, sample=launch.input.sample, digest=digest, metric="accuracy")
+        result = Result.parse(data, sample=asked.sample, digest=asked.architecture.digest, metric="accuracy")
         assert 0 <= result.metrics["accuracy"] <= 1
+
+
+def test_children_of_one_launch_end_together(place: Place, store: FolderStore, tmp_path: Path) -> None:
+    events: SimpleQueue[Event] = SimpleQueue()
+    place.executor.start(events.put)
+    launch = child(tmp_path, 0, 3, 5, 6)
+    place.executor.launch(launch)
+    place.train(launch)
+    assert next_end(events) in (Ended(0, End.SUCCEEDED, words) for words in ("", "all 3 children have their results"))
+    assert_results(store, [launch])
     nothing_more(events)
 
 

@@ -63,7 +63,7 @@ def test_the_best_are_trained_with_the_grid_and_the_winner_is_tested_once() -> N
 
     test = finals[6]
     assert (test.run.of, test.run.settings.test, test.run.optimizer.learning_rate) == (best_three[0], True, "0.05")
-    asked = bench.world.jobs[bench.of_kind(Launched)[-1].launch].input
+    asked = bench.world.jobs[bench.of_kind(Launched)[-1].launch].inputs[0]
     assert asked.final == test.run.settings and (asked.epochs, asked.optimizer) == (9, test.run.optimizer)
     kinds = [record.type for record in bench.world.records()]
     assert (

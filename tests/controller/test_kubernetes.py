@@ -54,7 +54,7 @@ class Bench:
         space = search_space(experiment.spec.search_space)
         architecture = space.decode((0,) * len(space.decisions(number)))
         location = StoreLocation(folder="/store")
-        return Launch(number, trainer_input(experiment, location, number, 1, architecture))
+        return Launch(number, (trainer_input(experiment, location, number, 1, architecture),))
 
     def next_event(self, seconds: float = 20.0) -> Event:
         return self.events.get(timeout=seconds)

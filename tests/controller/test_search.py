@@ -211,6 +211,8 @@ def test_a_child_that_does_not_report_a_penalised_metric_is_lost() -> None:
 
 
 REUSE = {"seed": 7, "random": {}}
+# A space of one architecture.
+ONE = {"convolutional": {"layers": {"initial": 1}, "filterHeights": [1], "filterWidths": [1], "filters": [4]}}
 
 
 def _architectures(bench: Bench) -> dict[int, str]:
@@ -251,12 +253,91 @@ def test_duplicates_are_trained_again_where_that_is_asked_for() -> None:
 
 def test_a_policy_that_proposes_nothing_new_spends_the_budget_in_objects_of_bounded_size() -> None:
     bench = Bench()
-    one = {"layers": {"initial": 1}, "filterHeights": [1], "filterWidths": [1], "filters": [4]}
-    bench.run(make_experiment(budget={"samples": 1000}, searcher=REUSE, searchSpace={"convolutional": one}))
+    bench.run(make_experiment(budget={"samples": 1000}, searcher=REUSE, searchSpace=ONE))
     sizes = [Counter(record.type for record in each.records) for each in read_objects(bench.world.store)]
     assert max(size["Proposed"] for size in sizes) <= 64
-    assert bench.sink.last.progress == "1000/1000" and len(bench.of_kind(Launched)) <= 3
+    assert bench.sink.last.progress == "1000/1000" and len(bench.of_kind(Launched)) == 1
     assert len(sizes) < 30
+
+
+def test_what_is_in_flight_is_not_trained_a_second_time() -> None:
+    bench = Bench()
+    bench.run(make_experiment(parallelism=3, budget={"samples": 5}, searcher=REUSE, searchSpace=ONE))
+    kinds = [(record.type, getattr(record, "sample", None)) for record in bench.world.records()]
+    begun = [("Proposed", sample) for sample in range(3)]
+    # Those that wait take room, and are observed with the one that they wait for, in one object.
+    assert kinds[2:6] == [*begun, ("Launched", None)]
+    assert kinds[6:9] == [("Observed", sample) for sample in range(3)]
+    assert [record.reused for record in bench.of_kind(Observed)] == [None, 0, 0, 0, 0]
+    (object_,) = [each for each in read_objects(bench.world.store) if each.records[0].type == "Observed"]
+    assert len(object_.records) > 3
+    assert max(status.samples.running for status in bench.sink.statuses if status.samples) == 1
+
+
+def test_when_the_first_of_equals_is_lost_the_next_one_is_launched() -> None:
+    bench = Bench(["OutOfMemory", "Disrupted", "result"])
+    bench.run(make_experiment(parallelism=4, budget={"samples": 4}, searcher=REUSE, searchSpace=ONE))
+    assert [(record.samples, record.attempt) for record in bench.of_kind(Launched)] == [((0,), 1), ((1,), 1), ((1,), 2)]
+    assert [record.sample for record in bench.of_kind(Lost)] == [0]
+    assert [(record.sample, record.reused) for record in bench.of_kind(Observed)] == [(1, None), (2, 1), (3, 1)]
+
+
+def test_equal_architectures_are_trained_at_once_where_that_is_asked_for() -> None:
+    bench = Bench()
+    bench.run(make_experiment(parallelism=3, budget={"samples": 3}, searchSpace=ONE))
+    kinds = [record.type for record in bench.world.records()]
+    assert kinds[2:8] == ["Proposed", "Proposed", "Proposed", "Launched", "Launched", "Launched"]
+
+
+def test_the_random_arm_shares_results_in_flight_too() -> None:
+    bench = Bench()
+    searcher = {**REUSE, "control": {"random": "0.5"}}
+    bench.run(make_experiment(parallelism=8, budget={"samples": 8}, searcher=searcher, searchSpace=ONE))
+    assert len(bench.of_kind(Launched)) == 1
+    control = bench.sink.last.control
+    assert control is not None and control.policy.observed + control.random.observed == 8
+    assert control.random.observed > 0
+
+
+def test_a_suspension_leaves_no_one_waiting() -> None:
+    bench = Bench()
+    running = make_experiment(parallelism=3, budget={"samples": 4}, searcher=REUSE, searchSpace=ONE)
+    suspended = make_experiment(parallelism=3, budget={"samples": 4}, searcher=REUSE, searchSpace=ONE, suspend=True)
+    progress, done = bench.world.progress, itertools.count()
+
+    def suspend_first() -> bool:
+        if next(done) == 0:
+            bench.search.change(suspended)
+            return True
+        return progress()
+
+    bench.world.progress = suspend_first  # type: ignore[method-assign]
+    assert bench.run(running, lambda: bench.search.change(running)) is Ending.FINISHED
+    assert [(record.samples, record.attempt) for record in bench.of_kind(Launched)] == [((0,), 1), ((0,), 2)]
+    assert bench.sink.last.progress == "4/4"
+
+
+def test_after_the_deadline_those_that_wait_are_still_seen_to() -> None:
+    bench = Bench(["OutOfMemory"])
+    progress = bench.world.progress
+
+    def slowly() -> bool:
+        bench.world.seconds += 100
+        return progress()
+
+    bench.world.progress = slowly  # type: ignore[method-assign]
+    budget = {"samples": 100, "duration": "1m"}
+    bench.run(make_experiment(parallelism=3, budget=budget, searcher=REUSE, searchSpace=ONE))
+    assert bench.sink.last.progress == "3/100" and len(bench.of_kind(Launched)) == 2
+
+
+def test_final_trainings_of_one_architecture_do_not_wait_for_each_other() -> None:
+    bench = Bench()
+    final = {"top": 1, "epochs": 2, "grid": {"learningRate": ["0.1", "0.01"]}}
+    bench.run(make_experiment(budget={"samples": 2}, searcher=REUSE, searchSpace=ONE, finalTraining=final))
+    kinds = [record.type for record in bench.world.records()]
+    begin = kinds.index("FinalProposed")
+    assert kinds[begin : begin + 4] == ["FinalProposed", "FinalProposed", "Launched", "Launched"]
 
 
 def test_reused_results_do_not_hide_that_everything_fails() -> None:
@@ -267,6 +348,119 @@ def test_reused_results_do_not_hide_that_everything_fails() -> None:
     assert outcome is not None and outcome.reason == "ConsecutiveFailures"
     kinds = [record.type for record in bench.world.records()]
     assert "Observed" in kinds[kinds.index("Lost") :]
+
+
+PACKS = {"dataset": {"digits": {}}, "epochs": 1, "childrenPerPod": 4}
+
+
+def launched(bench: Bench) -> list[tuple[int, ...]]:
+    return [record.samples for record in bench.of_kind(Launched)]
+
+
+def test_children_share_pods_and_keep_them_full() -> None:
+    bench = Bench()
+    bench.run(make_experiment(parallelism=10, budget={"samples": 18}, trainer=PACKS))
+    # Room for two is none, unless they are the rest of the budget.
+    assert launched(bench) == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11), (12, 13, 14, 15), (16, 17)]
+    assert bench.sink.last.progress == "18/18"
+    assert max(status.samples.running for status in bench.sink.statuses if status.samples) == 10
+
+
+def test_each_of_a_pack_is_judged_by_its_own_result_and_no_one_for_the_others() -> None:
+    bench = Bench(["some", "result", "OutOfMemory"])
+    bench.run(make_experiment(parallelism=4, budget={"samples": 4}, trainer=PACKS))
+    launches = bench.of_kind(Launched)
+    assert [(each.samples, each.attempt, each.failures) for each in launches] == [
+        ((0, 1, 2, 3), 1, 0),
+        ((1,), 2, 0),
+        ((3,), 2, 0),
+    ]
+    assert sorted(record.sample for record in bench.of_kind(Observed)) == [0, 1, 2]
+    (lost,) = bench.of_kind(Lost)
+    assert (lost.sample, lost.reason) == (3, LostReason.OUT_OF_MEMORY)
+
+
+@pytest.mark.parametrize("fate", ["InvalidInput", "OutOfMemory", "DeadlineExceeded", "Failed", "Succeeded"])
+def test_the_end_of_a_pack_blames_no_one(fate: str) -> None:
+    bench = Bench([fate])
+    bench.run(make_experiment(parallelism=4, budget={"samples": 4}, trainer={**PACKS, "attempts": 1}))
+    assert launched(bench) == [(0, 1, 2, 3), (0,), (1,), (2,), (3,)]
+    assert len(bench.of_kind(Observed)) == 4
+
+
+@pytest.mark.parametrize("fate", ["Disrupted", "Vanished", "DatasetUnavailable"])
+def test_what_is_no_childs_fault_is_repeated_together(fate: str) -> None:
+    bench = Bench([fate] * 3)
+    bench.run(make_experiment(parallelism=4, budget={"samples": 4}, trainer=PACKS))
+    assert launched(bench) == [(0, 1, 2, 3)] * 4
+    assert {record.failures for record in bench.of_kind(Launched)} == {0}
+    assert bench.sink.last.progress == "4/4"
+
+
+def test_one_that_is_tried_alone_stays_alone() -> None:
+    # All four fail together, and alone they are all ended at once, by a suspension.
+    bench = Bench(["Failed"])
+    running = make_experiment(parallelism=4, budget={"samples": 4}, trainer=PACKS)
+    suspended = make_experiment(parallelism=4, budget={"samples": 4}, trainer=PACKS, suspend=True)
+    progress, done = bench.world.progress, itertools.count()
+
+    def suspend_after_one() -> bool:
+        if next(done) == 1:
+            bench.search.change(suspended)
+            return True
+        return progress()
+
+    bench.world.progress = suspend_after_one  # type: ignore[method-assign]
+    assert bench.run(running, lambda: bench.search.change(running)) is Ending.FINISHED
+    assert launched(bench) == [(0, 1, 2, 3), *[(0,), (1,), (2,), (3,)] * 2]
+
+
+def test_final_trainings_have_a_pod_each() -> None:
+    bench = Bench()
+    final = {"top": 1, "epochs": 2, "grid": {"learningRate": ["0.1", "0.01"]}}
+    bench.run(make_experiment(parallelism=4, budget={"samples": 4}, trainer=PACKS, finalTraining=final))
+    # Two of the grid, and the test.
+    assert launched(bench) == [(0, 1, 2, 3), (4,), (5,), (6,)]
+
+
+def test_duplicates_leave_packs_neither_waiting_nor_empty() -> None:
+    bench = Bench(policy=RandomPolicy)
+    bench.run(make_experiment(parallelism=8, budget={"samples": 200}, searcher=REUSE, trainer=PACKS))
+    assert bench.sink.last.progress == "200/200"
+    packs = launched(bench)
+    assert sum(map(len, packs)) == len(set(_architectures(bench).values()))
+    # As long as the space has something new, a pack is seldom without one of its children.
+    assert sum(map(len, packs[:10])) >= 36
+
+
+def test_suspension_and_a_new_template_take_packs_as_they_are() -> None:
+    bench = Bench(starts=False)
+    running = make_experiment(parallelism=4, budget={"samples": 4}, trainer=PACKS)
+    suspended = make_experiment(parallelism=4, budget={"samples": 4}, trainer=PACKS, suspend=True)
+    changed = make_experiment(parallelism=4, budget={"samples": 4}, trainer={**PACKS, "childrenPerPod": 2})
+    progress, done = bench.world.progress, itertools.count()
+
+    def suspend_then_change() -> bool:
+        match next(done):
+            case 0:
+                bench.search.change(suspended)
+            case 1:
+                return False
+            case 2:
+                bench.search.change(changed)
+            case _:
+                return progress()
+        return True
+
+    bench.world.progress = suspend_then_change  # type: ignore[method-assign]
+    assert bench.run(running, lambda: bench.search.change(running)) is Ending.FINISHED
+    assert [(record.samples, record.attempt) for record in bench.of_kind(Launched)] == [
+        ((0, 1, 2, 3), 1),
+        ((0, 1, 2, 3), 2),
+        ((0, 1), 3),
+        ((2, 3), 3),
+    ]
+    assert bench.world.cancelled == [0, 1]
 
 
 CONTROL = {"seed": 7, "random": {}, "duplicates": "Train", "control": {"random": "0.3"}}

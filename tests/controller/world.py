@@ -119,9 +119,9 @@ class CountingPolicy:
 
 @dataclass
 class Job:
-    """A child in the world."""
+    """A launch in the world, of one child or several."""
 
-    input: TrainerInput
+    inputs: tuple[TrainerInput, ...]
     running: bool = True
     end: End = End.SUCCEEDED
     message: str = ""
@@ -169,40 +169,54 @@ class World:
         return True
 
     def end(self, number: int, fate: str) -> None:
-        """End a job: ``result``, ``result-then-killed``, ``diverged``, ``malformed``, or the name of an End."""
+        """End a job: ``result``, ``result-then-killed``, ``diverged``, ``malformed``, or the name of an End.
+
+        ``some`` leaves the result of every second child, and ends as an unforeseen error does.
+        """
         job = self.jobs[number]
         job.running = False
-        if fate in ("result", "result-then-killed", "diverged"):
-            diverged = fate == "diverged"
-            history, stopped = self._trained(job.input)
-            metric = history[-1] if history else self.accuracy(job.input)
-            result = Result(
-                sample=job.input.sample,
-                attempt=job.input.attempt,
-                architecture=job.input.architecture.digest,
-                status="Diverged" if diverged else "Trained",
-                metrics={} if diverged else {job.input.metric: metric, **self.metrics},
-                history=history,
-                stopped=stopped,
-                parameters=1000 * len(getattr(job.input.architecture, "layers", "1")),
-            )
-            self.store.put_if_absent(names.result_key(job.input.sample), result.model_dump_json(by_alias=True).encode())
-            if job.input.final is not None and job.input.final.test:
-                self.store.put(names.preprocessing_key(job.input.sample), b"preprocessing")
-                self.store.put(names.training_key(job.input.sample), b'{"batchSize": 7}')
-                self.store.put(names.weights_key(job.input.sample), b"weights")
-                self.store.put(names.onnx_key(job.input.sample), b"onnx")
-            job.end = End.FAILED if fate == "result-then-killed" else End.SUCCEEDED
-        elif fate == "too-large":
-            self.store.put_if_absent(names.result_key(job.input.sample), b" " * (MAX_RESULT_BYTES + 1))
-        elif fate == "malformed":
-            self.store.put_if_absent(names.result_key(job.input.sample), b'{"metrics": "no"')
-        else:
+        for place, asked in enumerate(job.inputs):
+            if fate == "some" and place % 2 == 0:
+                self._leave(asked, "result")
+            elif fate != "some":
+                self._leave(asked, fate)
+        if fate in ("some", "result-then-killed"):
+            job.end = End.FAILED
+        elif fate in {end.value for end in End}:
             job.end, job.message = End(fate), f"the trainer's words about {fate}"
+        else:
+            job.end = End.SUCCEEDED
         if job.end is End.VANISHED:
             del self.jobs[number]
             self.gone[number] += 1
         self._say(Ended(number, job.end, job.message))
+
+    def _leave(self, asked: TrainerInput, fate: str) -> None:
+        """Write what a child with this fate leaves in the store, if anything."""
+        if fate in ("result", "result-then-killed", "diverged"):
+            diverged = fate == "diverged"
+            history, stopped = self._trained(asked)
+            metric = history[-1] if history else self.accuracy(asked)
+            result = Result(
+                sample=asked.sample,
+                attempt=asked.attempt,
+                architecture=asked.architecture.digest,
+                status="Diverged" if diverged else "Trained",
+                metrics={} if diverged else {asked.metric: metric, **self.metrics},
+                history=history,
+                stopped=stopped,
+                parameters=1000 * len(getattr(asked.architecture, "layers", "1")),
+            )
+            self.store.put_if_absent(names.result_key(asked.sample), result.model_dump_json(by_alias=True).encode())
+            if asked.final is not None and asked.final.test:
+                self.store.put(names.preprocessing_key(asked.sample), b"preprocessing")
+                self.store.put(names.training_key(asked.sample), b'{"batchSize": 7}')
+                self.store.put(names.weights_key(asked.sample), b"weights")
+                self.store.put(names.onnx_key(asked.sample), b"onnx")
+        elif fate == "too-large":
+            self.store.put_if_absent(names.result_key(asked.sample), b" " * (MAX_RESULT_BYTES + 1))
+        elif fate == "malformed":
+            self.store.put_if_absent(names.result_key(asked.sample), b'{"metrics": "no"')
 
     def _trained(self, asked: TrainerInput) -> tuple[tuple[float, ...], Stopped | None]:
         """Return how far a child comes, as a trainer decides it."""
@@ -244,13 +258,15 @@ class WorldExecutor:
         world.fault("launch")
         intended = {record.launch: record for record in world.records() if isinstance(record, Launched)}
         assert launch.number in intended, f"launch {launch.number} was not in the log before it was created"
-        assert launch.input.stop in (None, intended[launch.number].stop), "the log says another rule"
-        trained = world.store.get(names.result_key(launch.input.sample))
-        assert trained is None, f"sample {launch.input.sample} has a result and is trained again"
+        for asked in launch.inputs:
+            assert asked.stop in (None, intended[launch.number].stop), "the log says another rule"
+            trained = world.store.get(names.result_key(asked.sample))
+            assert trained is None, f"sample {asked.sample} has a result and is trained again"
         if launch.number not in world.jobs:
-            twins = [job for job in world.jobs.values() if job.running and job.input.sample == launch.input.sample]
-            assert not twins, f"sample {launch.input.sample} is being trained twice at once"
-            world.jobs[launch.number] = Job(launch.input)
+            running = {each.sample for job in world.jobs.values() if job.running for each in job.inputs}
+            twins = running & {asked.sample for asked in launch.inputs}
+            assert not twins, f"samples {twins} are being trained twice at once"
+            world.jobs[launch.number] = Job(launch.inputs)
             world.created.append(launch.number)
         if self._starts and world.post is not None:
             world.post(Started(launch.number))

@@ -13,7 +13,7 @@ from nas_api.search_space import SearchSpaceSpec
 from nas_api.stopping import Rung
 from nas_controller.errors import LogDamaged
 from nas_controller.records import Inherited, Launched, Lost, Observed, Proposed, Record, Started, WarmStarted
-from nas_controller.report import read, render
+from nas_controller.report import panels, read, render
 from nas_controller.report.history import Fate
 
 
@@ -85,6 +85,21 @@ def test_a_reused_result_costs_nothing_and_has_the_parameters_of_its_original() 
     sample = history.samples[1]
     assert (sample.reused, sample.parameters, sample.cost) == (True, first.parameters, first.parameters)
     assert sum(each.seconds for each in history.samples) == first.seconds
+
+
+def test_children_of_one_pod_cost_one_pod() -> None:
+    found = records(4, losses=0.0)
+    observed = [each for each in found if isinstance(each, Observed)]
+    before = [each for each in found[: found.index(observed[0])] if not isinstance(each, Proposed | Launched)]
+    proposed = [each for each in found if isinstance(each, Proposed)]
+    pods = [Launched(launch=0, samples=(0, 1, 2), attempt=1), Launched(launch=1, samples=(3,), attempt=1)]
+    history = read([*before, *proposed, *pods, *observed])
+    assert history is not None
+    seconds = [each.seconds for each in observed]
+    assert sum(seconds) - history.shared_seconds == pytest.approx(max(seconds[:3]) + seconds[3])
+    assert "Children shared pods, which trained for" in panels.cost(history).lead
+    alone = read(found)
+    assert alone is not None and alone.shared_seconds == 0 and "shared" not in panels.cost(alone).lead
 
 
 def test_the_best_are_different_networks_from_the_highest_reward_down() -> None:

@@ -5,6 +5,7 @@ The steps of a training that warm it up are real ones, so that a recorded traini
 order as one that is not. What only a GPU can show is the recording itself (``record``); the rest is tested without.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -15,6 +16,9 @@ Step = Callable[[Tensor, Tensor], Tensor]
 
 # torch asks for some runs before a recording, in which libraries choose algorithms and allocate what they keep.
 WARM_UP_STEPS = 3
+
+# A recording begins with a wait for the whole device and gives free memory back: it must not meet another one.
+_RECORDING = threading.Lock()
 
 
 class Recorder(Protocol):
@@ -44,7 +48,8 @@ class GpuRecorder:
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """See :class:`Recorder`."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
+        # Other children of this process go on meanwhile: what they allocate is no fault of this thread.
+        with _RECORDING, torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             work()
         return graph.replay
 

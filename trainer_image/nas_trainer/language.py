@@ -29,8 +29,12 @@ _NO_TARGET = -100
 _SEEDS = 2**63
 
 
-def language_training(document: TrainerInput) -> "LanguageTraining":
+def language_training(document: TrainerInput, load: Callable[..., Text] = load_text) -> "LanguageTraining":
     """Return the training that an input document with a text asks for.
+
+    Args:
+        document: what is asked for.
+        load: :func:`~nas_trainer.text.load_text`, or what calls it once for several children.
 
     Raises:
         Unsuitable: the metric is not one of the text's, the architecture is no cell, or the budget of parameters is
@@ -50,7 +54,7 @@ def language_training(document: TrainerInput) -> "LanguageTraining":
     test = document.final is not None and document.final.test
     return LanguageTraining(
         document.architecture,
-        load_text(spec, document.store, cache=document.dataset_cache, test=test),
+        load(spec, document.store, cache=document.dataset_cache, test=test),
         document.language,
         document.optimizer,
         document.batch_size,

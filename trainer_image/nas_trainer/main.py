@@ -1,4 +1,5 @@
-"""The trainer's process: reads one document, trains, writes one result, and ends with a documented code.
+"""The trainer's process: reads one document, trains one child or several, writes a result for each, and ends with a
+documented code.
 
 Whatever is expected to go wrong ends in one sentence with its cure, on the log and as the container's
 termination message. The exit codes are ``nas_api.child.ExitCode``.
@@ -7,10 +8,12 @@ termination message. The exit codes are ``nas_api.child.ExitCode``.
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from types import FrameType
 from typing import Any
 
@@ -21,17 +24,20 @@ from pydantic import ValidationError
 
 import nas_api
 from nas_api import names
-from nas_api.child import ExitCode, Result, TrainerInput
+from nas_api.child import ExitCode, Result, TrainerInput, read_trainer_document
 from nas_api.handover import Vocabulary
 from nas_api.stopping import Rung, Stopped
 from nas_store import Store, open_store
 from nas_store.errors import StoreError
 from nas_trainer import checkpoint
+from nas_trainer.data import Images
 from nas_trainer.files import DatasetUnavailable
 from nas_trainer.language import language_training
 from nas_trainer.process import leave_message
 from nas_trainer.task import ExportFailed, Progress, Task, Unsuitable
-from nas_trainer.training import image_training
+from nas_trainer.text import Text, load_text
+from nas_trainer.together import Defer, run_together
+from nas_trainer.training import image_training, load_images
 
 # A child that ends sooner is cheaper to repeat than to save.
 _CHECKPOINT_SECONDS = 60.0
@@ -52,6 +58,18 @@ class Failure(Exception):
         return self.message
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """What the children of one process have in common."""
+
+    building: threading.Lock
+    """Held while a network is built: torch draws initial weights from one generator for all threads, seeded by each."""
+    images: Callable[..., Images]
+    """``load_images``, once."""
+    text: Callable[..., Text]
+    """``load_text``, once."""
+
+
 class Terminated(BaseException):
     """SIGTERM came: pre-empted, cancelled or suspended. No Exception, so that nothing takes it for an error."""
 
@@ -63,7 +81,9 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
     """
     try:
         with _terminated_by_sigterm() as defer:
-            result = _run(environment, defer)
+            documents = _read_input(environment)
+            shared = _Shared(threading.Lock(), lru_cache(1)(load_images), lru_cache(1)(load_text))
+            message = _run(documents[0], shared, defer) if len(documents) == 1 else _run_together(documents, shared)
     except Failure as failure:
         _log.error("failed", reason=failure.message, code=failure.code)
         leave_message(environment, failure.message)
@@ -72,13 +92,43 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
         _log.warning("terminated")
         leave_message(environment, "terminated by SIGTERM; the next attempt goes on from the last checkpoint")
         return ExitCode.TERMINATED
-    leave_message(environment, result)
+    leave_message(environment, message)
     return ExitCode.OK
 
 
-def _run(environment: Mapping[str, str], defer: Callable[[], None]) -> str:
+def _run_together(documents: tuple[TrainerInput, ...], shared: _Shared) -> str:
+    """Train several children, a thread each, and return the termination message.
+
+    Raises:
+        Terminated: SIGTERM came, and a child has no result.
+        Failure: that of the first child without a result, after the others have theirs.
+    """
+    raised = run_together([partial(_run_beside_others, document, shared) for document in documents], Terminated)
+    failed = [(document, error) for document, error in zip(documents, raised, strict=True) if error is not None]
+    for document, error in failed:
+        if isinstance(error, Failure):
+            _log.error("failed", sample=document.sample, reason=error.message, code=error.code)
+        elif not isinstance(error, Terminated):
+            _log.error("failed", sample=document.sample, exc_info=error)
+    if any(isinstance(error, Terminated) for _, error in failed):
+        raise Terminated
+    if failed:
+        document, error = failed[0]
+        code = error.code if isinstance(error, Failure) else 1
+        what = f"{len(failed)} of {len(documents)} children have no result"
+        raise Failure(code, f"{what}; sample {document.sample}: {_first_line(error)}")
+    return f"all {len(documents)} children have their results"
+
+
+def _run_beside_others(document: TrainerInput, shared: _Shared, defer: Defer) -> None:
+    """Train one of several children; on a GPU in a stream of its own, so that they do not wait for each other."""
+    gpu = torch.cuda.is_available()
+    with torch.cuda.stream(torch.cuda.Stream()) if gpu else nullcontext():  # type: ignore[no-untyped-call]
+        _run(document, shared, defer)
+
+
+def _run(document: TrainerInput, shared: _Shared, defer: Defer) -> str:
     """Train, and return the termination message; ``defer`` makes SIGTERM wait until the result is written."""
-    document = _read_input(environment)
     log = _log.bind(experiment=document.experiment, sample=document.sample, attempt=document.attempt)
     with _storage_failures():
         store = open_store(document.store)
@@ -89,7 +139,7 @@ def _run(environment: Mapping[str, str], defer: Callable[[], None]) -> str:
     started = time.monotonic()
     torch.set_num_threads(document.threads)
     try:
-        task = _task(document)
+        task = _task(document, shared)
         _restore(document, store, task, log)
         stopped = _train(document, store, task, log)
         metrics = {} if task.progress.diverged else task.metrics(document.reward_epochs)
@@ -113,7 +163,7 @@ def _run(environment: Mapping[str, str], defer: Callable[[], None]) -> str:
     return result.termination_message()
 
 
-def _read_input(environment: Mapping[str, str]) -> TrainerInput:
+def _read_input(environment: Mapping[str, str]) -> tuple[TrainerInput, ...]:
     text = environment.get(names.ENV_TRAINER_INPUT)
     if text is None:
         raise Failure(
@@ -121,7 +171,7 @@ def _read_input(environment: Mapping[str, str]) -> TrainerInput:
             f"the environment has no {names.ENV_TRAINER_INPUT}: this program is started by the controller's Jobs",
         )
     try:
-        document = TrainerInput.model_validate_json(text)
+        return read_trainer_document(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the document"
@@ -130,13 +180,14 @@ def _read_input(environment: Mapping[str, str]) -> TrainerInput:
             f"{names.ENV_TRAINER_INPUT} cannot be used ({place}: {first['msg']}): use images of one version for"
             " controller and trainer",
         ) from error
-    return document
 
 
-def _task(document: TrainerInput) -> Task:
+def _task(document: TrainerInput, shared: _Shared) -> Task:
     try:
-        with _storage_failures():
-            return image_training(document) if document.dataset.text is None else language_training(document)
+        with _storage_failures(), shared.building:
+            if document.dataset.text is None:
+                return image_training(document, shared.images)
+            return language_training(document, shared.text)
     except Unsuitable as error:
         raise Failure(ExitCode.INVALID_INPUT, str(error)) from error
     except DatasetUnavailable as error:
@@ -173,7 +224,7 @@ def _train(
         metric = {document.metric: task.progress.metrics[-1]} if task.progress.metrics else {}
         log.debug("epoch", number=task.progress.epochs, loss=task.progress.losses[-1], **metric)
         if time.monotonic() - saved_at >= _CHECKPOINT_SECONDS:
-            _save(document, store, *newest)
+            _save(document, store, *newest, log)
             saved_at = time.monotonic()
 
     try:
@@ -187,18 +238,24 @@ def _train(
         task.run(document.epochs, after_epoch)
     except Terminated:
         if newest[1].epochs:
-            _save(document, store, *newest)
+            _save(document, store, *newest, log)
             log.info("checkpoint", epochs=newest[1].epochs)
         raise
     return None
 
 
-def _save(document: TrainerInput, store: Store, state: dict[str, torch.Tensor], progress: Progress) -> None:
+def _save(
+    document: TrainerInput,
+    store: Store,
+    state: dict[str, torch.Tensor],
+    progress: Progress,
+    log: structlog.typing.FilteringBoundLogger,
+) -> None:
     try:
         store.put(names.checkpoint_key(document.sample), checkpoint.encode(document, state, progress))
     except StoreError as error:
         # A training without a checkpoint is slower to repeat, and right all the same.
-        _log.warning("the checkpoint could not be written", reason=str(error))
+        log.warning("the checkpoint could not be written", reason=str(error))
 
 
 def _export(
@@ -259,7 +316,7 @@ def _storage_failure(error: StoreError) -> Failure:
 
 
 @contextmanager
-def _terminated_by_sigterm() -> Iterator[Callable[[], None]]:
+def _terminated_by_sigterm() -> Iterator[Defer]:
     """Turn SIGTERM into ``Terminated`` within the block; yields a function that ignores it from then on."""
 
     def terminate(_signal: int, _frame: FrameType | None) -> None:

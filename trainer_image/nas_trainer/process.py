@@ -35,7 +35,11 @@ def configure_logging(environment: Mapping[str, str] = os.environ) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(),
+            *(
+                [structlog.dev.ConsoleRenderer()]
+                if sys.stderr.isatty()
+                else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+            ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level if level in _LOG_LEVELS else "info"),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas_api.child import FinalSettings, TrainerInput
-from nas_api.experiment import GpuSpec, OptimizerSpec
+from nas_api.child import FinalSettings, StoreLocation, TrainerInput
+from nas_api.experiment import DatasetSpec, GpuSpec, OptimizerSpec
 from nas_api.handover import Preprocessing
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
+from nas_trainer import data
 from nas_trainer.cuda_graph import GpuRecorder, RecordedStep, Step
-from nas_trainer.data import Images, load, whiten
+from nas_trainer.data import Images, whiten
 from nas_trainer.descent import Descent
 from nas_trainer.network import Network, multiply_adds
 from nas_trainer.task import Progress, Unsuitable
@@ -31,8 +32,21 @@ _HELD_OUT_BATCH = 2048
 _SEEDS = 2**63
 
 
-def image_training(document: TrainerInput) -> "Training":
+def load_images(spec: DatasetSpec, store: StoreLocation, *, cache: str | None, test: bool) -> Images:
+    """Return a dataset on the device, ready for each of its streams; see :func:`nas_trainer.data.load`."""
+    device = choose_device()
+    images = data.load(spec, store, cache=cache, test=test).to(device, _memory_format(device))
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return images
+
+
+def image_training(document: TrainerInput, load: Callable[..., Images] = load_images) -> "Training":
     """Return the training that an input document of a convolutional network asks for.
+
+    Args:
+        document: what is asked for.
+        load: :func:`load_images`, or what calls it once for several children.
 
     Raises:
         Unsuitable: the document asks for another metric, for batches of one image, or for what the image cannot do.
@@ -152,8 +166,7 @@ class Training(Descent[Network]):
         self._seed = seed
         self._final = final = final or FinalSettings()
         self._gpu = (gpu or GpuSpec()) if device.type == "cuda" else None
-        # Convolutions on a GPU's tensor cores want the channels last.
-        self._memory_format = torch.contiguous_format if self._gpu is None else torch.channels_last
+        self._memory_format = _memory_format(device)
         self._images = images.to(device, self._memory_format)
         self._held_out_images = self._images.held_out_images
         if images.augmented:
@@ -272,6 +285,11 @@ class Training(Descent[Network]):
 def best_of_last(accuracies: tuple[float, ...], epochs: int) -> float:
     """Return the metric: the best accuracy of the last ``epochs`` epochs (paper section 4.1)."""
     return max(accuracies[-epochs:])
+
+
+def _memory_format(device: torch.device) -> torch.memory_format:
+    """Return how images lie in memory: convolutions on a GPU's tensor cores want the channels last."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
 def _has_compiler() -> bool:

@@ -199,7 +199,7 @@ class KubernetesExecutor:
         if launch is None or child.cancelled or child.uid is not None:
             return
         try:
-            job = child_job(self._experiment, launch.number, launch.input, self._image)
+            job = child_job(self._experiment, launch.number, launch.inputs, self._image)
             created = self._client.create(JOBS, self._namespace, job)
         except ValueError as error:
             self._refused(child, _blocked(child.number, Reason.INVALID_TEMPLATE, str(error)))

@@ -33,14 +33,14 @@ class TableExecutor:
 
     def launch(self, launch: Launch) -> None:
         """See :class:`nas_controller.executor.Executor`."""
-        asked = launch.input
-        result = Result(
-            sample=asked.sample,
-            attempt=asked.attempt,
-            architecture=asked.architecture.digest,
-            metrics=dict(self._measure(asked.sample, asked.architecture)),
-        )
-        self._store.put_if_absent(names.result_key(asked.sample), result.model_dump_json(by_alias=True).encode())
+        for asked in launch.inputs:
+            result = Result(
+                sample=asked.sample,
+                attempt=asked.attempt,
+                architecture=asked.architecture.digest,
+                metrics=dict(self._measure(asked.sample, asked.architecture)),
+            )
+            self._store.put_if_absent(names.result_key(asked.sample), result.model_dump_json(by_alias=True).encode())
         self._post(Ended(launch.number, End.SUCCEEDED))
 
     def cancel(self, launch: int) -> None:

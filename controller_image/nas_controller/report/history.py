@@ -115,10 +115,16 @@ class History:
     """Parallelism times duration: what could have been trained in."""
     lost_seconds: float = 0.0
     """Between launch and loss of attempts that gave nothing."""
+    shared_seconds: float = 0.0
+    """How much longer the trainings of children that shared a pod were in all than the longest of each pod."""
     timed: bool = False
     """Whether the log says when things happened; those of older writers do not."""
     _decisions: tuple[Decision, ...] = ()
     _numbered: dict[int, Sample | FinalTraining] = field(default_factory=dict)
+    _shares: dict[int, int] = field(default_factory=dict)
+    """The launch of each open sample that was launched with others."""
+    _longest: dict[int, float] = field(default_factory=dict)
+    """The longest training so far, in seconds, of each launch of several samples."""
 
     @property
     def cost_name(self) -> str:
@@ -192,6 +198,10 @@ class History:
                         if isinstance(child, Sample):
                             child.launches += 1
                             child.rule = record.stop
+                        if len(record.samples) > 1:
+                            self._shares[number] = record.launch
+                        else:
+                            self._shares.pop(number, None)
                 case Observed():
                     child = self._numbered[record.sample]
                     child.fate = Fate.DIVERGED if record.diverged else Fate.TRAINED
@@ -214,6 +224,11 @@ class History:
                     self.finished = record
 
     def _observe(self, record: Observed, sample: Sample) -> None:
+        launch = self._shares.pop(record.sample, None)
+        if launch is not None:
+            longest = self._longest.get(launch, 0.0)
+            self.shared_seconds += min(longest, record.seconds)
+            self._longest[launch] = max(longest, record.seconds)
         sample.parameters = record.parameters
         sample.stopped = record.stopped
         rule, rung = sample.rule, record.rung

@@ -485,6 +485,8 @@ def cost(history: History) -> Panel:
         if count
     )
     lead = f"<b>{duration(total)}</b> of training in all, {duration(float(middle))} a sample in the median."
+    if history.shared_seconds > 0:
+        lead += f" Children shared pods, which trained for {duration(total - history.shared_seconds)}."
     if final:
         lead += f" The final training took {duration(final)} more."
     if history.slot_seconds > 0:

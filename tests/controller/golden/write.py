@@ -55,6 +55,13 @@ SEARCHES: Mapping[str, Mapping[str, Any]] = {
             "earlyStopping": {"epoch": 2, "worst": "0.5", "startup": 4},
         },
     },
+    "convolutional-packs": {
+        # The space is small, so that samples wait for equal ones in flight.
+        "searchSpace": {"convolutional": {"layers": {"initial": 1}, "filterHeights": [1, 3], "filters": [4, 8]}},
+        "searcher": {"seed": 7, "random": {}},
+        "parallelism": 6,
+        "trainer": {"dataset": {"digits": {}}, "epochs": 1, "childrenPerPod": 3},
+    },
     "custom-evolution": {
         "searchSpace": {"custom": {"decisions": DECISIONS}},
         "searcher": {"seed": 5, "evolution": {"population": 8, "tournament": 3}},
