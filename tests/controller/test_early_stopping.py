@@ -120,6 +120,16 @@ def test_the_random_arm_is_compared_with_and_never_stopped() -> None:
     assert [record.stop for record in bench.of_kind(Launched)] == expected_rules(bench.world.records(), 2, 0.5, 5)
 
 
+def test_in_a_pod_of_several_each_child_has_the_rule_of_its_arm() -> None:
+    trainer = {"dataset": {"digits": {}}, "epochs": 4, "childrenPerPod": 2, "earlyStopping": {"epoch": 2, "startup": 5}}
+    spec = experiment(trainer=trainer, parallelism=4, searcher={**TRAIN, "control": {"random": "0.4"}})
+    bench = searched(spec)
+    arms = {record.sample: record.arm for record in bench.of_kind(Proposed)}
+    ruled = [record for record in bench.of_kind(Launched) if record.stop is not None]
+    assert any({arms[sample] for sample in record.samples} == {"policy", "random"} for record in ruled)
+    assert stopped(bench) and {arms[record.sample] for record in stopped(bench)} == {"policy"}
+
+
 def test_a_sample_that_takes_a_stopped_one_s_result_says_so_too() -> None:
     few = {"convolutional": {"layers": {"initial": 1}, "filterHeights": [1, 3], "filterWidths": [1, 3]}}
     reuse = {**TRAIN, "duplicates": "Reuse"}

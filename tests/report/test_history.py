@@ -10,6 +10,7 @@ from report import logs
 from nas_api.experiment import NASExperiment
 from nas_api.reasons import LostReason
 from nas_api.search_space import SearchSpaceSpec
+from nas_api.stopping import Rung
 from nas_controller.errors import LogDamaged
 from nas_controller.records import Inherited, Launched, Lost, Observed, Proposed, Record, Started, WarmStarted
 from nas_controller.report import panels, read, render
@@ -123,6 +124,18 @@ def test_those_that_were_stopped_early_are_never_the_best() -> None:
     stopped[0].reward = 9.0
     assert not {sample.number for sample in history.best(40)} & {sample.number for sample in stopped}
     assert len(history.trained()) == 40
+
+
+def test_a_rung_of_another_epoch_does_not_say_who_is_hopeless() -> None:
+    found = [*logs.stopped_early(records(10, losses=0.0, control="0.9"), bound=9.0)]
+    other = [
+        each.model_copy(update={"rung": Rung(epoch=4, metric=0.1)}) if isinstance(each, Observed) else each
+        for each in found
+    ]
+    for log, number in ((found, 10), (other, 0)):
+        history = read(log)
+        assert history is not None
+        assert sum(sample.hopeless for sample in history.samples) == number
 
 
 def test_a_warm_start_goes_on_with_the_earlier_numbers() -> None:

@@ -231,7 +231,9 @@ class History:
             self._longest[launch] = max(longest, record.seconds)
         sample.parameters = record.parameters
         sample.stopped = record.stopped
-        sample.hopeless = sample.rule is not None and record.rung is not None and sample.rule.ends(record.rung)
+        rule, rung = sample.rule, record.rung
+        # Launched before a change of the epoch, it has a rule of the one and a rung of the other.
+        sample.hopeless = rule is not None and rung is not None and rung.epoch == rule.epoch and rule.ends(rung)
         parameters = float(record.parameters) if self.cost_name == "parameters" else 0.0
         sample.cost = record.metrics.get(self.cost_name, parameters)
         if record.reused is not None:
