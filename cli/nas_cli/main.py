@@ -4,6 +4,7 @@ Modules are imported by the command that needs them: ``nas --help`` must not wai
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
 import click
@@ -71,7 +72,7 @@ def run(file: Path, folder: Path | None, parallelism: int | None, verbose: bool)
     """
     from nas_cli.manifest import read_experiment
 
-    experiment = read_experiment(file)
+    experiment = read_experiment(file, partial(click.echo, err=True))
     # Only now: this loads torch.
     from nas_cli import local_run
 
@@ -91,7 +92,7 @@ def proxy_check(file: Path, architectures: int, repeats: int, folder: Path | Non
     """Tell how noisy the reward is, before a search: trains a few random architectures several times, here."""
     from nas_cli.manifest import read_experiment
 
-    experiment = read_experiment(file)
+    experiment = read_experiment(file, partial(click.echo, err=True))
     # Only now: this loads torch.
     from nas_cli import local_run
     from nas_cli.proxy_check import check

@@ -6,7 +6,7 @@ there, and a rule added to the models is checked here without another line.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,13 @@ class Document:
     """Whether it is another kind of object, which is not looked at."""
 
 
-def read_documents(path: Path, *, local: bool = False) -> list[Document]:
+def read_documents(path: Path, *, local: bool = False, words: type[yaml.SafeLoader] = KubectlLoader) -> list[Document]:
     """Return the documents of a YAML file in their order; empty ones are left out.
 
     Args:
         path: the file.
         local: whether they are only to be run here, so that ``spec.storage`` may be missing.
+        words: what words without quotes stand for.
 
     Raises:
         OSError: the file cannot be read.
@@ -70,8 +71,8 @@ def read_documents(path: Path, *, local: bool = False) -> list[Document]:
     except UnicodeDecodeError as error:
         return [Document(path.name, None, (Fault(1, "", f"this is no text in UTF-8 ({error.reason})"),))]
     try:
-        nodes = [node for node in yaml.compose_all(text, Loader=KubectlLoader) if node is not None]
-        loader = KubectlLoader("")
+        nodes = [node for node in yaml.compose_all(text, Loader=words) if node is not None]
+        loader = words("")
         values = [loader.construct_document(node) for node in nodes]
         return [
             _document(node, _with_storage(value) if local else value) for node, value in zip(nodes, values, strict=True)
@@ -87,19 +88,30 @@ def read_documents(path: Path, *, local: bool = False) -> list[Document]:
         return [Document(path.name, None, (Fault(1, "", "this is no manifest: it is nested without end"),))]
 
 
-def read_experiment(path: Path) -> NASExperiment:
+def read_experiment(path: Path, warn: Callable[[str], None] = lambda _: None) -> NASExperiment:
     """Return the one experiment of a file, to be run on this machine: it need not say where a cluster keeps things.
+
+    Programs in Python write `y` and `1e-3` without quotes where they mean these words. Here they have what they mean,
+    and are warned of kubectl.
+
+    Args:
+        path: the file.
+        warn: is told, for people, what of it a cluster would not take.
 
     Raises:
         Refusal: there is not exactly one, or it has faults; the message names each with its line.
     """
     try:
         documents = [document for document in read_documents(path, local=True) if not document.foreign]
+        faults = [f"{path}:{fault.line}: {fault.text}" for document in documents for fault in document.faults]
+        if faults:
+            documents = [each for each in read_documents(path, local=True, words=yaml.SafeLoader) if not each.foreign]
     except OSError as error:
         raise Refusal(f"{path} cannot be read: {error.strerror}") from error
-    faults = [f"{path}:{fault.line}: {fault.text}" for document in documents for fault in document.faults]
-    if faults:
+    if faults and any(document.faults for document in documents):
         raise Refusal("\n".join(["the manifest has faults:", *faults]))
+    if faults:
+        warn("\n".join(["kubectl will not take this manifest as it is run here:", *faults]))
     experiments = [document.experiment for document in documents if document.experiment is not None]
     if len(experiments) != 1:
         raise Refusal(f"{path} holds {len(experiments)} experiments: give a file with one")

@@ -306,13 +306,12 @@ def test_faults_of_decisions_come_with_line_and_cure(tmp_path: Path) -> None:
         " there), or move it up",
         f"15: {place}[3].when.in: kind has no option 'z', only a, b",
         f"16: {place}[4].name: 'kind' is there already",
-        f"16: {place}[4].when.decision: op is repeated, so that it has no single value; name a decision without repeat"
-        " (Your own decisions, for your own trainer)",
+        f"16: {place}[4].when.decision: op is repeated, so that it has no single value; name a decision without repeat",
     ]
     path.write_text(head + decisions.replace("options: [s]", "options: [1, yes]") + tail)
     path.write_text(path.read_text().replace("custom: {}}", "custom: {}}, command: python3 x.py"))
     words = nas("validate", path).stderr
     assert "spec.trainer.command: a list is needed here: write [python3, x.py]" in words
-    assert f'12: {place}[3].options[0]: this is a word here: write "1" in quotes' in words
-    assert f"12: {place}[3].options[1]: YAML takes this word for true or false: write it in quotes" in words
+    assert f'12: {place}[3].options[0]: YAML takes this word for a number: write "1" in quotes' in words
+    assert f'12: {place}[3].options[1]: YAML takes this word for true or false: write "yes" in quotes' in words
     assert "at least 1 item" not in words

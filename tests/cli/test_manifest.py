@@ -15,6 +15,7 @@ from cluster_fixtures import ControlPlane
 from experiments import MANIFEST, manifest
 
 from nas_api.crd import openapi_schema
+from nas_cli.errors import Refusal
 from nas_cli.kubectl_yaml import KubectlLoader
 from nas_cli.main import main
 from nas_cli.manifest import check, read_documents, read_experiment
@@ -320,3 +321,21 @@ def test_what_is_valid_here_is_accepted_by_the_api_server(control_plane: Control
     for file in sorted(EXAMPLES.glob("*.yaml")):
         done = control_plane.kubectl("apply", "-n", namespace, "--dry-run=server", "-f", str(file))
         assert done.returncode == 0, done.stderr
+
+
+def test_words_that_python_writes_without_quotes_run_here_with_a_warning_of_kubectl(tmp_path: Path) -> None:
+    options = ["y", "1e-3", "0o10"]
+    custom = {"custom": {"decisions": [{"name": "rate", "options": options}]}}
+    text = yaml.safe_dump(manifest(searchSpace=custom, trainer={"dataset": {"custom": {}}}))
+    assert "- 1e-3\n" in text
+    path = tmp_path / "experiment.yaml"
+    path.write_text(text)
+    said: list[str] = []
+    space = read_experiment(path, said.append).spec.search_space.custom
+    assert space is not None and list(space.decisions[0].options or ()) == options
+    (words,) = said
+    assert words.startswith("kubectl will not take this manifest") and words.count("options[") == len(options)
+    path.write_text(text.replace("- y\n", "- yes\n"))
+    with pytest.raises(Refusal, match="true or false"):
+        read_experiment(path, said.append)
+    assert len(said) == 1
