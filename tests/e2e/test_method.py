@@ -80,3 +80,23 @@ def test_a_cell_is_found_and_trained_on_characters(world: World) -> None:
     assert transferred["best"]["digest"] == found["best"]["digest"]
     assert 0 < float(transferred["best"]["metric"]) < 8
     world.kubectl("delete", "nas", "words", "characters")
+
+
+def test_children_share_pods_and_the_hopeless_end_early(world: World) -> None:
+    """Two children a pod, the last one alone; one look at the learning curves after the first of three epochs."""
+    pairs = small("pairs", 7, parallelism=2)
+    pairs["spec"]["searcher"] = {"random": {}, "duplicates": "Train"}
+    pairs["spec"]["trainer"] |= {
+        "childrenPerPod": 2,
+        "epochs": 3,
+        "earlyStopping": {"epoch": 1, "worst": "0.9", "startup": 2},
+    }
+    world.apply(pairs)
+    status = world.wait_complete("pairs", 300)
+    assert status["samples"]["observed"] == 7 and status["samples"].get("retried", 0) == 0
+    jobs = world.items("jobs", f"{names.LABEL_EXPERIMENT}=pairs")
+    samples = sorted(job["metadata"]["annotations"][names.ANNOTATION_SAMPLES] for job in jobs)
+    assert samples == ["0,1", "2,3", "4,5", "6"]
+    # Of the newest the worst nine in ten are ended: hardly one of five comes to its end.
+    assert status["samples"]["stopped"] > 0
+    world.kubectl("delete", "nas", "pairs")
