@@ -5,19 +5,20 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from nas_api.decisions import Categorical, Choices, Decision, counting
+from nas_api.decisions import Anchor, Choices, Decision, answer, counting
 from nas_controller.policies import Proposal, Vitals
 
 
 class LocalSearch:
     """Neighbours of the best, in random order, until one is better; at a local optimum it starts anew at random.
 
-    A neighbour differs in one decision; what only then counts is drawn at random. Nothing is tried twice.
+    A neighbour differs in one decision or one skip connection; what only then counts is drawn at random. Nothing is
+    tried twice.
     """
 
     def __init__(self, seed: int, decisions: tuple[Decision, ...]) -> None:
         self._random = random.Random(f"local search {seed}")
-        self._decisions = [decision for decision in decisions if isinstance(decision, Categorical)]
+        self._decisions = decisions
         self._best: tuple[float, Choices] | None = None
         self._open: dict[int, Choices] = {}
         self._known: set[Choices] = set()
@@ -60,23 +61,29 @@ class LocalSearch:
 
     def _anywhere(self) -> Choices:
         for _ in range(1000):  # in a small space everything may be known
-            choices = self._settled([self._random.randrange(len(each.options)) for each in self._decisions], None)
+            choices = answer(self._decisions, self._drawn)
             if choices not in self._known:
                 break
         return choices
 
     def _neighbours(self, centre: Choices) -> Iterator[Choices]:
+        before = counting(self._decisions, centre)
         for step, decision in enumerate(self._decisions):
-            for option in range(len(decision.options)):
-                if option != centre[step]:
-                    yield self._settled([*centre[:step], option, *centre[step + 1 :]], centre)
+            if not before[step]:
+                continue
+            if isinstance(decision, Anchor):
+                others = [centre[step] ^ 1 << earlier for earlier in range(decision.index)]
+            else:
+                others = [option for option in range(len(decision.options)) if option != centre[step]]
+            for other in others:
+                given = {place: choice for place, choice in enumerate(centre) if before[place]} | {step: other}
+                yield self._completed(given)
 
-    def _settled(self, choices: list[int], origin: Choices | None) -> Choices:
-        """Return choices with 0 where they do not count, and new draws where they count but did not in ``origin``."""
-        before = counting(self._decisions, origin) if origin is not None else (True,) * len(choices)
-        for step, decision in enumerate(self._decisions):
-            if not counting(self._decisions, tuple(choices))[step]:
-                choices[step] = 0
-            elif not before[step]:
-                choices[step] = self._random.randrange(len(decision.options))
-        return tuple(choices)
+    def _completed(self, given: dict[int, int]) -> Choices:
+        """Answer what is given, by step, so; what counts only now is drawn at random."""
+        return answer(
+            self._decisions, lambda step, decision: given[step] if step in given else self._drawn(step, decision)
+        )
+
+    def _drawn(self, step: int, decision: Decision) -> int:
+        return self._random.randrange(1 << decision.index if isinstance(decision, Anchor) else len(decision.options))

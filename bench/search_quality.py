@@ -1,7 +1,10 @@
-"""How good is what a searcher finds? Tables answer in place of trainings (``tables.py``).
+"""How good is what a searcher finds? Tables answer in place of trainings.
 
     python bench/search_quality.py [--tables macro pairs …] [--searchers guided tpe …] [--seeds 20] [--samples 200]
                                    [--in-flight 1]
+
+The tables are in ``tables.py``, ``modelled_tables.py`` (public benchmarks' structures) and ``space_tables.py`` (the
+paper's spaces).
 
 Every searcher is a policy as the controller runs it. A sample's reward is one noisy training, whose luck is a function
 of (seed, sample); what is reported is the best noise-free value among the first samples that came back, as mean and
@@ -9,7 +12,8 @@ standard error over the seeds. With ``--in-flight N`` results come back in any o
 
 The bars on NAS-Bench-Macro are the figures known for it; they hold when they are within two standard errors of the
 measured mean, or are exceeded. The other tables are made up anew for each seed; there ``guided`` must not be worse than
-random search, TPE or local search by more than two standard errors of the difference, seed by seed.
+random search, TPE, local search or evolution by more than two standard errors of the difference, seed by seed. At the
+end each searcher's mean rank over the tables is told.
 """
 
 import argparse
@@ -20,7 +24,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from modelled_tables import blocks, cells, hyperparameters, sizes
 from rivals import LocalSearch
+from space_tables import recurrent, skips
 from tables import MACRO, Table, branches, macro, pairs, perplexity, wide
 
 from nas_api.decisions import Decision
@@ -44,13 +50,19 @@ BARS = {
 """Of NAS-Bench-Macro, at the checkpoints."""
 BINDING = ("random", "reinforce", "ppo", "guided")
 """Searchers of ours whose bar must hold; the other figures are there to compare with."""
-RIVALS = ("random", "tpe", "local")
+RIVALS = ("random", "tpe", "local", "evolution")
 TABLES: dict[str, Callable[[int], Table]] = {
     "macro": lambda seed: macro(),
     "pairs": pairs,
     "branches": branches,
     "wide": wide,
     "perplexity": perplexity,
+    "cells": cells,
+    "sizes": sizes,
+    "hyperparameters": hyperparameters,
+    "blocks": blocks,
+    "recurrent": recurrent,
+    "skips": skips,
 }
 SEARCHERS: dict[str, Callable[[int], SearcherSpec]] = {
     "random": lambda seed: SearcherSpec(seed=seed, random=Empty()),
@@ -114,52 +126,75 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=200, help="samples of each search, at least 50")
     parser.add_argument("--in-flight", type=int, default=1, help="samples whose results are awaited at once")
     arguments = parser.parse_args()
+    checkpoints = [count for count in CHECKPOINTS if count <= arguments.samples]
     missed = 0
+    means: list[dict[str, list[float]]] = []
     for name in arguments.tables:
         if name == "macro" and not MACRO.exists():
             print(f"macro: skipped, no table at {MACRO}")
             continue
         # All searchers of a seed meet the same table with the same noise.
-        missed += compare([TABLES[name](seed) for seed in range(arguments.seeds)], arguments)
+        found = runs([TABLES[name](seed) for seed in range(arguments.seeds)], checkpoints, arguments)
+        means.append({who: [statistics.fmean(at) for at in zip(*found[who], strict=True)] for who in found})
+        for line in misses(name, found, checkpoints):
+            print(f"  MISSED: {line}")
+            missed += 1
+    print(f"mean rank over {len(means)} tables, after samples {checkpoints}")
+    for who in arguments.searchers if means else ():
+        ranks = [statistics.fmean(rank(table, who, place) for table in means) for place in range(len(checkpoints))]
+        print(f"  {who:10}", *(f"{each:7.2f}" for each in ranks), sep="  ")
     return 1 if missed else 0
 
 
-def compare(tables: Sequence[Table], arguments: argparse.Namespace) -> int:
-    """Print a line for each searcher, on one table a seed, and return how many bars were missed."""
+def rank(means: dict[str, list[float]], who: str, place: int) -> float:
+    """Return a searcher's rank, from 1, by the means of a table at one checkpoint; equals share their mean rank."""
+    mine = means[who][place]
+    others = [row[place] for name, row in means.items() if name != who]
+    return 1 + sum(other > mine for other in others) + sum(other == mine for other in others) / 2
+
+
+def runs(
+    tables: Sequence[Table], checkpoints: Sequence[int], arguments: argparse.Namespace
+) -> dict[str, list[list[float]]]:
+    """Print a line for each searcher, on one table a seed, and return the best at each checkpoint of each search."""
     first = tables[0]
-    checkpoints = [count for count in CHECKPOINTS if count <= arguments.samples]
     print(f"{first.name}: {first.unit}, mean ± standard error over {arguments.seeds} seeds", end="")
     print(f", {arguments.in_flight} in flight; after samples {checkpoints}", flush=True)
     found: dict[str, list[list[float]]] = {}
-    missed: list[str] = []
     for name in arguments.searchers:
         started = time.process_time()
-        found[name] = [
+        curves = [
             search(make(name, seed, table), table, seed, arguments.samples, arguments.in_flight)
             for seed, table in enumerate(tables)
         ]
         seconds = (time.process_time() - started) / arguments.seeds
-        cells = []
-        for place, count in enumerate(checkpoints):
-            mean, error = mean_and_error([run[count - 1] for run in found[name]])
-            cell = f"{mean:7.3f} ± {error:.3f}"
-            if first.name == "macro" and place < len(BARS[name]):
-                bar = BARS[name][place]
-                cell += f" ({bar:.3f})"
-                if name in BINDING and mean + 2 * error < bar - ROUNDING:
-                    missed.append(f"{name} at {count}: {mean:.3f} ± {error:.3f}, not {bar:.3f}")
-            cells.append(cell)
-        print(f"  {name:10}", *cells, f" {seconds:.1f} s of CPU a search", sep="  ", flush=True)
-    if first.name != "macro" and "guided" in found:
-        for rival in (name for name in RIVALS if name in found):
-            for count in checkpoints:
-                pairs_of_runs = zip(found["guided"], found[rival], strict=True)
-                gain, error = mean_and_error([mine[count - 1] - theirs[count - 1] for mine, theirs in pairs_of_runs])
+        found[name] = [[curve[count - 1] for count in checkpoints] for curve in curves]
+        entries = ["{:7.3f} ± {:.3f}".format(*mean_and_error(at)) for at in zip(*found[name], strict=True)]
+        if first.name == "macro":
+            entries = [
+                f"{entry} ({BARS[name][place]:.3f})" if place < len(BARS[name]) else entry
+                for place, entry in enumerate(entries)
+            ]
+        print(f"  {name:10}", *entries, f" {seconds:.1f} s of CPU a search", sep="  ", flush=True)
+    return found
+
+
+def misses(table: str, found: dict[str, list[list[float]]], checkpoints: Sequence[int]) -> list[str]:
+    """Return a line for each bar that a table's searches did not reach."""
+    out: list[str] = []
+    for place, count in enumerate(checkpoints):
+        if table == "macro":
+            for name in (name for name in BINDING if name in found and place < len(BARS[name])):
+                mean, error = mean_and_error([row[place] for row in found[name]])
+                if mean + 2 * error < BARS[name][place] - ROUNDING:
+                    out.append(f"{name} at {count}: {mean:.3f} ± {error:.3f}, not {BARS[name][place]:.3f}")
+        elif "guided" in found:
+            for rival in (name for name in RIVALS if name in found):
+                both = zip(found["guided"], found[rival], strict=True)
+                gain, error = mean_and_error([mine[place] - theirs[place] for mine, theirs in both])
                 if gain + 2 * error < 0:
-                    missed.append(f"guided at {count}: {gain:+.3f} ± {error:.3f} against {rival}")
-    for line in missed:
-        print(f"  MISSED: {line}")
-    return len(missed)
+                    out.append(f"guided at {count}: {gain:+.3f} ± {error:.3f} against {rival}")
+    return out
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ import numpy as np
 from nas_api.decisions import Categorical, Choices, Decision, When, counting
 
 MACRO = Path(__file__).parents[2] / "shared" / "data" / "nas-bench-macro_cifar10.json"
+CHANCE = 10.0
+"""Accuracy of a network that is cut or has diverged, in %, of ten classes."""
 
 
 @dataclass(frozen=True)
