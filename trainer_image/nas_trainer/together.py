@@ -8,7 +8,10 @@ alone and beside others. Needs no torch.
 import ctypes
 import threading
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+
+_LONGEST_SLEEP_SECONDS = 1.0
 
 Defer = Callable[[], None]
 """Makes an interruption wait: it is not raised any more in who has called this."""
@@ -38,9 +41,11 @@ def run_together(
 
 
 def _wait(threads: "Sequence[_Thread]", ended: "SimpleQueue[None]") -> None:
-    """Return when all have ended. Unlike Thread.join this may be interrupted, and waited again."""
+    """Return when all have ended. Unlike Thread.join this may be interrupted, and begun again."""
     while not all(thread.over for thread in threads):
-        ended.get()
+        # A signal that comes just before the thread sleeps is looked at only when it wakes.
+        with suppress(Empty):
+            ended.get(timeout=_LONGEST_SLEEP_SECONDS)
 
 
 class _Thread(threading.Thread):
