@@ -102,6 +102,7 @@ def processes(parent: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_child_trains_and_says_so(executor: LocalExecutor, child: Child, events: Events, tmp_path: Path) -> None:
     executor.launch(child(4))
     end = ended(events)

@@ -68,7 +68,9 @@ def store(tmp_path: Path) -> FolderStore:
     return FolderStore(tmp_path / "store")
 
 
-@pytest.fixture(params=[Table, Local, pytest.param(Jobs, marks=pytest.mark.cluster)])
+@pytest.fixture(
+    params=[Table, pytest.param(Local, marks=pytest.mark.slow), pytest.param(Jobs, marks=pytest.mark.cluster)]
+)
 def place(request: pytest.FixtureRequest, store: FolderStore, tmp_path: Path) -> Iterator[Place]:
     made: Place = request.param(store, tmp_path, request)
     yield made

@@ -16,6 +16,9 @@ from nas_controller.policies import Policy, Proposal
 from nas_controller.policies.factory import make_policy
 from nas_controller.policies.learner import Learner
 
+# It takes many samples to see whether something is learnt.
+pytestmark = pytest.mark.slow
+
 Search = Callable[..., list[Choices]]
 FlatSpace = Callable[[int, int], SearchSpace]
 
@@ -32,7 +35,6 @@ def mean_of_policy(policy: Policy) -> float:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.slow
 def test_reinforce_learns_a_known_answer_at_the_papers_learning_rate(
     seed: int, flat_space: FlatSpace, search: Search
 ) -> None:
@@ -58,7 +60,6 @@ def test_ppo_learns_a_known_answer(seed: int, flat_space: FlatSpace, search: Sea
 @pytest.mark.parametrize(
     "spec", [SearcherSpec(ppo=PpoSpec()), SearcherSpec(reinforce=ReinforceSpec(learning_rate="0.003"))]
 )
-@pytest.mark.slow
 def test_a_reward_belongs_to_its_own_sample_whatever_the_order(spec: SearcherSpec, flat_space: FlatSpace) -> None:
     """Eight in flight, observed newest first: the good option's probability must rise, not fall."""
     policy = make_policy(spec, flat_space(1, 4))

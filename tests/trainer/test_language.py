@@ -108,6 +108,7 @@ def test_the_paper_s_medium_size() -> None:
 # ---------------------------------------------------------------- training
 
 
+@pytest.mark.slow
 def test_it_learns_and_reports_the_perplexity_of_the_text_held_out(text: Text) -> None:
     steady = SPEC.model_copy(update={"steady_epochs": 30, "dropout": "0"})
     out = trained(text, epochs=30, spec=steady, optimizer=OptimizerSpec(learning_rate="0.03"))
