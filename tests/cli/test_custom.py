@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from click.testing import CliRunner, Result
 from experiments import manifest
 
@@ -62,7 +61,8 @@ def own(tmp_path: Path) -> Callable[..., Path]:
             },
         )
         path = tmp_path / "mine.yaml"
-        path.write_text(yaml.safe_dump(document))
+        # JSON is YAML in which every word is in quotes.
+        path.write_text(json.dumps(document))
         return path
 
     return write
@@ -134,12 +134,22 @@ def test_a_failure_shows_the_trainers_words_and_where_all_of_them_are(own: Own, 
     assert "exit code 3: no licence" in lost(folder)[0].message
 
 
+def test_what_a_trainer_says_cannot_move_the_cursor(own: Own, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    script = r"printf '\033[31mred\033[0m\r 50%%\r100%%\n\033]0;title\007\033[2J\a\n'; exit 3"
+    outcome = nas("run", own(script, samples=1, trainer={"attempts": 1}), "--folder", folder)
+    words = "exit code 3: red  50% 100% | \N{REPLACEMENT CHARACTER}"
+    assert f"{words}; its output is" in outcome.output
+    assert words in lost(folder)[0].message
+
+
 @pytest.mark.parametrize(
     ("script", "words"),
     [
         ("echo hello", "result.json: the trainer ended with exit code 0 and did not write it"),
-        ('echo hello; echo 0.9 > "$NAS_DIR/result.json"', "result.json: the document: Input should be"),
+        ('echo hello; echo 0.9 > "$NAS_DIR/result.json"', "result.json: an object is needed, such as"),
         ('echo hello; echo "{" > "$NAS_DIR/result.json"', "result.json: this is no JSON"),
+        ('echo hello; echo \'{"metrics": {"accuracy": true}}\' > "$NAS_DIR/result.json"', "true is no number"),
         ('echo hello; echo \'{"metrics": {"loss": 1}}\' > "$NAS_DIR/result.json"', "metrics has no 'accuracy'"),
     ],
 )
@@ -152,6 +162,15 @@ def test_a_bad_result_is_lost_at_once_with_the_fault(own: Own, tmp_path: Path, s
     for record in lost(folder):
         assert record.message.endswith(f"Its output: {folder / 'children' / f'{record.sample}.log'}")
     assert not (folder / "children" / "2.log").exists(), "it was not tried again"
+
+
+def test_a_number_that_a_penalty_lacks_says_where_the_trainers_output_is(own: Own, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    penalties = [{"metric": "latency", "target": "5", "exponent": "1"}]
+    assert nas("run", own(GOOD, samples=1, objective={"penalties": penalties}), "--folder", folder).exit_code == 1
+    (record,) = lost(folder)
+    assert record.reason == "InvalidResult" and "objective.penalties names 'latency'" in record.message
+    assert record.message.endswith(f". The trainer's output: {folder / 'children' / '0.log'}")
 
 
 @pytest.mark.parametrize(
@@ -306,13 +325,12 @@ def test_faults_of_decisions_come_with_line_and_cure(tmp_path: Path) -> None:
         " there), or move it up",
         f"15: {place}[3].when.in: kind has no option 'z', only a, b",
         f"16: {place}[4].name: 'kind' is there already",
-        f"16: {place}[4].when.decision: op is repeated, so that it has no single value; name a decision without repeat"
-        " (Your own decisions, for your own trainer)",
+        f"16: {place}[4].when.decision: op is repeated, so that it has no single value; name a decision without repeat",
     ]
     path.write_text(head + decisions.replace("options: [s]", "options: [1, yes]") + tail)
     path.write_text(path.read_text().replace("custom: {}}", "custom: {}}, command: python3 x.py"))
     words = nas("validate", path).stderr
     assert "spec.trainer.command: a list is needed here: write [python3, x.py]" in words
-    assert f'12: {place}[3].options[0]: this is a word here: write "1" in quotes' in words
-    assert f"12: {place}[3].options[1]: YAML takes this word for true or false: write it in quotes" in words
+    assert f'12: {place}[3].options[0]: YAML takes this word for a number: write "1" in quotes' in words
+    assert f'12: {place}[3].options[1]: YAML takes this word for true or false: write "yes" in quotes' in words
     assert "at least 1 item" not in words
