@@ -22,6 +22,7 @@ from nas_api import custom_trainer, names
 from nas_api.base import duration
 from nas_api.child import StoreLocation
 from nas_api.experiment import NASExperiment
+from nas_api.search_space import arranged
 from nas_cli.display import Progress, Status, architecture_table, best_text, in_channels, policy_text
 from nas_cli.errors import Refusal
 from nas_cli.folders import EXPERIMENT, is_run
@@ -238,16 +239,16 @@ def _last_words(
         raise Refusal(f"the search has failed: {outcome.message} Children's logs are in {folder / 'children'}.")
     _, _, state = read_status(folder)
     best = None if state is None else state.core.best
-    if best is None or status.best is None:
+    if state is None or best is None or status.best is None:
         raise Refusal(f"the search has ended without a single result; children's logs are in {folder / 'children'}")
     metric = experiment.spec.objective.metric
     console.print(f"\n[bold]Complete[/bold]: the best network has {best_text(status.best, metric)}", highlight=False)
-    stage = state.core.final if state is not None else None
+    stage = state.core.final
     winner = stage.winner if stage is not None else None
     if stage is not None:
         # The final training may prefer another of the best: that one is in best/ then.
         console.print(stage.summary(metric), highlight=False)
-    architecture = best.architecture if winner is None else winner.architecture
+    architecture = arranged(state.space, best.architecture if winner is None else winner.architecture)
     console.print(architecture_table(architecture, in_channels(experiment)))
     if status.policy is not None and (text := policy_text(status.policy)):
         console.print(text, style="dim", highlight=False)
