@@ -150,6 +150,8 @@ class Result(Model):
     """Weights of the network; 0 where the trainer does not count them."""
     message: Annotated[str, StringConstraints(max_length=1000)] = ""
     """What is wrong with an invalid one and where to look, for people."""
+    look: str = ""
+    """Where the output of a user's own trainer is, for people; empty for the built-in one."""
 
     @classmethod
     def parse(cls, data: bytes, *, sample: int, digest: str, metric: str) -> "Result":

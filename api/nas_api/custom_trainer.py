@@ -5,14 +5,17 @@ Its program is started with ``NAS_DIR`` in its environment, reads ``architecture
 """
 
 import json
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from nas_api import names
 from nas_api.base import Model
 from nas_api.child import MetricName, Result, TrainerInput
 from nas_api.experiment import TrainerSpec
+from nas_api.harmless import harmless
 
 POD_FOLDER = "/nas"
 """``NAS_DIR`` in a pod."""
@@ -23,19 +26,34 @@ MAX_RESULT_BYTES = 1 << 20
 _LONGEST_MESSAGE = 1000
 
 
+def _number(value: object) -> object:
+    """Refuse what pydantic would make a number of: ``true`` would be the best accuracy there is."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    cure = "write one such as 0.93, or NaN where the training diverged"
+    if isinstance(value, str):
+        with suppress(ValueError):
+            cure = f"write {json.dumps(float(value))} without quotes"
+    raise ValueError(f"{_brief(value)} is no number: {cure}")
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+"""A JSON number, or NaN, Infinity or -Infinity as most programs write them."""
+
+
 class OwnResult(Model):
     """``$NAS_DIR/result.json``; only ``metrics`` is needed, and fields that are not named here are ignored."""
 
     version: Literal[1] = 1
     status: Literal["Trained", "Diverged"] = "Trained"
     """Diverged: the training came to nothing because of the architecture; the search learns to avoid it."""
-    metrics: Annotated[dict[MetricName, float], Field(max_length=64)] = {}
+    metrics: Annotated[dict[MetricName, Number], Field(max_length=64)] = {}
     """Numbers by name; the objective's metric must be among them unless the training diverged."""
-    history: Annotated[tuple[float, ...], Field(max_length=10_000)] = ()
+    history: Annotated[tuple[Number, ...], Field(max_length=10_000)] = ()
     """The objective's metric after each epoch."""
-    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    seconds: Annotated[Number, Field(ge=0, allow_inf_nan=False)] | None = None
     """How long the training took; the time between start and end when not set."""
-    parameters: Annotated[int, Field(ge=0)] = 0
+    parameters: Annotated[int, BeforeValidator(_number), Field(ge=0)] = 0
     """Parameters of the network, for the report and for penalties."""
 
 
@@ -76,11 +94,11 @@ def result(document: TrainerInput, data: bytes, *, seconds: float, look: str) ->
     try:
         own = OwnResult.model_validate(json.loads(data), extra="ignore")
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        return invalid(document, f"{place or 'the document'}: {first['msg']}", look=look)
-    except (ValueError, RecursionError) as error:
-        # ValueError: no JSON, or no UTF-8; RecursionError: nested beyond reason.
+        return invalid(document, _sentence(error.errors(include_url=False)[0], document.metric), look=look)
+    except RecursionError:
+        return invalid(document, "its JSON is nested too deeply", look=look)
+    except ValueError as error:
+        # No UTF-8, too.
         return invalid(document, f"this is no JSON: {error}", look=look)
     if own.status == "Trained" and document.metric not in own.metrics:
         there = f"only {', '.join(sorted(own.metrics))}" if own.metrics else "it is empty or missing"
@@ -94,6 +112,7 @@ def result(document: TrainerInput, data: bytes, *, seconds: float, look: str) ->
         history=own.history,
         seconds=seconds if own.seconds is None else own.seconds,
         parameters=own.parameters,
+        look=look,
     )
 
 
@@ -106,5 +125,37 @@ def invalid(document: TrainerInput, problem: str, *, look: str) -> Result:
         architecture=document.architecture.digest,
         status="Invalid",
         metrics={},
-        message=f"{RESULT}: {problem}"[: _LONGEST_MESSAGE - len(tail)].rstrip(".") + tail,
+        message=harmless(f"{RESULT}: {problem}")[: _LONGEST_MESSAGE - len(tail)].rstrip(".") + tail,
     )
+
+
+def _sentence(detail: ErrorDetails, metric: str) -> str:
+    """Return what is wrong with a field of a result and what to write instead."""
+    path = list(detail["loc"])
+    match detail["type"]:
+        case "model_type":
+            words = f'an object is needed, such as {{"metrics": {{"{metric}": 0.93}}}}, not {_brief(detail["input"])}'
+        case "dict_type":
+            words = f'an object is needed, such as {{"{metric}": 0.93}}, not {_brief(detail["input"])}'
+        case "tuple_type":
+            words = f"a list of numbers is needed, not {_brief(detail['input'])}"
+        case "too_long":
+            words = f"there are more than {detail['ctx']['max_length']:,}"
+        case "string_pattern_mismatch" | "string_unicode":
+            words = f"{_brief(detail['input'])} is no name: it should be up to 63 letters and digits and _ . -"
+            words += ", beginning with a letter"
+            # The path ends with the name itself, and a mark that it is one.
+            path = path[:-2]
+        case "value_error":
+            words = detail["msg"].removeprefix("Value error, ")
+        case _:
+            words = f"{_brief(detail['input'])} is not possible: {detail['msg'].replace('Input', 'it', 1)}"
+    return f"{place}: {words}" if (place := ".".join(map(str, path))) else words
+
+
+def _brief(value: object) -> str:
+    # A list or an object may be nested beyond reason.
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -9,7 +9,7 @@ from nas_api.base import Model
 from nas_api.cel import cel, exactly_one
 from nas_api.spaces.base import Space
 from nas_api.spaces.convolutional import ConvolutionalSpace, ConvolutionalSpec
-from nas_api.spaces.custom import CustomSpace, CustomSpec
+from nas_api.spaces.custom import CustomArchitecture, CustomSpace, CustomSpec
 from nas_api.spaces.fixed import FixedSpace, FixedSpec
 from nas_api.spaces.recurrent_cell import RecurrentCellSpace, RecurrentCellSpec
 
@@ -53,3 +53,14 @@ def search_space(spec: SearchSpaceSpec, architecture: Architecture | None = None
         return CustomSpace(spec.custom)
     assert spec.convolutional is not None
     return ConvolutionalSpace(spec.convolutional)
+
+
+def arranged(space: SearchSpace, architecture: Architecture) -> Architecture:
+    """Return an architecture of a space with a user's own decisions in the manifest's order, for people.
+
+    JSON with sorted keys, as the log and ``best/`` have it, has lost that order.
+    """
+    if not isinstance(architecture, CustomArchitecture):
+        return architecture
+    out: Architecture = space.decode(space.encode(architecture))
+    return out

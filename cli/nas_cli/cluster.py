@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from nas_api import names
 from nas_api.experiment import NASExperiment
+from nas_api.harmless import harmless
 from nas_cli.errors import Refusal
 from nas_kube import EXPERIMENTS, PODS, ApiError, ApiUnavailable, KubeClient, KubeConfigError
 
@@ -139,12 +140,13 @@ def _samples(metadata: dict[str, Any]) -> list[str]:
 
 
 def readable(line: str) -> str:
-    """Return a log line for people: JSON becomes time, level, event and fields; other lines stay."""
+    """Return a log line for a terminal: JSON becomes time, level, event and fields; other lines stay, but harmless."""
     try:
         event = json.loads(line)
     except ValueError:
-        return line
+        return harmless(line)
     if not isinstance(event, dict) or "event" not in event:
-        return line
+        return harmless(line)
+    shown = {harmless(key): harmless(value) if isinstance(value, str) else value for key, value in event.items()}
     renderer = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
-    return str(renderer(None, "info", event))
+    return str(renderer(None, "info", shown))

@@ -211,13 +211,15 @@ class _Pace:
     done_at_start: int | None = None
 
     def remaining_seconds(self, samples: SampleCounts) -> float | None:
+        """Return the seconds to the last sample; None where nobody can tell, or none is left."""
         done = samples.observed + samples.lost
         if self.done_at_start is None:
             self.done_at_start = done
         fresh = done - self.done_at_start
-        if fresh < _SAMPLES_FOR_A_RATE:
+        left = samples.budget - done
+        if fresh < _SAMPLES_FOR_A_RATE or left <= 0:
             return None
-        return (time.monotonic() - self.started) / fresh * max(0, samples.budget - done)
+        return (time.monotonic() - self.started) / fresh * left
 
 
 class Progress:
@@ -291,7 +293,7 @@ class Progress:
         words = [
             f"{done}/{samples.budget} samples",
             f"{samples.running} running",
-            f"best {best_text(status.best, self._metric)}",
+            "no result yet" if status.best is None else f"best {best_text(status.best, self._metric)}",
         ]
         if samples.stopped:
             words.append(f"{samples.stopped} stopped early")

@@ -11,6 +11,7 @@ from nas_api import names
 from nas_api.architecture import ARCHITECTURE, Architecture
 from nas_api.experiment import NASExperiment
 from nas_api.handover import Preprocessing, Provenance
+from nas_api.search_space import arranged, search_space
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_cli.errors import Refusal
 from nas_cli.experiment_store import reading
@@ -27,6 +28,8 @@ class HandedOver:
     """Names in the folder, in the order they were written."""
     trained: bool
     """Whether the weights of a final training are among them."""
+    own: bool
+    """Whether a user's own trainer has trained it, which keeps the weights."""
 
 
 def hand_over(experiment: NASExperiment, store: Store, folder: Path) -> HandedOver:
@@ -45,6 +48,7 @@ def hand_over(experiment: NASExperiment, store: Store, folder: Path) -> HandedOv
         name = experiment.metadata.name
         raise Refusal(f"{name} has no best network yet: `nas status {name}` tells how it is going")
     architecture = ARCHITECTURE.validate_json(document)
+    architecture = arranged(search_space(experiment.spec.search_space, architecture), architecture)
     provenance = found.get(_name(names.BEST_PROVENANCE))
     if provenance is not None and Provenance.model_validate_json(provenance).digest != architecture.digest:
         raise Refusal("the best network is just being replaced by a better one: run the command again")
@@ -57,7 +61,8 @@ def hand_over(experiment: NASExperiment, store: Store, folder: Path) -> HandedOv
             (folder / name).write_bytes(data)
     except OSError as error:
         raise Refusal(f"{folder} cannot be written ({error.strerror}): choose another with -o") from error
-    return HandedOver(tuple(found), _name(names.BEST_WEIGHTS) in found)
+    own = experiment.spec.trainer.dataset.custom is not None
+    return HandedOver(tuple(found), _name(names.BEST_WEIGHTS) in found, own)
 
 
 def _name(key: str) -> str:
@@ -208,6 +213,10 @@ There are no weights: they come from `spec.finalTraining`, which the experiment 
 module builds the network with fresh ones.
 """
 
+_OWN_WEIGHTS = """\
+There are no weights: your own trainer keeps those. The module builds the network with fresh ones.
+"""
+
 _RUN_HERE = "Run in this folder:\n"
 
 
@@ -223,9 +232,10 @@ def _page(experiment: NASExperiment, architecture: Architecture, found: dict[str
         f"| file | what |\n|---|---|\n{table}\n",
     ]
     if _name(names.BEST_MODULE) not in found:
-        parts.append("Only the trainer that trained it knows how to build it.\n")
+        parts.append("Only the trainer that trained it knows how to build it, and has its weights.\n")
     elif _name(names.BEST_WEIGHTS) not in found:
-        parts += [_NO_WEIGHTS, _RUN_HERE, _fresh(experiment, architecture)]
+        why = _NO_WEIGHTS if experiment.spec.trainer.dataset.custom is None else _OWN_WEIGHTS
+        parts += [why, _RUN_HERE, _fresh(experiment, architecture)]
     elif (preprocessing := found.get(_name(names.BEST_PREPROCESSING))) is not None:
         parts += [_RUN_HERE, _image_code(Preprocessing.model_validate_json(preprocessing))]
         parts += [_ONNX_IMAGES] if _name(names.BEST_ONNX) in found else []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nas_api import custom_trainer, names
 from nas_api.child import ExitCode
+from nas_api.harmless import harmless
 from nas_cli import local_guard
 from nas_cli.errors import Refusal
 from nas_cli.local_executor import ENDS
@@ -172,5 +173,5 @@ def _tail(log: Path) -> str:
     with log.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _TAIL_BYTES))
-        text = file.read().decode(errors="replace")
+        text = harmless(file.read().decode(errors="replace"))
     return " | ".join(line.strip() for line in text.splitlines() if line.strip())

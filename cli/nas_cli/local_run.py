@@ -22,6 +22,7 @@ from nas_api import custom_trainer, names
 from nas_api.base import duration
 from nas_api.child import StoreLocation
 from nas_api.experiment import NASExperiment
+from nas_api.search_space import arranged
 from nas_cli.display import Progress, Status, architecture_table, best_text, in_channels, policy_text
 from nas_cli.errors import Refusal
 from nas_cli.folders import EXPERIMENT, is_run
@@ -43,27 +44,29 @@ _LOCK = ".lock"
 _NAMESPACE = "local"
 
 
-def read_run(folder: Path) -> tuple[NASExperiment, SearchState | None]:
-    """Return a run's experiment and the state of its search; None before its first record.
+def read_run(folder: Path) -> NASExperiment:
+    """Return a run's experiment.
 
     Raises:
         Refusal: the folder cannot be read.
     """
     try:
-        experiment = NASExperiment.model_validate_json((folder / EXPERIMENT).read_bytes())
-        store = open_store(StoreLocation(folder=str(folder)))
-        return experiment, recover(store, make_policy).state
-    except (OSError, ValidationError, LogDamaged, StoreError) as error:
+        return NASExperiment.model_validate_json((folder / EXPERIMENT).read_bytes())
+    except (OSError, ValidationError) as error:
         raise Refusal(f"{folder} is no readable run: {error}") from error
 
 
 def read_status(folder: Path) -> tuple[NASExperiment, SearchStatus, SearchState | None]:
-    """Return a run's experiment, its status as the cluster would show it, and its state.
+    """Return a run's experiment, its status as the cluster would show it, and its state; None before its first record.
 
     Raises:
         Refusal: the folder cannot be read.
     """
-    experiment, state = read_run(folder)
+    experiment = read_run(folder)
+    try:
+        state = recover(open_store(StoreLocation(folder=str(folder))), make_policy).state
+    except (LogDamaged, StoreError) as error:
+        raise Refusal(f"{folder} is no readable run: {error}") from error
     if state is None:
         return experiment, SearchStatus(), None
     uri = (folder / "best" / "architecture.json").absolute().as_uri()
@@ -132,7 +135,7 @@ def run(
                     raise Refusal(str(error)) from error
                 finally:
                     executor.close()
-        _last_words(experiment, folder, ending, progress.status, console, again)
+        _last_words(experiment, folder, ending, search, progress.status, console, again)
 
 
 def _trainer(experiment: NASExperiment, here: Path, folder: Path, store: Store, progress: Progress) -> Trainer:
@@ -169,7 +172,7 @@ def _identified(experiment: NASExperiment, folder: Path) -> NASExperiment:
     """
     uid = str(uuid4())
     if is_run(folder):
-        before, _ = read_run(folder)
+        before = read_run(folder)
         uid = before.metadata.uid
         differing = [place for place, value in _identity(experiment).items() if value != _identity(before)[place]]
         if differing:
@@ -226,7 +229,13 @@ def _stopped_by_signals(search: Search) -> Iterator[None]:
 
 
 def _last_words(
-    experiment: NASExperiment, folder: Path, ending: Ending, status: Status, console: Console, again: str
+    experiment: NASExperiment,
+    folder: Path,
+    ending: Ending,
+    search: Search,
+    status: Status,
+    console: Console,
+    again: str,
 ) -> None:
     if ending is Ending.FENCED:
         raise Refusal(f"another process goes on with the search in {folder}: this one has stopped")
@@ -236,21 +245,21 @@ def _last_words(
     outcome = status.outcome
     if outcome is not None and outcome.type == "Failed":
         raise Refusal(f"the search has failed: {outcome.message} Children's logs are in {folder / 'children'}.")
-    _, _, state = read_status(folder)
-    best = None if state is None else state.core.best
+    state = search.state
+    best = state.core.best
     if best is None or status.best is None:
         raise Refusal(f"the search has ended without a single result; children's logs are in {folder / 'children'}")
     metric = experiment.spec.objective.metric
     console.print(f"\n[bold]Complete[/bold]: the best network has {best_text(status.best, metric)}", highlight=False)
-    stage = state.core.final if state is not None else None
+    stage = state.core.final
     winner = stage.winner if stage is not None else None
     if stage is not None:
         # The final training may prefer another of the best: that one is in best/ then.
         console.print(stage.summary(metric), highlight=False)
-    architecture = best.architecture if winner is None else winner.architecture
+    architecture = arranged(state.space, best.architecture if winner is None else winner.architecture)
     console.print(architecture_table(architecture, in_channels(experiment)))
     if status.policy is not None and (text := policy_text(status.policy)):
-        console.print(text, style="dim", highlight=False)
+        console.print(text, style="dim", highlight=False, soft_wrap=True)
     module = folder / names.BEST_MODULE
     if module.exists():
         words = f"Its code: [bold]{module}[/bold]  (nas best {folder} --code)"

@@ -32,7 +32,7 @@ def main() -> None:
 @main.command()
 @click.argument("file", type=_FILE)
 def validate(file: Path) -> None:
-    """Check manifests before kubectl does, with all faults at once."""
+    """Check manifests, and tell all faults at once."""
     from nas_cli.manifest import read_documents
 
     try:
@@ -64,11 +64,11 @@ def validate(file: Path) -> None:
 )
 @click.option("--verbose", is_flag=True, help="Show the search's own log, too.")
 def run(file: Path, folder: Path | None, parallelism: int | None, verbose: bool) -> None:
-    """Search on this machine: processes for Jobs, a folder for the bucket. The same command goes on later.
+    """Search on this machine; the same command goes on later.
 
-    Your own trainer's command (spec.trainer.command) runs in the folder of FILE. Ends with 0 when the search is
-    complete or was stopped by Ctrl-C or SIGTERM, with 1 when it has failed or cannot begin, with 2 when the command
-    line is wrong. Without a terminal, progress is one line at a time.
+    Processes stand for Jobs, a folder for the bucket. Your own trainer's command (spec.trainer.command) runs in the
+    folder of FILE. Ends with 0 when the search is complete or was stopped by Ctrl-C or SIGTERM, with 1 when it has
+    failed or cannot begin, with 2 when the command line is wrong. Without a terminal, progress is one line at a time.
     """
     from nas_cli.manifest import read_experiment
 
@@ -89,7 +89,10 @@ def run(file: Path, folder: Path | None, parallelism: int | None, verbose: bool)
 @click.option("--folder", type=_FILE, help="Where to keep everything; nas-runs/NAME-proxy-check when not given.")
 @click.option("--parallelism", type=click.IntRange(1, 1024), help="Children at once; spec.parallelism at most.")
 def proxy_check(file: Path, architectures: int, repeats: int, folder: Path | None, parallelism: int | None) -> None:
-    """Tell how noisy the reward is, before a search: trains a few random architectures several times, here."""
+    """Tell how noisy the reward is, before a search.
+
+    Trains a few random architectures several times each, on this machine.
+    """
     from nas_cli.manifest import read_experiment
 
     experiment = read_experiment(file, partial(click.echo, err=True))
@@ -142,7 +145,7 @@ def status(name: str, namespace: str | None, context: str | None) -> None:
 @_as_table_or_json
 def best(name: str, namespace: str | None, context: str | None, code: bool, output: str) -> None:
     """Show the search's best network. NAME is an experiment on the cluster, or the folder of a local run."""
-    from nas_api.search_space import search_space
+    from nas_api.search_space import arranged, search_space
     from nas_api.source import architecture_source
     from nas_cli import display
 
@@ -152,7 +155,7 @@ def best(name: str, namespace: str | None, context: str | None, code: bool, outp
         experiment, found, state = read_status(Path(name))
         record, final = found.best, found.final
         exact = None if state is None else state.core.best
-        architecture = None if exact is None else exact.architecture
+        architecture = None if state is None or exact is None else arranged(state.space, exact.architecture)
     else:
         experiment, exact = _experiment(name, namespace, context), None
         seen = experiment.status
@@ -200,10 +203,10 @@ def best(name: str, namespace: str | None, context: str | None, code: bool, outp
 @click.option("--endpoint", help="URL at which the S3 server is seen from here; the manifest's when not given.")
 @_as_table_or_json
 def samples(name: str, namespace: str | None, context: str | None, endpoint: str | None, output: str) -> None:
-    """List all samples; with -o json one document a line, in the order they were drawn.
+    """List all samples in the order they were drawn.
 
-    NAME is an experiment on the cluster, whose bucket is read with your own AWS credentials, or the folder of a
-    local run.
+    With -o json, each is a document in a line of its own. NAME is an experiment on the cluster, whose bucket is read
+    with your own AWS credentials, or the folder of a local run.
     """
     from nas_cli import samples as listing
     from nas_cli.experiment_store import open_experiment, read_records
@@ -227,10 +230,10 @@ def samples(name: str, namespace: str | None, context: str | None, endpoint: str
 @_context
 @click.option("--endpoint", help="URL at which the S3 server is seen from here; the manifest's when not given.")
 def export(name: str, output: Path, namespace: str | None, context: str | None, endpoint: str | None) -> None:
-    """Hand the best network over: module, weights, ONNX model and how to feed them, with a page that shows it.
+    """Hand the best network over as a folder.
 
-    NAME is an experiment on the cluster, whose bucket is read with your own AWS credentials, or the folder of a
-    local run.
+    It holds the module, weights, an ONNX model and how to feed them, with a page that shows it. NAME is an experiment
+    on the cluster, whose bucket is read with your own AWS credentials, or the folder of a local run.
     """
     from nas_cli.experiment_store import open_experiment
     from nas_cli.export import README, hand_over
@@ -239,7 +242,9 @@ def export(name: str, output: Path, namespace: str | None, context: str | None, 
     written = hand_over(experiment, store, output)
     for file in written.files:
         click.echo(output / file)
-    if not written.trained:
+    if written.own:
+        click.echo("There are no weights: your own trainer keeps those.", err=True)
+    elif not written.trained:
         click.echo(f"There are no weights yet; {output / README} says why.", err=True)
 
 
@@ -269,19 +274,42 @@ def report(name: str, output: Path, namespace: str | None, context: str | None, 
 @_context
 @click.option("-f", "--follow", is_flag=True, help="Go on as new lines come.")
 @click.option("--tail", type=click.IntRange(0), help="Only so many of the last lines.")
-@click.option("--sample", type=click.IntRange(0), help="The log of the newest pod that trains this sample.")
+@click.option("--sample", type=click.IntRange(0), help="The log of the newest child that trains this sample.")
 def logs(
     name: str, namespace: str | None, context: str | None, follow: bool, tail: int | None, sample: int | None
 ) -> None:
-    """Print the log of an experiment's controller, or of the pod that trains a sample, perhaps with others."""
+    """Print the log of a controller, or of a sample's child.
+
+    NAME is an experiment on the cluster, or the folder of a local run, which has the logs of children only. A child
+    may share its pod with others.
+    """
     from nas_cli.cluster import Cluster, readable
 
-    cluster = Cluster(namespace, context)
     people = Console().is_terminal
-    experiment = cluster.experiment(name)
-    pod, container = cluster.controller(experiment) if sample is None else cluster.trainer(experiment, sample)
-    for line in cluster.log(pod, container, follow=follow, tail=tail):
+    if is_run(Path(name)):
+        lines = iter(_child_log(Path(name), sample, follow, tail))
+    else:
+        cluster = Cluster(namespace, context)
+        experiment = cluster.experiment(name)
+        pod, container = cluster.controller(experiment) if sample is None else cluster.trainer(experiment, sample)
+        lines = cluster.log(pod, container, follow=follow, tail=tail)
+    for line in lines:
         click.echo(readable(line) if people else line)
+
+
+def _child_log(folder: Path, sample: int | None, follow: bool, tail: int | None) -> list[str]:
+    from nas_cli.child_logs import child_logs, read
+    from nas_cli.experiment_store import open_experiment, read_records
+
+    if sample is None:
+        words = f"nas logs {folder} --sample N prints what the child of a sample has said (all: {folder / 'children'})"
+        raise Refusal(f"{folder} is a local run, whose search shows its own log under `nas run --verbose`: {words}")
+    attempts = child_logs(folder, read_records(*open_experiment(str(folder), None, None, None)), sample)
+    if follow:
+        raise Refusal(f"-f is for pods; of a local run: tail -f {attempts[-1]}")
+    for earlier in attempts[:-1]:
+        click.echo(f"An earlier attempt of sample {sample}: {earlier}", err=True)
+    return read(attempts[-1], tail)
 
 
 def _experiment(name: str, namespace: str | None, context: str | None) -> NASExperiment:

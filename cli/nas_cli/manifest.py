@@ -79,8 +79,8 @@ def read_documents(path: Path, *, local: bool = False, words: type[yaml.SafeLoad
         ]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        words = " ".join(part for part in (error.context, error.problem) if part)
-        fault = Fault(mark.line + 1 if mark else 1, "", f"this is no YAML: {words}")
+        problem = " ".join(part for part in (error.context, error.problem) if part)
+        fault = Fault(mark.line + 1 if mark else 1, "", f"this is no YAML: {problem}")
         return [Document(path.name, None, (fault,))]
     except yaml.YAMLError as error:
         return [Document(path.name, None, (Fault(1, "", f"this is no YAML: {error}"),))]

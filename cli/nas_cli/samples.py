@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from nas_api.architecture import Architecture
+from nas_api.search_space import arranged, search_space
 from nas_api.stopping import Stopped
-from nas_controller.records import FinalProposed, Launched, Lost, Observed, Proposed, Record
+from nas_controller.records import FinalProposed, Launched, Lost, Observed, Proposed, Record, Started
 
 
 @dataclass
@@ -61,10 +62,12 @@ def samples(records: Iterable[Record]) -> list[Sample]:
     found: dict[int, Sample] = {}
     for record in records:
         match record:
+            case Started():
+                space = search_space(record.search_space, record.architecture)
             case Proposed():
-                found[record.sample] = Sample(record.sample, record.architecture, record.arm)
+                found[record.sample] = Sample(record.sample, arranged(space, record.architecture), record.arm)
             case FinalProposed():
-                found[record.sample] = Sample(record.sample, record.architecture, "final")
+                found[record.sample] = Sample(record.sample, arranged(space, record.architecture), "final")
             case Launched():
                 for number in record.samples:
                     found[number].attempts = record.attempt

@@ -103,6 +103,10 @@ def _judge_result(core: Core, sample: int, data: bytes, stopping: EarlyStoppingS
     metric = core.objective.metric
     try:
         result = Result.parse(data, sample=sample, digest=core.open[sample].architecture.digest, metric=metric)
+    except (ValueError, RecursionError) as error:
+        # RecursionError: JSON nested beyond reason.
+        return Lost(sample=sample, reason=LostReason.INVALID_RESULT, message=str(error)[:_LONGEST_MESSAGE])
+    try:
         diverged = result.diverged(metric)
         # The lowest reward, so that the policy learns to avoid what diverges.
         value = (
@@ -110,9 +114,11 @@ def _judge_result(core: Core, sample: int, data: bytes, stopping: EarlyStoppingS
             if diverged
             else reward(core.objective, result.metrics[metric], result.values)
         )
-    except (ValueError, ArithmeticError, RecursionError) as error:
-        # ArithmeticError: a finite metric whose reward is not; RecursionError: JSON nested beyond reason.
-        return Lost(sample=sample, reason=LostReason.INVALID_RESULT, message=str(error)[:_LONGEST_MESSAGE])
+    except (ValueError, ArithmeticError) as error:
+        # ArithmeticError: a finite metric whose reward is not.
+        look = f". The trainer's output: {result.look}" if result.look else ""
+        message = str(error)[: _LONGEST_MESSAGE - len(look)] + look
+        return Lost(sample=sample, reason=LostReason.INVALID_RESULT, message=message)
     return Observed(
         sample=sample,
         metrics=result.metrics,

@@ -249,6 +249,11 @@ class Search:
             self._pool.shutdown(wait=False, cancel_futures=True)
         return Ending.FINISHED
 
+    @property
+    def state(self) -> SearchState:
+        """The fold of what is in the log, once ``run`` has returned FINISHED."""
+        return self._state
+
     def stop(self) -> None:
         """Make ``run`` return STOPPED soon. May be called from a signal handler. Children go on."""
         self._stop_asked = True

@@ -17,6 +17,7 @@ from nas_api.experiment import (
     Problem,
     SampleCounts,
 )
+from nas_api.search_space import arranged
 from nas_controller.control import ArmTotal, Comparison
 from nas_controller.final_stage import FinalStage
 from nas_controller.state import SearchState
@@ -88,7 +89,7 @@ def search_status(state: SearchState, *, running: int, best_uri: str, problem: P
             sample=best.sample,
             reward=decimal(best.reward),
             metric=decimal(best.metric),
-            architecture=best.architecture.short()[:_LONGEST_ARCHITECTURE],
+            architecture=arranged(state.space, best.architecture).short()[:_LONGEST_ARCHITECTURE],
             digest=best.architecture.digest,
             uri=best_uri,
         ),

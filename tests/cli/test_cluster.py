@@ -204,6 +204,15 @@ def test_log_lines_are_readable_for_people() -> None:
     assert "sample done" in readable(line) and "sample=3" in readable(line)
     assert readable("plain {") == "plain {"
     assert readable("[1]") == "[1]"
+    assert readable("\x1b[2Jplain") == "plain"
+    assert readable('["\x1b[2J"]') == '[""]'
+    assert "\x1b[2J" not in readable('{"event": "\\u001b[2Jdone", "words": "\\u001b[2J", "list": ["\\u001b[2J"]}')
+
+
+def test_the_log_of_a_samples_pod_is_pointed_at(answer: Answer) -> None:
+    answer({PATH: (200, json.dumps(EXPERIMENT))})
+    words = refusal("logs", "digits", "--sample", "3")
+    assert "kubectl logs -n" in words and "nas-operator.io/sample=3 -c trainer" in words
 
 
 # ---------------------------------------------------------------- what may be missing

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from click.testing import CliRunner, Result
 from experiments import manifest
 
@@ -62,7 +62,8 @@ def own(tmp_path: Path) -> Callable[..., Path]:
             },
         )
         path = tmp_path / "mine.yaml"
-        path.write_text(yaml.safe_dump(document))
+        # JSON is YAML in which every word is in quotes.
+        path.write_text(json.dumps(document))
         return path
 
     return write
@@ -105,6 +106,15 @@ def test_a_search_of_a_table_ends_with_its_best_row_for_programs_to_read(own: Ow
     table = nas("samples", folder).stdout
     assert len(table.splitlines()) == 32 and "op=b" in table
 
+    # The manifest's order, which the log's sorted JSON has lost.
+    order = ["op", "width", "depth", "cell"]
+    assert list(best["architecture"]["choices"]) == order
+    assert all(re.search(r"op=\w width=\d+ (depth=\d )?cell=", line) for line in table.splitlines()[2:])
+    for words in (outcome.output, nas("best", folder).stdout):
+        assert [name for line in words.splitlines() if (name := line.strip().partition(" ")[0]) in order] == order
+    for words in (nas("status", folder).stdout, (folder / names.REPORT).read_text()):
+        assert re.search(r"op=b width=\d+ depth=\d cell=", words)
+
 
 def test_a_trainer_sees_its_folder_the_users_environment_and_the_manifests_place(
     own: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -134,12 +144,22 @@ def test_a_failure_shows_the_trainers_words_and_where_all_of_them_are(own: Own, 
     assert "exit code 3: no licence" in lost(folder)[0].message
 
 
+def test_what_a_trainer_says_cannot_move_the_cursor(own: Own, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    script = r"printf '\033[31mred\033[0m\r 50%%\r100%%\n\033]0;title\007\033[2J\a\n'; exit 3"
+    outcome = nas("run", own(script, samples=1, trainer={"attempts": 1}), "--folder", folder)
+    words = "exit code 3: red  50% 100% | \N{REPLACEMENT CHARACTER}"
+    assert f"{words}; its output is" in outcome.output
+    assert words in lost(folder)[0].message
+
+
 @pytest.mark.parametrize(
     ("script", "words"),
     [
         ("echo hello", "result.json: the trainer ended with exit code 0 and did not write it"),
-        ('echo hello; echo 0.9 > "$NAS_DIR/result.json"', "result.json: the document: Input should be"),
+        ('echo hello; echo 0.9 > "$NAS_DIR/result.json"', "result.json: an object is needed, such as"),
         ('echo hello; echo "{" > "$NAS_DIR/result.json"', "result.json: this is no JSON"),
+        ('echo hello; echo \'{"metrics": {"accuracy": true}}\' > "$NAS_DIR/result.json"', "true is no number"),
         ('echo hello; echo \'{"metrics": {"loss": 1}}\' > "$NAS_DIR/result.json"', "metrics has no 'accuracy'"),
     ],
 )
@@ -152,6 +172,45 @@ def test_a_bad_result_is_lost_at_once_with_the_fault(own: Own, tmp_path: Path, s
     for record in lost(folder):
         assert record.message.endswith(f"Its output: {folder / 'children' / f'{record.sample}.log'}")
     assert not (folder / "children" / "2.log").exists(), "it was not tried again"
+
+
+def test_a_samples_log_is_found_by_its_newest_launch(own: Own, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    # Sample 0 fails once: from then on, launches and samples have different numbers.
+    once = f'[ $NAS_SAMPLE = 0 ] && mkdir "{tmp_path}/failed" 2> "$NAS_DIR/words" && exit 1'
+    script = f'echo "this is $NAS_SAMPLE"; echo done\n{once}\n{GOOD}'
+    manifest = own(script, samples=3, parallelism=1, trainer={"attempts": 2})
+    assert nas("run", manifest, "--folder", folder).exit_code == 0
+    for sample in range(3):
+        assert nas("logs", folder, "--sample", sample).stdout == f"this is {sample}\ndone\n"
+    assert nas("logs", folder, "--sample", 2, "--tail", 1).stdout == "done\n"
+    assert nas("logs", folder, "--sample", 2, "--tail", 0).stdout == ""
+    earlier = f"An earlier attempt of sample 0: {folder / 'children' / '0.log'}\n"
+    assert nas("logs", folder, "--sample", 0).stderr == earlier
+    assert nas("logs", folder, "--sample", 1).stderr == ""
+    assert f"tail -f {folder / 'children' / '3.log'}" in nas("logs", folder, "--sample", 2, "-f").output
+    assert "drawn 3 samples so far" in nas("logs", folder, "--sample", 7).output
+    assert f"nas logs {folder} --sample N" in nas("logs", folder).output
+    (folder / "children" / "3.log").unlink()
+    assert "3.log cannot be read: No such file" in nas("logs", folder, "--sample", 2).output
+
+
+def test_a_reused_samples_log_is_the_others(own: Own, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    space = {"custom": {"decisions": [{"name": "op", "options": ["a"]}]}}
+    searcher = {"random": {}, "duplicates": "Reuse"}
+    manifest = own(GOOD, samples=2, parallelism=1, searchSpace=space, searcher=searcher)
+    assert nas("run", manifest, "--folder", folder).exit_code == 0
+    assert f"nas logs {folder} --sample 0" in nas("logs", folder, "--sample", 1).output
+
+
+def test_a_number_that_a_penalty_lacks_says_where_the_trainers_output_is(own: Own, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    penalties = [{"metric": "latency", "target": "5", "exponent": "1"}]
+    assert nas("run", own(GOOD, samples=1, objective={"penalties": penalties}), "--folder", folder).exit_code == 1
+    (record,) = lost(folder)
+    assert record.reason == "InvalidResult" and "objective.penalties names 'latency'" in record.message
+    assert record.message.endswith(f". The trainer's output: {folder / 'children' / '0.log'}")
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,19 @@
-"""Architectures of each space as people see them."""
+"""A search as people see it: architectures of each space, lines of progress, the list of commands."""
 
+from io import StringIO
 from pathlib import Path
 
+from click.testing import CliRunner
 from rich.console import Console
 
 from nas_api.architecture import Architecture
+from nas_api.experiment import Best, SampleCounts
 from nas_api.spaces.custom import CustomArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
-from nas_cli.display import architecture_table
+from nas_cli.display import Progress, architecture_table
 from nas_cli.folders import local_hint
+from nas_cli.main import main
+from nas_controller.status import SearchStatus
 
 
 def rows(architecture: Architecture) -> list[list[str]]:
@@ -34,6 +39,23 @@ def test_choices_are_shown_by_name() -> None:
         ["width", "24"],
         ["cell", "x, y"],
     ]
+
+
+def test_lines_say_nothing_of_a_best_or_a_time_that_there_is_not() -> None:
+    out = StringIO()
+    progress = Progress(Console(file=out), "mine", "accuracy")
+    best = Best(sample=1, reward="0.5", metric="0.5", architecture="x", digest="0" * 64, uri="file:///x")
+    for observed in (0, *range(4, 9)):
+        counts = SampleCounts(budget=8, running=1, observed=observed)
+        progress.publish(SearchStatus(samples=counts, best=best if observed else None))
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "0/8 samples, 1 running, no result yet"
+    assert lines[-1] == "8/8 samples, 1 running, best accuracy 0.5000 (sample 1)"
+
+
+def test_every_command_is_told_in_one_line_of_help() -> None:
+    words = CliRunner().invoke(main, ["--help"], terminal_width=80).output.partition("Commands:\n")[2]
+    assert len(words.splitlines()) == len(main.commands) and "..." not in words
 
 
 def test_a_folder_that_is_no_run_is_told_so(tmp_path: Path) -> None:

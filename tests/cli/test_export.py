@@ -216,14 +216,19 @@ def test_without_a_final_training_the_page_builds_a_fresh_network(tmp_path: Path
 
 def test_a_custom_architecture_is_handed_over_as_it_is(tmp_path: Path) -> None:
     architecture = ARCHITECTURE.validate_python({"space": "custom", "choices": {"op": "conv", "widths": [8, 16]}})
+    widths = {"name": "widths", "range": {"from": 8, "to": 16, "step": 8}, "repeat": 2}
     store = run_folder(
         tmp_path / "run",
-        searchSpace={"custom": {"decisions": [{"name": "op", "options": ["conv"]}]}},
+        searchSpace={"custom": {"decisions": [widths, {"name": "op", "options": ["conv"]}]}},
         trainer={"dataset": {"custom": {}}},
     )
     leave_best(store, architecture)
-    assert nas("export", tmp_path / "run", "-o", tmp_path / "out").exit_code == 0
-    assert "Only the trainer that trained it knows" in (tmp_path / "out" / "README.md").read_text()
+    outcome = nas("export", tmp_path / "run", "-o", tmp_path / "out")
+    assert outcome.exit_code == 0
+    assert outcome.stderr == "There are no weights: your own trainer keeps those.\n"
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert "Only the trainer that trained it knows" in page
+    assert "\n    widths=8,16 op=conv\n" in page, "in the manifest's order"
     assert not (tmp_path / "out" / "network.py").exists()
 
 

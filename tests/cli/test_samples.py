@@ -1,19 +1,29 @@
 """What people and programs read of samples that were stopped early."""
 
 import json
+from datetime import UTC, datetime
 
 from rich.console import Console, RenderableType
 
-from nas_api.experiment import NASExperimentStatus, SampleCounts
+from nas_api.experiment import NASExperimentStatus, ObjectiveSpec, SampleCounts, SearcherSpec
+from nas_api.search_space import SearchSpaceSpec
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.stopping import Stopped
 from nas_cli.display import Progress, status_panel
 from nas_cli.samples import json_lines, samples, table
-from nas_controller.records import Observed, Proposed
+from nas_controller.records import Observed, Proposed, Started
 from nas_controller.status import SearchStatus
 
 NETWORK = ConvolutionalArchitecture.parse_short("3x3:8")
+SPACE = {"convolutional": {"layers": {"initial": 1}, "filterHeights": [3], "filterWidths": [3], "filters": [8]}}
 RECORDS = [
+    Started(
+        epoch=1,
+        moment=datetime(2026, 1, 1, tzinfo=UTC),
+        search_space=SearchSpaceSpec.model_validate(SPACE),
+        searcher=SearcherSpec(),
+        objective=ObjectiveSpec(),
+    ),
     Proposed(sample=0, architecture=NETWORK, log_probability=-1.0, version=0),
     Proposed(sample=1, architecture=NETWORK, log_probability=-1.0, version=0),
     Proposed(sample=2, architecture=NETWORK, log_probability=-1.0, version=0),

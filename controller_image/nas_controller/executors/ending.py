@@ -6,6 +6,7 @@ from typing import Any
 
 from nas_api import names
 from nas_api.child import ExitCode
+from nas_api.harmless import harmless
 from nas_controller.executor import End
 
 Object = Mapping[str, Any]
@@ -70,7 +71,7 @@ def _pod_ending(pod: Object, words: str) -> tuple[End, str]:
         # Refused by its node (OutOfcpu, NodeAffinity, ...): no container of it ever ran.
         return (End.DISRUPTED, said) if status.get("phase") == "Failed" else (End.FAILED, words)
     code = terminated.get("exitCode")
-    message = str(terminated.get("message") or "").strip()[-_LONGEST_MESSAGE:]
+    message = harmless(str(terminated.get("message") or "")).strip()[-_LONGEST_MESSAGE:]
     message = message or f"{terminated.get('reason', 'Error')}, exit code {code}"
     if terminated.get("reason") == "OOMKilled":
         return End.OUT_OF_MEMORY, f"OOMKilled: {message}"
