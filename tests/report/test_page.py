@@ -19,7 +19,7 @@ from nas_api.experiment import NASExperiment
 from nas_cli.main import main
 from nas_controller.policies.factory import make_policy
 from nas_controller.records import Finished
-from nas_controller.report import read, render
+from nas_controller.report import analysis, panels, read, render
 from nas_controller.report.drawing import Axis, cells, duration, merged, number, percent
 from nas_controller.state import fold
 from nas_store.folder import FolderStore
@@ -119,6 +119,23 @@ def test_the_page_tells_the_numbers_of_the_log() -> None:
     assert duration(sum(sample.seconds for sample in history.samples)) in text
     assert history.architecture(best).short() in text
     assert "as of" not in text.lower()
+
+
+def test_a_hopeless_network_among_few_does_not_flatten_figure_6(monkeypatch: pytest.MonkeyPatch) -> None:
+    history = read(record for each in logs.records(logs.CONVOLUTIONAL, 20) for record in each)
+    assert history is not None
+    differences = {1: [1.0] * 20, 5: [2.0] * 20, 15: [-400.0, *[0.5] * 19]}
+    found = analysis.Comparison(True, [*range(15, 35)], differences, 34)
+    monkeypatch.setattr(analysis, "compare", lambda _: found)
+    panel = panels.arms(history)
+    assert "1 of 60 points lie outside the frame" in panel.lead
+    # The first of each is the line, the second its sample in the key.
+    top1, top5 = (
+        re.findall(rf'<path class="[^"]*{look}[^"]*" d="M0 ([\d.]+)', panel.body)[0] for look in ("top1", "top5")
+    )
+    assert float(top1) - float(top5) > 200
+    differences[15][0] = 0.5
+    assert "outside" not in panels.arms(history).lead
 
 
 def test_early_stopping_is_told_with_what_it_spared_and_what_it_cost() -> None:
