@@ -3,6 +3,7 @@
 What is running in the cluster at this moment is not here: that is observed, not remembered (``search``).
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -271,8 +272,8 @@ class SearchState:
         if not record.diverged:
             core.lowest_reward = record.reward if core.lowest_reward is None else min(core.lowest_reward, record.reward)
         choices = self.space.encode(record.architecture)
-        # Our policy had made no update when this was drawn.
-        self.policy.proposed(record.sample, Proposal(choices, record.log_probability, version=0))
+        # Our policy had made no update when this was drawn, and what drew it may have had no probabilities.
+        self.policy.proposed(record.sample, Proposal(choices, math.nan, version=0))
         self.policy.observed(record.sample, record.reward)
 
     def _observe(self, record: Observed, current: OpenSample) -> None:

@@ -1,5 +1,6 @@
 """Searches that begin where another one ended: a warm start, and the transfer of what it found."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from nas_controller import search as search_module
 from nas_controller.earlier import Earlier, FindEarlier, find, found_architecture
 from nas_controller.errors import EarlierMissing, EarlierUnsuitable
 from nas_controller.log import Log
+from nas_controller.policies import Proposal
 from nas_controller.policies.factory import make_policy
 from nas_controller.policies.random import RandomPolicy
 from nas_controller.records import Inherited, Launched, Lost, Observed, Proposed, Started, WarmStarted
@@ -45,6 +47,20 @@ def _finding(bench: Bench) -> FindEarlier:
 
 
 # ---------------------------------------------------------------- warm start
+
+
+def test_probabilities_of_another_search_are_none_of_the_policys() -> None:
+    first = _first()
+    drawn: list[float] = []
+
+    class Listening(CountingPolicy):
+        def proposed(self, sample: int, proposal: Proposal) -> None:
+            drawn.append(proposal.log_probability)
+            super().proposed(sample, proposal)
+
+    bench = Bench(policy=Listening, find_earlier=_finding(first))
+    bench.run(make_experiment(budget={"samples": 5}, searcher=WARM))
+    assert [math.isnan(each) for each in drawn] == [True] * 12 + [False] * 5
 
 
 def test_the_policy_learns_the_earlier_samples_before_its_first_proposal() -> None:

@@ -4,6 +4,7 @@ What outlives a controller (the jobs and the store) is in ``World``; each contro
 ``WorldExecutor``. Time passes only when the search waits and nothing else can happen.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -92,7 +93,8 @@ class CountingPolicy:
         return Proposal(tuple(choices), -float(self._state[1]), int(self._state[2]))
 
     def proposed(self, sample: int, proposal: Proposal) -> None:
-        self._fold(1.0 + sample + sum(proposal.choices) + proposal.log_probability)
+        drawn_here = not math.isnan(proposal.log_probability)
+        self._fold(1.0 + sample + sum(proposal.choices) + (proposal.log_probability if drawn_here else 0.0))
 
     def observed(self, sample: int, reward: float) -> None:
         self._fold(2.0 + sample + reward)

@@ -105,6 +105,19 @@ def test_ppo_survives_a_forced_sample_that_it_holds_impossible(flat_space: FlatS
     assert math.isfinite(policy.propose(200).log_probability)
 
 
+def test_ppo_learns_from_samples_that_a_search_without_probabilities_has_drawn(flat_space: FlatSpace) -> None:
+    """A warm start from evolution: without imitation only the gradient of the policy itself can have moved it."""
+    space = flat_space(12, 4)
+    policy = make_policy(SearcherSpec(ppo=PpoSpec(imitation_weight="0")), space)
+    drawn = make_policy(SearcherSpec(seed=1, random=Empty()), space)
+    before = mean_of_policy(policy)
+    for sample in range(400):
+        choices = drawn.propose(sample).choices
+        policy.proposed(sample, Proposal(choices, math.nan, version=0))
+        policy.observed(sample, share_of_ones(choices))
+    assert mean_of_policy(policy) > before + 0.1
+
+
 def test_ppo_draws_no_sample_twice_while_there_are_others(flat_space: FlatSpace, search: Search) -> None:
     policy = make_policy(SearcherSpec(ppo=PpoSpec()), flat_space(6, 3))
     seen = search(policy, 200, share_of_ones)

@@ -21,7 +21,7 @@ class Proposal:
     """One drawn architecture.
 
     ``log_probability`` is the sum over all decisions that count, skips included, under the parameters of ``version``
-    (number of updates); 0 from a policy that knows no probabilities.
+    (number of updates); 0 from a policy that knows no probabilities, NaN where another search has drawn it.
     """
 
     choices: Choices

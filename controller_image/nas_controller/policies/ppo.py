@@ -5,7 +5,9 @@ on each small batch; rewards count by their rank among the newest ones, so neith
 an entropy bonus and redrawn duplicates keep the policy from collapsing; and the best samples so far are imitated.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -30,7 +32,8 @@ class PpoPolicy(Learner):
     """Proximal policy optimisation on ranked rewards.
 
     The probability ratio is that of whole samples, its denominator the probability that the log recorded when the
-    sample was proposed, however many updates ago.
+    sample was proposed, however many updates ago. Of a sample that another search has drawn it is this policy's own
+    at the beginning of the update, as if it had just proposed it.
     """
 
     def __init__(self, searcher: SearcherSpec, space: SearchSpace, dtype: torch.dtype = torch.float32) -> None:
@@ -64,11 +67,28 @@ class PpoPolicy(Learner):
         best = sorted([*self._best, *batch], key=lambda seen: (-seen.reward, seen.sample))
         self._best = best[: self._imitated]
         advantages = {seen.sample: self._advantage(seen.reward) for seen in batch}
+        batch = self._as_proposed(batch)
         for epoch in range(self._epochs):
             loss, entropy = self._loss(batch, advantages)
             self._step(loss)
             if epoch == 0:
                 self._entropy = entropy
+
+    def _as_proposed(self, batch: Sequence[Observation]) -> list[Observation]:
+        """Return the batch with this policy's probabilities for what another search has drawn."""
+        own: dict[int, float] = {}
+        foreign = [seen for seen in batch if math.isnan(seen.proposal.log_probability)]
+        for decisions, group in by_decisions(self._space, foreign).items():
+            with torch.no_grad():
+                evaluation = self._network.evaluate(decisions, [seen.proposal.choices for seen in group])
+            log_p = evaluation.log_probabilities.clamp(min=-CLAMP).sum(1)
+            own |= {seen.sample: value for seen, value in zip(group, log_p.tolist(), strict=True)}
+        return [
+            replace(seen, proposal=replace(seen.proposal, log_probability=own[seen.sample]))
+            if seen.sample in own
+            else seen
+            for seen in batch
+        ]
 
     def _advantage(self, reward: float) -> float:
         """Return where a reward ranks among the newest: -1 below all, 1 above all, 0 in the middle."""
