@@ -209,12 +209,6 @@ def test_log_lines_are_readable_for_people() -> None:
     assert "\x1b[2J" not in readable('{"event": "\\u001b[2Jdone", "words": "\\u001b[2J", "list": ["\\u001b[2J"]}')
 
 
-def test_the_log_of_a_samples_pod_is_pointed_at(answer: Answer) -> None:
-    answer({PATH: (200, json.dumps(EXPERIMENT))})
-    words = refusal("logs", "digits", "--sample", "3")
-    assert "kubectl logs -n" in words and "nas-operator.io/sample=3 -c trainer" in words
-
-
 # ---------------------------------------------------------------- what may be missing
 
 
