@@ -569,7 +569,7 @@ class NASExperimentSpec(Model):
                 "searchSpace.convolutional needs images: trainer.dataset.text is for recurrentCell",
             ),
             (
-                "self.parallelism >= self.trainer.childrenPerPod",
+                "self.trainer.childrenPerPod == 1 || self.parallelism >= self.trainer.childrenPerPod",
                 "parallelism must be at least trainer.childrenPerPod: it counts children, not pods",
             ),
         )
