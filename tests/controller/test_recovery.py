@@ -326,6 +326,7 @@ def test_death_at_each_single_call(spec: dict[str, object]) -> None:
     picks=st.lists(st.integers(0, 3), max_size=20),
     lives=st.lists(st.integers(20, 150), max_size=4),
 )
+@pytest.mark.slow
 def test_the_real_policies_come_back_bit_for_bit(
     kind: str, fates: list[str], picks: list[int], lives: list[int]
 ) -> None:

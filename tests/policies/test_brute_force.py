@@ -309,6 +309,7 @@ def test_reinforce_makes_the_papers_gradient(tiny_space: SearchSpace) -> None:
     assert 0 < float(moved) < 0.0006 * 1.5
 
 
+@pytest.mark.slow
 def test_ppo_makes_the_clipped_gradient_with_full_entropy_and_imitation(tiny_space: SearchSpace) -> None:
     """One epoch against the formula; the ratio's denominator is the probability in the log."""
     spec = SearcherSpec(
