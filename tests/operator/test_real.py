@@ -118,7 +118,9 @@ class Operator:
             )
 
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        text = self.log.read_text()
+        # The last line may be just being written.
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
     def started(self) -> "Operator":
         """Wait until the watches are open."""
@@ -135,7 +137,7 @@ class Operator:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=20)
+        return self.process.wait(timeout=60)
 
 
 @pytest.fixture
