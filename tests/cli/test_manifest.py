@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -117,12 +115,13 @@ data: [yes, No, on, OFF, y, N, True, false, oN, ~, null, Null, "null", "", 1e3, 
 """
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl says what is right, and it is not here")
-def test_words_without_quotes_mean_what_they_mean_to_kubectl(tmp_path: Path) -> None:
+@pytest.mark.cluster
+def test_words_without_quotes_mean_what_they_mean_to_kubectl(control_plane: ControlPlane, tmp_path: Path) -> None:
     path = tmp_path / "words.yaml"
     path.write_text(WORDS)
-    command = ["kubectl", "annotate", "--local", "--dry-run=client", "-o", "json", "-f", str(path), "a=b"]
-    theirs = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["data"]
+    done = control_plane.kubectl("annotate", "--local", "--dry-run=client", "-o", "json", "-f", str(path), "a=b")
+    assert done.returncode == 0, done.stderr
+    theirs = json.loads(done.stdout)["data"]
     ours = yaml.load(WORDS, KubectlLoader)["data"]
     assert [(type(word), word) for word in ours] == [(type(word), word) for word in theirs]
 
