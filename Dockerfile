@@ -57,7 +57,7 @@ COPY api kube operator /opt/nas/src/
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/nas/src
 
 FROM base AS source-controller
-COPY api store kube controller_image /opt/nas/src/
+COPY api store log report kube controller_image /opt/nas/src/
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/nas/src
 
 FROM base AS source-trainer

@@ -10,7 +10,7 @@ WHEELS := $(wildcard ../shared/wheels)
 # Where the CPU build of torch is, when no folder of wheels is at hand.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH_FROM := $(if $(WHEELS),--find-links $(WHEELS),--index $(TORCH_INDEX))
-PACKAGES := nas_api nas_store nas_kube nas_operator nas_controller nas_trainer nas_cli
+PACKAGES := nas_api nas_store nas_log nas_report nas_kube nas_operator nas_controller nas_trainer nas_cli
 STAMP := $(VENV)/.installed
 export UV_SYSTEM_CERTS := 1
 # Compiled modules are kept: without them each run of the tests compiles all of them anew, 10 s of a minute.

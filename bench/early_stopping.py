@@ -24,9 +24,9 @@ import yaml
 from nas_api import names
 from nas_api.experiment import EarlyStoppingSpec
 from nas_api.stopping import Rung, StopRule
-from nas_controller.log import read_log
-from nas_controller.records import Observed
 from nas_controller.state import RUNGS
+from nas_log.log import read_log
+from nas_log.records import Observed
 from nas_store.folder import FolderStore
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "digits.yaml"

@@ -42,6 +42,8 @@ SOURCES = {
         "controller.txt",
         "api/nas_api",
         "store/nas_store",
+        "log/nas_log",
+        "report/nas_report",
         "kube/nas_kube",
         "controller_image/nas_controller",
     ),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nas_cli.errors import Refusal
-from nas_controller.records import Launched, Observed, Proposed, Record
+from nas_log.records import Launched, Observed, Proposed, Record
 
 
 def child_logs(folder: Path, records: Sequence[Record], sample: int) -> list[Path]:

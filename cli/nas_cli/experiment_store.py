@@ -14,9 +14,9 @@ from nas_api.experiment import NASExperiment
 from nas_cli.cluster import Cluster
 from nas_cli.errors import Refusal
 from nas_cli.folders import EXPERIMENT, is_run, local_hint
-from nas_controller.errors import LogDamaged
-from nas_controller.log import read_log
-from nas_controller.records import Record
+from nas_log.errors import LogDamaged
+from nas_log.log import read_log
+from nas_log.records import Record
 from nas_store import Store, open_store
 from nas_store.errors import StoreError
 

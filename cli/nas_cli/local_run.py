@@ -29,13 +29,14 @@ from nas_cli.folders import EXPERIMENT, is_run
 from nas_cli.local_command import CommandTrainer
 from nas_cli.local_executor import LocalExecutor, Trainer
 from nas_cli.local_trainer import BuiltInTrainer
-from nas_controller.errors import EarlierMissing, EarlierUnsuitable, LogDamaged, SearchChanged
+from nas_controller.errors import EarlierMissing, EarlierUnsuitable, SearchChanged
 from nas_controller.policies.factory import make_policy
 from nas_controller.recovery import recover
-from nas_controller.report.writer import ReportWriter
 from nas_controller.search import Ending, Search
 from nas_controller.state import MakePolicy, SearchState
 from nas_controller.status import SearchStatus, search_status
+from nas_log.errors import LogDamaged
+from nas_report.writer import ReportWriter
 from nas_store import Store, open_store
 from nas_store.errors import StoreError
 

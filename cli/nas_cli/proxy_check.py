@@ -21,8 +21,8 @@ from nas_cli.errors import Refusal
 from nas_cli.experiment_store import read_records
 from nas_controller.policies import Proposal
 from nas_controller.policies.random import RandomPolicy
-from nas_controller.records import Observed, Proposed, Record
 from nas_controller.state import MakePolicy
+from nas_log.records import Observed, Proposed, Record
 from nas_store import open_store
 
 _NORMAL = statistics.NormalDist()

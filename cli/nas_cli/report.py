@@ -7,9 +7,9 @@ from nas_api import names
 from nas_api.experiment import NASExperiment
 from nas_cli.errors import Refusal
 from nas_cli.experiment_store import reading
-from nas_controller.errors import LogDamaged
-from nas_controller.log import read_objects
-from nas_controller.report import read, render
+from nas_log.errors import LogDamaged
+from nas_log.log import read_objects
+from nas_report import read, render
 from nas_store import Store
 
 

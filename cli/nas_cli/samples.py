@@ -12,7 +12,7 @@ from rich.text import Text
 from nas_api.architecture import Architecture
 from nas_api.search_space import arranged, search_space
 from nas_api.stopping import Stopped
-from nas_controller.records import FinalProposed, Launched, Lost, Observed, Proposed, Record, Started
+from nas_log.records import FinalProposed, Launched, Lost, Observed, Proposed, Record, Started
 
 
 @dataclass

@@ -26,13 +26,14 @@ from nas_api.child import StoreLocation
 from nas_api.child_job import s3_location
 from nas_api.experiment import NASExperiment, Outcome, Problem
 from nas_api.reasons import Reason
-from nas_controller.errors import EarlierMissing, EarlierUnsuitable, LogDamaged, SearchChanged
+from nas_controller.errors import EarlierMissing, EarlierUnsuitable, SearchChanged
 from nas_controller.executors.kubernetes import KubernetesExecutor
 from nas_controller.kubernetes_status import KubernetesSink, Loss
-from nas_controller.report.writer import ReportWriter
 from nas_controller.search import Ending, Search
 from nas_controller.status import SearchStatus
 from nas_kube import EXPERIMENTS, ApiError, EventType, KubeClient, KubeError, Reflector
+from nas_log.errors import LogDamaged
+from nas_report.writer import ReportWriter
 from nas_store import open_store
 from nas_store.errors import CredentialsRefused, StoreError
 

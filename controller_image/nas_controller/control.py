@@ -2,13 +2,10 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
 
 from nas_api.experiment import SearcherSpec
 from nas_controller.policies.draws import Purpose, uniforms
-
-Arm = Literal["policy", "random"]
-"""Who drew a sample: the policy, or the control arm, uniformly at random and unknown to the policy."""
+from nas_log.records import Arm
 
 
 def arm_of(searcher: SearcherSpec, sample: int) -> Arm:

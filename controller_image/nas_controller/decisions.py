@@ -12,8 +12,8 @@ from nas_api.reward import reward
 from nas_api.stopping import Rung, StopRule
 from nas_controller.executor import End
 from nas_controller.final_stage import FinalStage
-from nas_controller.records import Finished, Lost, Observed, SearchEnded
 from nas_controller.state import Core, KnownResult
+from nas_log.records import Finished, Lost, Observed, SearchEnded
 from nas_store.errors import TooLarge
 
 _LONGEST_MESSAGE = 1000

@@ -19,9 +19,10 @@ from nas_api.experiment import DatasetSpec, ObjectiveSpec
 from nas_api.reward import reward
 from nas_api.search_space import SearchSpaceSpec
 from nas_api.stopping import Stopped
-from nas_controller.errors import EarlierMissing, EarlierUnsuitable, LogDamaged
-from nas_controller.log import decode, read_objects
-from nas_controller.records import Finished, Inherited, Lost, Observed, Proposed, Started, WarmStarted
+from nas_controller.errors import EarlierMissing, EarlierUnsuitable
+from nas_log.errors import LogDamaged
+from nas_log.log import decode, read_objects
+from nas_log.records import Finished, Inherited, Lost, Observed, Proposed, Started, WarmStarted
 from nas_store import Store, open_store
 
 _FIRST_OBJECT = re.compile(r"([^/]+)/" + re.escape(names.log_key(0)))

@@ -1,8 +1,6 @@
-"""Why a search cannot go on, apart from the store's own errors.
+"""Why a search cannot go on, apart from the errors of its log and of the store.
 
 SearchError
-├── Fenced           another process writes the log now
-├── LogDamaged       the log cannot be read: condition LogDamaged
 ├── SearchChanged    the log belongs to another search: condition SearchChanged
 ├── EarlierMissing   another experiment has not left yet what is needed: condition WaitingForExperiment
 └── EarlierUnsuitable  what it has left is of no use here: condition ExperimentUnsuitable
@@ -11,14 +9,6 @@ SearchError
 
 class SearchError(Exception):
     """The search cannot go on; the message says why and what to do."""
-
-
-class Fenced(SearchError):
-    """Another process has written the log's next object: this one must write nothing any more."""
-
-
-class LogDamaged(SearchError):
-    """An object of the log is missing, was changed, or is from a newer version; the message names it."""
 
 
 class SearchChanged(SearchError):

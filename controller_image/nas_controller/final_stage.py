@@ -10,27 +10,15 @@ from dataclasses import dataclass
 from itertools import product
 from operator import itemgetter
 
+from nas_api.agreement import Agreement, kendall
 from nas_api.architecture import Architecture
-from nas_api.base import Model
 from nas_api.child import FinalSettings
 from nas_api.experiment import FinalTrainingSpec, OptimizerSpec
 from nas_api.reasons import Reason
-from nas_controller.agreement import Agreement, kendall
+from nas_log.records import FinalRun
 
 MOST_FINALISTS = 50
 """The bound of ``finalTraining.top``: so many leaders a search remembers."""
-
-
-class FinalRun(Model):
-    """What tells a final training from a child of the search."""
-
-    of: int
-    """The search's sample whose architecture it trains."""
-    settings: FinalSettings
-    """Epsilon and decay of the grid; ``test`` where it is the winner's last training, measured on the test set."""
-    optimizer: OptimizerSpec
-    """The trainer's, with the grid's learning rate and weight decay."""
-    epochs: int
 
 
 @dataclass

@@ -6,7 +6,7 @@ from nas_api.architecture import Architecture
 from nas_api.child import StoreLocation, TrainerInput
 from nas_api.experiment import NASExperiment
 from nas_api.stopping import StopRule
-from nas_controller.final_stage import FinalRun
+from nas_log.records import FinalRun
 
 
 def training_seed(seed: int, sample: int) -> int:

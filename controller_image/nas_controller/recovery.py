@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nas_controller import snapshots
-from nas_controller.log import Log, read_objects
-from nas_controller.records import Record
 from nas_controller.state import MakePolicy, SearchState, fold
+from nas_log.log import Log, read_objects
+from nas_log.records import Record
 from nas_store import Store
 
 

@@ -29,13 +29,17 @@ from nas_api.source import architecture_source
 from nas_controller import decisions, earlier, snapshots
 from nas_controller.clock import Clock, SystemClock
 from nas_controller.earlier import FindEarlier
-from nas_controller.errors import EarlierUnsuitable, Fenced, SearchChanged
+from nas_controller.errors import EarlierUnsuitable, SearchChanged
 from nas_controller.executor import Blocked, End, Ended, Event, Executor, Launch
 from nas_controller.executor import Started as Runs
 from nas_controller.launch_input import trainer_input
-from nas_controller.log import Log
 from nas_controller.policies.factory import make_policy
-from nas_controller.records import (
+from nas_controller.recovery import recover
+from nas_controller.state import BestSample, MakePolicy, SearchState
+from nas_controller.status import SearchStatus, StatusSink, search_status
+from nas_log.errors import Fenced
+from nas_log.log import Log
+from nas_log.records import (
     FinalProposed,
     Finished,
     Launched,
@@ -47,9 +51,6 @@ from nas_controller.records import (
     Started,
     WarmStarted,
 )
-from nas_controller.recovery import recover
-from nas_controller.state import BestSample, MakePolicy, SearchState
-from nas_controller.status import SearchStatus, StatusSink, search_status
 from nas_store import Store
 from nas_store.errors import StoreError, TooLarge
 

@@ -15,13 +15,15 @@ from nas_api.experiment import BudgetSpec, Outcome, SearcherSpec
 from nas_api.experiment import ObjectiveSpec as Objective
 from nas_api.search_space import SearchSpace, SearchSpaceSpec, search_space
 from nas_api.stopping import Rung, Stopped, StopRule
-from nas_controller.control import Arm, Comparison, arm_of
-from nas_controller.errors import LogDamaged
-from nas_controller.final_stage import MOST_FINALISTS, Finalist, FinalRun, FinalStage, Leader, ranked
+from nas_controller.control import Comparison, arm_of
+from nas_controller.final_stage import MOST_FINALISTS, Finalist, FinalStage, Leader, ranked
 from nas_controller.policies import Policy, Proposal
 from nas_controller.policies.random import RandomPolicy
-from nas_controller.records import (
+from nas_log.errors import LogDamaged
+from nas_log.records import (
+    Arm,
     FinalProposed,
+    FinalRun,
     Finished,
     Inherited,
     Launched,

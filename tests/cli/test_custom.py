@@ -19,8 +19,8 @@ from experiments import manifest
 from nas_api import names
 from nas_api.child import StoreLocation
 from nas_cli.main import main
-from nas_controller.log import read_log
-from nas_controller.records import Finished, Lost, Observed, Record
+from nas_log.log import read_log
+from nas_log.records import Finished, Lost, Observed, Record
 from nas_store import open_store
 
 NAS = [sys.executable, "-c", "from nas_cli.main import main; main()"]

@@ -19,8 +19,8 @@ from click.testing import CliRunner, Result
 from nas_api import names
 from nas_api.child import StoreLocation
 from nas_cli.main import main
-from nas_controller.log import read_objects
-from nas_controller.records import Finished, Launched, Observed, Proposed, Started
+from nas_log.log import read_objects
+from nas_log.records import Finished, Launched, Observed, Proposed, Started
 from nas_store import open_store
 from nas_store.folder import FolderStore
 

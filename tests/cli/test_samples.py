@@ -11,8 +11,8 @@ from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.stopping import Stopped
 from nas_cli.display import Progress, status_panel
 from nas_cli.samples import json_lines, samples, table
-from nas_controller.records import Observed, Proposed, Started
 from nas_controller.status import SearchStatus
+from nas_log.records import Observed, Proposed, Started
 
 NETWORK = ConvolutionalArchitecture.parse_short("3x3:8")
 SPACE = {"convolutional": {"layers": {"initial": 1}, "filterHeights": [3], "filterWidths": [3], "filters": [8]}}

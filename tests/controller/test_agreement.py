@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_controller.agreement import kendall
+from nas_api.agreement import kendall
 
 
 def test_against_worked_values() -> None:

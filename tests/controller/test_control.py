@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_api.experiment import SearcherSpec
-from nas_controller.control import Arm, Comparison, arm_of
+from nas_controller.control import Comparison, arm_of
+from nas_log.records import Arm
 
 
 def _compared(*rows: tuple[Arm, float]) -> Comparison:

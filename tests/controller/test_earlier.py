@@ -15,13 +15,13 @@ from nas_api.search_space import search_space
 from nas_controller import search as search_module
 from nas_controller.earlier import Earlier, FindEarlier, find, found_architecture
 from nas_controller.errors import EarlierMissing, EarlierUnsuitable
-from nas_controller.log import Log
 from nas_controller.policies import Proposal
 from nas_controller.policies.factory import make_policy
 from nas_controller.policies.random import RandomPolicy
-from nas_controller.records import Inherited, Launched, Lost, Observed, Proposed, Started, WarmStarted
 from nas_controller.search import Ending
 from nas_controller.state import fold
+from nas_log.log import Log
+from nas_log.records import Inherited, Launched, Lost, Observed, Proposed, Started, WarmStarted
 from nas_store import open_store
 
 DIGITS = DatasetSpec.model_validate({"digits": {}})

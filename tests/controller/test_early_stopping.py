@@ -14,9 +14,9 @@ from nas_api.stopping import Rung, Stopped, StopRule
 from nas_controller import search as search_module
 from nas_controller.earlier import Earlier
 from nas_controller.policies.random import RandomPolicy
-from nas_controller.records import Inherited, Launched, Observed, Proposed, Record, Started
 from nas_controller.search import Ending
 from nas_controller.state import RUNGS, MakePolicy, SearchState, fold
+from nas_log.records import Inherited, Launched, Observed, Proposed, Record, Started
 
 TRAIN = {"seed": 7, "random": {}, "duplicates": "Train"}
 

@@ -17,10 +17,10 @@ from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_controller import search as search_module
 from nas_controller.final_stage import Leader, combinations, ranked
 from nas_controller.policies.random import RandomPolicy
-from nas_controller.records import FinalProposed, Finished, Launched, Observed, Proposed, SearchEnded
 from nas_controller.search import Ending
 from nas_controller.state import fold
 from nas_controller.status import SearchStatus
+from nas_log.records import FinalProposed, Finished, Launched, Observed, Proposed, SearchEnded
 
 GRID = {"learningRate": ["0.1", "0.05"], "decayEpoch": [2]}
 FINAL = {"top": 3, "epochs": 9, "grid": GRID}

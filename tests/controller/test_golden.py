@@ -7,11 +7,11 @@ import pytest
 from controller.golden.write import FOLDER, stored
 from pydantic import TypeAdapter
 
-from nas_controller.log import read_log
 from nas_controller.policies.factory import make_policy
-from nas_controller.records import RECORDS
 from nas_controller.recovery import recover
 from nas_controller.state import Core, fold
+from nas_log.log import read_log
+from nas_log.records import RECORDS
 
 GOLDEN = sorted(path.stem for path in FOLDER.glob("*.log"))
 

@@ -13,10 +13,10 @@ from pydantic import BaseModel
 from nas_api import names
 from nas_api.reasons import LostReason, Reason
 from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalLayer
-from nas_controller.errors import Fenced, LogDamaged
-from nas_controller.log import Log, decode, encode, read_log, read_objects
-from nas_controller.records import Finished, Launched, Lost, Observed, Proposed, Reconfigured, Record, Started
 from nas_controller.state import fold
+from nas_log.errors import Fenced, LogDamaged
+from nas_log.log import Log, decode, encode, read_log, read_objects
+from nas_log.records import Finished, Launched, Lost, Observed, Proposed, Reconfigured, Record, Started
 from nas_store.errors import StoreUnreachable
 
 SPEC = make_experiment().spec

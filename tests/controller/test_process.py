@@ -22,9 +22,9 @@ from experiments import manifest
 from nas_api import names
 from nas_api.child import S3Location, StoreLocation
 from nas_api.experiment import NASExperiment
-from nas_controller.log import read_log, read_objects
-from nas_controller.records import Launched, Lost, Observed, Proposed, Started
 from nas_kube import EXPERIMENTS, JOBS
+from nas_log.log import read_log, read_objects
+from nas_log.records import Launched, Lost, Observed, Proposed, Started
 from nas_store import Store, open_store
 
 pytestmark = [pytest.mark.cluster, pytest.mark.s3, pytest.mark.slow]

@@ -35,11 +35,14 @@ from nas_api.experiment import NASExperiment
 from nas_controller import search as search_module
 from nas_controller import snapshots
 from nas_controller.earlier import Earlier
-from nas_controller.errors import LogDamaged
 from nas_controller.executor import End
-from nas_controller.log import read_objects
 from nas_controller.policies.factory import make_policy
-from nas_controller.records import (
+from nas_controller.recovery import recover
+from nas_controller.search import Ending, Search
+from nas_controller.state import MakePolicy, SearchState, fold
+from nas_log.errors import LogDamaged
+from nas_log.log import read_objects
+from nas_log.records import (
     FinalProposed,
     Finished,
     Inherited,
@@ -50,9 +53,6 @@ from nas_controller.records import (
     Record,
     Started,
 )
-from nas_controller.recovery import recover
-from nas_controller.search import Ending, Search
-from nas_controller.state import MakePolicy, SearchState, fold
 
 # The store of a search that others begin with; filled before the first test.
 EARLIER = MemoryStore()

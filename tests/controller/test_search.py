@@ -29,12 +29,12 @@ from nas_controller.control import arm_of
 from nas_controller.earlier import FindEarlier, find
 from nas_controller.errors import SearchChanged
 from nas_controller.executor import Blocked
-from nas_controller.log import read_log, read_objects
 from nas_controller.policies import Proposal
 from nas_controller.policies.random import RandomPolicy
-from nas_controller.records import Finished, Launched, Lost, Observed, Proposed, Reconfigured, Started
 from nas_controller.search import Ending, Search
 from nas_controller.state import MakePolicy
+from nas_log.log import read_log, read_objects
+from nas_log.records import Finished, Launched, Lost, Observed, Proposed, Reconfigured, Started
 from nas_store import Store
 from nas_store.errors import CredentialsRefused, StoreError, StoreUnreachable
 from nas_store.folder import FolderStore

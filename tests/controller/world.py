@@ -25,8 +25,8 @@ from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.stopping import Rung, Stopped
 from nas_controller.executor import End, Ended, Event, Launch, Started
 from nas_controller.policies import Proposal, Vitals
-from nas_controller.records import Launched, Record
 from nas_controller.status import SearchStatus
+from nas_log.records import Launched, Record
 from nas_store import Store
 from nas_store.errors import StoreUnreachable, TooLarge
 
@@ -157,7 +157,7 @@ class World:
 
     def records(self) -> list[Record]:
         """Return the log, read without faults."""
-        from nas_controller.log import read_log
+        from nas_log.log import read_log
 
         return read_log(self.store)
 

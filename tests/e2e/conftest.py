@@ -26,8 +26,8 @@ from nas_api import names
 from nas_api.child import S3Location
 from nas_api.child_job import s3_location
 from nas_api.experiment import NASExperiment
-from nas_controller.log import read_log
-from nas_controller.records import Record
+from nas_log.log import read_log
+from nas_log.records import Record
 from nas_store.s3 import S3Store
 
 Document = dict[str, Any]

@@ -12,7 +12,7 @@ from demo.run import NAMESPACE, run
 from e2e.conftest import Document, World
 
 from nas_api import names
-from nas_controller.records import Lost, Observed
+from nas_log.records import Lost, Observed
 
 pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(600)]
 EXAMPLE = Path("examples/custom")

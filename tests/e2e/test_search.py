@@ -12,7 +12,7 @@ from demo.run import NAMESPACE, Demo, Steps
 from e2e.conftest import Document, World, small
 
 from nas_api import names
-from nas_controller.records import Finished, Launched, Lost, Observed, Proposed, Record, Started
+from nas_log.records import Finished, Launched, Lost, Observed, Proposed, Record, Started
 
 pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(900)]
 # Of the whole search: enough for what each child costs to outweigh what every search costs once.

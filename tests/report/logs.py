@@ -16,10 +16,11 @@ from nas_api.experiment import BudgetSpec, FinalTrainingSpec, ObjectiveSpec, Opt
 from nas_api.reasons import LostReason, Reason
 from nas_api.search_space import SearchSpaceSpec, search_space
 from nas_api.stopping import Rung, Stopped, StopRule
-from nas_controller.final_stage import FinalRun, combinations
-from nas_controller.log import Log
-from nas_controller.records import (
+from nas_controller.final_stage import combinations
+from nas_log.log import Log
+from nas_log.records import (
     FinalProposed,
+    FinalRun,
     Finished,
     Launched,
     Lost,

@@ -8,8 +8,8 @@ import pytest
 from report import logs
 
 from nas_api.decisions import Anchor, Choices, counting
-from nas_controller.report import analysis, read
-from nas_controller.report.history import History, Sample
+from nas_report import analysis, read
+from nas_report.history import History, Sample
 
 CUSTOM = {
     "custom": {

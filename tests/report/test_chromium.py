@@ -15,7 +15,7 @@ from hack.cluster.errors import ClusterError
 from report import logs
 
 from nas_api.experiment import NASExperiment
-from nas_controller.report import read, render
+from nas_report import read, render
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,10 @@ from nas_api.experiment import NASExperiment
 from nas_api.reasons import LostReason
 from nas_api.search_space import SearchSpaceSpec
 from nas_api.stopping import Rung
-from nas_controller.errors import LogDamaged
-from nas_controller.records import Inherited, Launched, Lost, Observed, Proposed, Record, Started, WarmStarted
-from nas_controller.report import panels, read, render
-from nas_controller.report.history import Fate
+from nas_log.errors import LogDamaged
+from nas_log.records import Inherited, Launched, Lost, Observed, Proposed, Record, Started, WarmStarted
+from nas_report import panels, read, render
+from nas_report.history import Fate
 
 
 def records(samples: int = 30, **changes: object) -> list[Record]:

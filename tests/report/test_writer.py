@@ -10,9 +10,9 @@ from report import logs
 
 from nas_api import names
 from nas_api.experiment import NASExperiment
-from nas_controller.log import Log
-from nas_controller.report import writer
-from nas_controller.report.writer import ReportWriter
+from nas_log.log import Log
+from nas_report import writer
+from nas_report.writer import ReportWriter
 from nas_store.errors import StoreUnreachable
 
 EXPERIMENT = NASExperiment.model_validate(manifest())

@@ -13,10 +13,10 @@ from nas_api import names
 from nas_api.child import StoreLocation, TrainerInput
 from nas_controller import search as search_module
 from nas_controller.earlier import Earlier
-from nas_controller.log import read_log
 from nas_controller.policies.factory import make_policy
 from nas_controller.search import Ending, Search
 from nas_controller.state import Core, fold
+from nas_log.log import read_log
 
 FOLDER = Path(__file__).parent
 FATES = [

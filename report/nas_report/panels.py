@@ -8,13 +8,13 @@ from itertools import pairwise
 
 import numpy as np
 
+from nas_api.agreement import kendall
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
-from nas_controller.agreement import kendall
-from nas_controller.final_stage import FinalRun
-from nas_controller.report import analysis
-from nas_controller.report.analysis import TOPS, KindMaps
-from nas_controller.report.drawing import (
+from nas_log.records import FinalRun
+from nas_report import analysis
+from nas_report.analysis import TOPS, KindMaps
+from nas_report.drawing import (
     Axis,
     Point,
     band,
@@ -36,8 +36,8 @@ from nas_controller.report.drawing import (
     table,
     whole_ticks,
 )
-from nas_controller.report.history import Fate, FinalTraining, History, Sample
-from nas_controller.report.networks import picture
+from nas_report.history import Fate, FinalTraining, History, Sample
+from nas_report.networks import picture
 
 # From so many points on they are summed up: dots would lie on each other.
 _MOST_DOTS = 1500

@@ -13,10 +13,10 @@ from nas_api.decisions import Choices, Decision
 from nas_api.experiment import BudgetSpec, ObjectiveSpec, SearcherSpec
 from nas_api.search_space import SearchSpace, SearchSpaceSpec, search_space
 from nas_api.stopping import Stopped, StopRule
-from nas_controller.errors import LogDamaged
-from nas_controller.final_stage import FinalRun
-from nas_controller.records import (
+from nas_log.errors import LogDamaged
+from nas_log.records import (
     FinalProposed,
+    FinalRun,
     Finished,
     Inherited,
     Launched,

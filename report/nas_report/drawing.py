@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from nas_controller.report.analysis import Numbers
+from nas_report.analysis import Numbers
 
 Point = tuple[float, float]
 

@@ -10,13 +10,26 @@ from pydantic import AwareDatetime, Field, TypeAdapter
 
 from nas_api.architecture import Architecture
 from nas_api.base import Model
-from nas_api.child import MetricName
-from nas_api.experiment import BudgetSpec, FinalTrainingSpec, ObjectiveSpec, SearcherSpec
+from nas_api.child import FinalSettings, MetricName
+from nas_api.experiment import BudgetSpec, FinalTrainingSpec, ObjectiveSpec, OptimizerSpec, SearcherSpec
 from nas_api.reasons import LostReason, Reason
 from nas_api.search_space import SearchSpaceSpec
 from nas_api.stopping import Rung, Stopped, StopRule
-from nas_controller.control import Arm
-from nas_controller.final_stage import FinalRun
+
+Arm = Literal["policy", "random"]
+"""Who drew a sample: the policy, or the control arm, uniformly at random and unknown to the policy."""
+
+
+class FinalRun(Model):
+    """What tells a final training from a child of the search."""
+
+    of: int
+    """The search's sample whose architecture it trains."""
+    settings: FinalSettings
+    """Epsilon and decay of the grid; ``test`` where it is the winner's last training, measured on the test set."""
+    optimizer: OptimizerSpec
+    """The trainer's, with the grid's learning rate and weight decay."""
+    epochs: int
 
 
 class Started(Model):

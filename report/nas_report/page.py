@@ -5,10 +5,10 @@ from html import escape
 from pathlib import Path
 
 from nas_api.experiment import NASExperiment
-from nas_controller.report import panels
-from nas_controller.report.drawing import duration, number
-from nas_controller.report.history import Fate, History
-from nas_controller.report.panels import Panel
+from nas_report import panels
+from nas_report.drawing import duration, number
+from nas_report.history import Fate, History
+from nas_report.panels import Panel
 
 # Nothing but the page's own style and drawings: a report from somebody else's bucket runs no script and calls nobody.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

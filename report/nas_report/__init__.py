@@ -4,7 +4,7 @@
 draw, ``panels`` says what stands in each figure, ``page`` puts them together, and ``writer`` keeps a copy in the store.
 """
 
-from nas_controller.report.history import History, read
-from nas_controller.report.page import render
+from nas_report.history import History, read
+from nas_report.page import render
 
 __all__ = ["History", "read", "render"]

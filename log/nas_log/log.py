@@ -20,8 +20,8 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from nas_api import names
-from nas_controller.errors import Fenced, LogDamaged
-from nas_controller.records import RECORDS, Record
+from nas_log.errors import Fenced, LogDamaged
+from nas_log.records import RECORDS, Record
 from nas_store import Store
 
 _VERSION = 1

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas_api.decisions import Anchor, Categorical, Choices, Decision, counting
-from nas_controller.report.history import History, Sample
+from nas_report.history import History, Sample
 
 Numbers = NDArray[np.float64]
 

@@ -14,10 +14,10 @@ import structlog
 
 from nas_api import names
 from nas_api.experiment import NASExperiment
-from nas_controller.errors import LogDamaged
-from nas_controller.log import read_objects
-from nas_controller.report.history import History, read
-from nas_controller.report.page import render
+from nas_log.errors import LogDamaged
+from nas_log.log import read_objects
+from nas_report.history import History, read
+from nas_report.page import render
 from nas_store import Store
 from nas_store.errors import StoreError
 

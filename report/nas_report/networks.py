@@ -6,7 +6,7 @@ from nas_api.architecture import Architecture
 from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalLayer
 from nas_api.spaces.custom import CustomArchitecture
 from nas_api.spaces.recurrent_cell import CellNode, RecurrentCellArchitecture
-from nas_controller.report.drawing import table
+from nas_report.drawing import table
 
 _COMBINATIONS = {"add": "+", "elem_mult": "×", "max": "max"}
 
