@@ -32,7 +32,10 @@ from nas_controller.kubernetes_status import KubernetesSink
 from nas_controller.launch_input import trainer_input
 from nas_controller.policies.factory import make_policy
 from nas_controller.search import Ending, Search
-from nas_kube import CUSTOM_RESOURCE_DEFINITIONS, EXPERIMENTS, JOBS, ApiError, EventType, KubeClient, Reflector
+from nas_kube.client import KubeClient
+from nas_kube.errors import ApiError
+from nas_kube.reflector import EventType, Reflector
+from nas_kube.resources import CUSTOM_RESOURCE_DEFINITIONS, EXPERIMENTS, JOBS
 from nas_store.folder import FolderStore
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -18,7 +18,8 @@ from uuid import uuid4
 import pytest
 
 from nas_api import names
-from nas_kube import CUSTOM_RESOURCE_DEFINITIONS, NAMESPACES, KubeClient
+from nas_kube.client import KubeClient
+from nas_kube.resources import CUSTOM_RESOURCE_DEFINITIONS, NAMESPACES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CRD_FILE = REPOSITORY / "crds" / f"{names.GROUP}_{names.PLURAL}.yaml"

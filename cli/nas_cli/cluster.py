@@ -14,7 +14,9 @@ from nas_api import names
 from nas_api.experiment import NASExperiment
 from nas_api.harmless import harmless
 from nas_cli.errors import Refusal
-from nas_kube import EXPERIMENTS, PODS, ApiError, ApiUnavailable, KubeClient, KubeConfigError
+from nas_kube.client import KubeClient
+from nas_kube.errors import ApiError, ApiUnavailable, KubeConfigError
+from nas_kube.resources import EXPERIMENTS, PODS
 
 # A controller may have nothing to say for as long as its children train.
 _LOG_SILENCE_SECONDS = 24 * 3600.0

@@ -31,7 +31,10 @@ from nas_controller.executors.kubernetes import KubernetesExecutor
 from nas_controller.kubernetes_status import KubernetesSink, Loss
 from nas_controller.search import Ending, Search
 from nas_controller.status import SearchStatus
-from nas_kube import EXPERIMENTS, ApiError, EventType, KubeClient, KubeError, Reflector
+from nas_kube.client import KubeClient
+from nas_kube.errors import ApiError, KubeError
+from nas_kube.reflector import EventType, Reflector
+from nas_kube.resources import EXPERIMENTS
 from nas_log.errors import LogDamaged
 from nas_report.writer import ReportWriter
 from nas_store import open_store

@@ -11,7 +11,9 @@ import structlog
 from nas_api import names
 from nas_api.experiment import NASExperiment, Problem
 from nas_controller.status import SearchStatus
-from nas_kube import EXPERIMENTS, ApiError, KubeClient, KubeError
+from nas_kube.client import KubeClient
+from nas_kube.errors import ApiError, KubeError
+from nas_kube.resources import EXPERIMENTS
 
 _log = structlog.get_logger()
 

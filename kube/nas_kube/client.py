@@ -148,22 +148,20 @@ class KubeClient:
         body: Object,
         *,
         dry_run: bool = False,
-        field_validation: str = "Strict",
         field_manager: str | None = None,
     ) -> Object:
-        """Create an object and return it as stored.
+        """Create an object and return it as stored; a field that the API server does not know is refused.
 
         Args:
             resource: the collection.
             namespace: the object's namespace.
             body: the object.
             dry_run: everything is checked (defaults, admission, quota) and nothing is kept.
-            field_validation: Strict refuses unknown fields, Warn and Ignore drop them.
             field_manager: the name under which the fields are owned.
         """
         query = {
             "dryRun": "All" if dry_run else None,
-            "fieldValidation": field_validation,
+            "fieldValidation": "Strict",
             "fieldManager": field_manager,
         }
         return self._json("POST", resource.path(namespace), query, body)
@@ -224,10 +222,6 @@ class KubeClient:
                 return False
             raise
         return True
-
-    def raw(self, path: str) -> bytes:
-        """Return the body of a GET on a path, such as ``/version`` or ``/metrics``."""
-        return self._send("GET", path, {}, None, "application/json").data
 
     def stream(self, path: str, query: Mapping[str, str | None], *, silence_seconds: float) -> "Stream":
         """Open a GET whose answer arrives line by line.

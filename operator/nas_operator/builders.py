@@ -11,7 +11,7 @@ from nas_api.child_job import child_job, owner_reference, restricted_pod, s3_env
 from nas_api.experiment import NASExperiment
 from nas_api.pod_template import overlay
 from nas_api.search_space import search_space
-from nas_kube import JOBS, PODS, Resource
+from nas_kube.resources import JOBS, PODS, Resource
 from nas_operator.settings import Settings
 
 Object = dict[str, Any]

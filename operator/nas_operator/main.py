@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 import kopf
 import structlog
 
-from nas_kube import EXPERIMENTS, ApiError, KubeClient, KubeConfigError, KubeError
+from nas_kube.client import KubeClient
+from nas_kube.errors import ApiError, KubeConfigError, KubeError
+from nas_kube.resources import EXPERIMENTS
 from nas_operator import logs
 from nas_operator.cache import Cache, Key
 from nas_operator.handlers import Inbox, registry

@@ -9,19 +9,9 @@ import structlog
 
 from nas_api import names
 from nas_api.reasons import Reason
-from nas_kube import (
-    CORE_EVENTS,
-    EVENTS,
-    EXPERIMENTS,
-    JOBS,
-    PODS,
-    ROLE_BINDINGS,
-    SERVICE_ACCOUNTS,
-    ApiError,
-    KubeClient,
-    KubeError,
-    Resource,
-)
+from nas_kube.client import KubeClient
+from nas_kube.errors import ApiError, KubeError
+from nas_kube.resources import CORE_EVENTS, EVENTS, EXPERIMENTS, JOBS, PODS, ROLE_BINDINGS, SERVICE_ACCOUNTS, Resource
 from nas_operator.cache import Cache, Key
 from nas_operator.conditions import Event, differs, event_object
 from nas_operator.observed import ControllerPod, Object, Observed, Refusal, pod_index, starts_late

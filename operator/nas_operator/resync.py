@@ -7,7 +7,9 @@ from collections.abc import Callable
 import structlog
 
 from nas_api import names
-from nas_kube import EXPERIMENTS, PODS, KubeClient, KubeError
+from nas_kube.client import KubeClient
+from nas_kube.errors import KubeError
+from nas_kube.resources import EXPERIMENTS, PODS
 from nas_operator.cache import Cache, Key, version
 
 _log = structlog.get_logger()

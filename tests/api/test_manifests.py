@@ -11,7 +11,8 @@ from experiments import MANIFEST, manifest
 
 from nas_api import names
 from nas_api.experiment import NASExperiment
-from nas_kube import CUSTOM_RESOURCE_DEFINITIONS, EXPERIMENTS, ApiError
+from nas_kube.errors import ApiError
+from nas_kube.resources import CUSTOM_RESOURCE_DEFINITIONS, EXPERIMENTS
 
 pytestmark = pytest.mark.cluster
 

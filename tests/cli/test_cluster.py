@@ -17,7 +17,7 @@ from nas_api.source import network_source
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_cli.cluster import readable
 from nas_cli.main import main
-from nas_kube import EXPERIMENTS
+from nas_kube.resources import EXPERIMENTS
 
 ARCHITECTURE = "3x3:6 7x1:12/1x2<0 5x3:36<0,1"
 STATUS: dict[str, Any] = {

@@ -8,7 +8,9 @@ from controller.world import accuracy
 
 from nas_api import names
 from nas_api.child import Result, TrainerInput
-from nas_kube import PODS, ApiError, KubeClient
+from nas_kube.client import KubeClient
+from nas_kube.errors import ApiError
+from nas_kube.resources import PODS
 from nas_store import open_store
 
 

@@ -25,7 +25,9 @@ from nas_controller.kubernetes_status import KubernetesSink, Loss
 from nas_controller.launch_input import trainer_input
 from nas_controller.search import Ending, Search
 from nas_controller.status import SearchStatus
-from nas_kube import EXPERIMENTS, JOBS, PODS, ApiError, KubeClient, Resource
+from nas_kube.client import KubeClient
+from nas_kube.errors import ApiError
+from nas_kube.resources import EXPERIMENTS, JOBS, PODS, Resource
 from nas_store import open_store
 
 pytestmark = pytest.mark.cluster

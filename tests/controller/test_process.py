@@ -22,7 +22,7 @@ from experiments import manifest
 from nas_api import names
 from nas_api.child import S3Location, StoreLocation
 from nas_api.experiment import NASExperiment
-from nas_kube import EXPERIMENTS, JOBS
+from nas_kube.resources import EXPERIMENTS, JOBS
 from nas_log.log import read_log, read_objects
 from nas_log.records import Launched, Lost, Observed, Proposed, Started
 from nas_store import Store, open_store

@@ -8,16 +8,10 @@ import pytest
 from cluster_fixtures import ControlPlane, eventually
 from experiments import manifest
 
-from nas_kube import (
-    CONFIG_MAPS,
-    EXPERIMENTS,
-    PODS,
-    ApiError,
-    ApiUnavailable,
-    EventType,
-    KubeClient,
-    Reflector,
-)
+from nas_kube.client import KubeClient
+from nas_kube.errors import ApiError, ApiUnavailable
+from nas_kube.reflector import EventType, Reflector
+from nas_kube.resources import CONFIG_MAPS, EXPERIMENTS, PODS
 
 pytestmark = pytest.mark.cluster
 

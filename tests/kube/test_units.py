@@ -7,19 +7,10 @@ import kubernetes.client
 import pytest
 import yaml
 
-from nas_kube import (
-    EXPERIMENTS,
-    JOBS,
-    NODES,
-    PODS,
-    ApiError,
-    ApiUnavailable,
-    EventType,
-    KubeClient,
-    KubeConfigError,
-    Reflector,
-    Resource,
-)
+from nas_kube.client import KubeClient
+from nas_kube.errors import ApiError, ApiUnavailable, KubeConfigError
+from nas_kube.reflector import EventType, Reflector
+from nas_kube.resources import EXPERIMENTS, JOBS, NODES, PODS, Resource
 
 
 @pytest.mark.parametrize(

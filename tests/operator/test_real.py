@@ -23,7 +23,9 @@ from cluster_fixtures import REPOSITORY, ControlPlane, eventually
 from experiments import manifest
 
 from nas_api import names
-from nas_kube import (
+from nas_kube.client import KubeClient
+from nas_kube.errors import ApiError
+from nas_kube.resources import (
     CORE_EVENTS,
     EVENTS,
     EXPERIMENTS,
@@ -33,8 +35,6 @@ from nas_kube import (
     PODS,
     ROLE_BINDINGS,
     SERVICE_ACCOUNTS,
-    ApiError,
-    KubeClient,
     Resource,
 )
 

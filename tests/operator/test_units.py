@@ -16,7 +16,7 @@ from experiments import manifest
 from nas_api import names
 from nas_api.experiment import NASExperiment
 from nas_api.reasons import Reason
-from nas_kube import ApiError
+from nas_kube.errors import ApiError
 from nas_operator import builders, logs
 from nas_operator.cache import Cache
 from nas_operator.conditions import Event, differs, event_object, explain, told

@@ -18,7 +18,10 @@ from nas_api.reasons import EXPLANATIONS, Reason
 from nas_controller.executor import Blocked, End, Ended, Event, Launch, Started
 from nas_controller.executors.diagnosis import diagnose, trains
 from nas_controller.executors.ending import ending, finished
-from nas_kube import EVENTS, JOBS, PODS, ApiError, ApiUnavailable, EventType, KubeClient, KubeError, Reflector
+from nas_kube.client import KubeClient
+from nas_kube.errors import ApiError, ApiUnavailable, KubeError
+from nas_kube.reflector import EventType, Reflector
+from nas_kube.resources import EVENTS, JOBS, PODS
 
 _log = structlog.get_logger()
 
