@@ -96,7 +96,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
                 "grid": {"learningRate": ["0.1", "0.2", "0.3"], "decayEpoch": [*range(1, 9)]},
             }
         },
-        "at most 1,000 trainings: lower top, or give grid fewer values",
+        "at most 1,000 training runs: lower top, or give grid fewer values",
     ),
     ({"spec.budget": _REMOVE}, "spec.budget"),
     ({"spec.trainer": _REMOVE}, "spec.trainer"),

@@ -158,8 +158,8 @@ def test_what_a_trainer_says_cannot_move_the_cursor(own: Own, tmp_path: Path) ->
     [
         ("echo hello", "result.json: the trainer ended with exit code 0 and did not write it"),
         ('echo hello; echo 0.9 > "$NAS_DIR/result.json"', "result.json: an object is needed, such as"),
-        ('echo hello; echo "{" > "$NAS_DIR/result.json"', "result.json: this is no JSON"),
-        ('echo hello; echo \'{"metrics": {"accuracy": true}}\' > "$NAS_DIR/result.json"', "true is no number"),
+        ('echo hello; echo "{" > "$NAS_DIR/result.json"', "result.json: this is not JSON"),
+        ('echo hello; echo \'{"metrics": {"accuracy": true}}\' > "$NAS_DIR/result.json"', "true is not a number"),
         ('echo hello; echo \'{"metrics": {"loss": 1}}\' > "$NAS_DIR/result.json"', "metrics has no 'accuracy'"),
     ],
 )
@@ -361,11 +361,11 @@ def test_faults_of_decisions_come_with_line_and_cure(tmp_path: Path) -> None:
     assert outcome.exit_code == 1
     place = "spec.searchSpace.custom.decisions"
     assert [line.removeprefix(f"{path}:") for line in outcome.stderr.splitlines()] == [
-        f"8: {place}[0].when.decision: 'op' is no earlier decision; name one that comes before this one (none is"
-        " there), or move it up",
+        f"8: {place}[0].when.decision: 'op' is not an earlier decision; name one that comes before this one"
+        " (there is none), or move it up",
         f"15: {place}[3].when.in: kind has no option 'z', only a, b",
-        f"16: {place}[4].name: 'kind' is there already",
-        f"16: {place}[4].when.decision: op is repeated, so that it has no single value; name a decision without repeat",
+        f"16: {place}[4].name: an earlier decision is already called 'kind'",
+        f"16: {place}[4].when.decision: op is repeated, so it has no single value; name a decision without repeat",
     ]
     path.write_text(head + decisions.replace("options: [s]", "options: [1, yes]") + tail)
     path.write_text(path.read_text().replace("custom: {}}", "custom: {}}, command: python3 x.py"))

@@ -159,7 +159,7 @@ def test_a_field_of_the_wrong_shape_is_told_the_right_one() -> None:
     assert told({"name": "a", "range": [1, 2]}) == {"a map is needed here, with from, to, step"}
     assert told({"name": "a", "options": {"a": 1}}) == {"a list is needed here"}
     assert told({"name": "a", "options": "a b"}) == {"a list is needed here: write [a, b]"}
-    assert told({"name": "a", "options": ["a", "b", "a"]}) == {"must differ: 'a' is there twice"}
+    assert told({"name": "a", "options": ["a", "b", "a"]}) == {"must differ: 'a' occurs twice"}
     assert told({"name": "a"}) == {"set exactly one of options, range"}
     assert told({"name": None, "options": ["a"]}) == {
         "is empty (Its name in architecture.json): give it a value or remove it"
@@ -202,7 +202,7 @@ def test_a_final_training_is_bounded_by_the_product_of_its_axes() -> None:
     assert check(manifest(finalTraining={"top": 50, "grid": grid}))[1] == []
     _, ((path, message),) = check(manifest(finalTraining={"top": 50, "grid": {**grid, "decayEpoch": [1, 2]}}))
     assert path == ("spec", "finalTraining")
-    assert message.endswith("at most 1,000 trainings: lower top, or give grid fewer values")
+    assert message.endswith("at most 1,000 training runs: lower top, or give grid fewer values")
 
 
 @pytest.mark.parametrize("content", [None, "", "kind: Secret\n"])
