@@ -149,7 +149,7 @@ def _sentence(detail: ErrorDetails, metric: str) -> str:
         case "value_error":
             words = detail["msg"].removeprefix("Value error, ")
         case _:
-            words = f"{_brief(detail['input'])} is not possible: {detail['msg'].replace('Input', 'it', 1)}"
+            words = f"{_brief(detail['input'])} is not valid: {detail['msg'].replace('Input', 'it', 1)}"
     return f"{place}: {words}" if (place := ".".join(map(str, path))) else words
 
 

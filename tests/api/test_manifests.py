@@ -354,7 +354,7 @@ def test_explain_reads_like_documentation(control_plane: ControlPlane) -> None:
     everything = control_plane.kubectl("explain", "nas", "--recursive").stdout
     assert "skipConnections" in everything
     field = control_plane.kubectl("explain", "nas.spec.searcher.ppo.clip").stdout
-    assert "How far the probability ratio may leave 1." in field
+    assert "How far the probability ratio may deviate from 1." in field
 
 
 def test_the_listing_tells_the_story(control_plane: ControlPlane, namespace: str) -> None:

@@ -243,8 +243,8 @@ def test_a_deadline_ends_all_that_the_command_has_started(own: Own, tmp_path: Pa
     ("command", "words"),
     [
         (None, "spec.trainer.command is missing"),
-        (["./nothing.sh"], "there is no program ./nothing.sh in"),
-        (["no-such-program"], "there is no program no-such-program on the PATH"),
+        (["./nothing.sh"], "there is no executable program ./nothing.sh in"),
+        (["no-such-program"], "there is no executable program no-such-program on the PATH"),
     ],
 )
 def test_a_command_that_cannot_run_is_refused_in_one_line(
@@ -315,7 +315,7 @@ def test_nothing_outlives_a_run_that_ends_and_nothing_is_lost(own: Own, tmp_path
     output, _ = process.communicate(timeout=60)
     assert all(gone(each) for each in sleeping)
     if number == signal.SIGINT:
-        assert process.returncode == 0 and "Go on with: nas run" in output
+        assert process.returncode == 0 and "Resume with: nas run" in output
     (tmp_path / "go").touch()
     outcome = nas("run", manifest, "--folder", folder)
     assert outcome.exit_code == 0, outcome.output
@@ -371,6 +371,6 @@ def test_faults_of_decisions_come_with_line_and_cure(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("custom: {}}", "custom: {}}, command: python3 x.py"))
     words = nas("validate", path).stderr
     assert "spec.trainer.command: a list is needed here: write [python3, x.py]" in words
-    assert f'12: {place}[3].options[0]: YAML takes this word for a number: write "1" in quotes' in words
-    assert f'12: {place}[3].options[1]: YAML takes this word for true or false: write "yes" in quotes' in words
+    assert f'12: {place}[3].options[0]: YAML reads this word as a number: write "1" in quotes' in words
+    assert f'12: {place}[3].options[1]: YAML reads this word as true or false: write "yes" in quotes' in words
     assert "at least 1 item" not in words

@@ -131,9 +131,9 @@ def test_a_divergence_needs_no_metric(run: Run, folder: Path, tmp_path: Path) ->
         (b'{"metrics": {"accuracy": 1}, "history": [0.5, "0.6"]}', 'history.1: "0.6" is not a number: write 0.6'),
         (b'{"metrics": {"accuracy": 1}, "history": 0.5}', "history: a list of numbers is needed, not 0.5"),
         (b'{"metrics": {"accuracy": 1}, "parameters": true}', "parameters: true is not a number"),
-        (b'{"metrics": {"accuracy": 1}, "parameters": 7.5}', "parameters: 7.5 is not possible: it should be"),
+        (b'{"metrics": {"accuracy": 1}, "parameters": 7.5}', "parameters: 7.5 is not valid: it should be"),
         (b'{"metrics": {"accuracy": 1}, "seconds": "3"}', 'seconds: "3" is not a number: write 3.0 without quotes'),
-        (b'{"status": "Fine", "metrics": {"accuracy": 1}}', "\"Fine\" is not possible: it should be 'Trained' or"),
+        (b'{"status": "Fine", "metrics": {"accuracy": 1}}', "\"Fine\" is not valid: it should be 'Trained' or"),
         (b" " * (1 << 20) + b"{}", "larger than"),
     ],
 )
@@ -163,7 +163,7 @@ def test_what_is_no_file_is_not_followed(run: Run, folder: Path, tmp_path: Path,
         case _:
             (folder / "result.json").mkdir()
     assert run("upload") == ExitCode.OK
-    with pytest.raises(ValueError, match=r"^result\.json: it (is no regular file|cannot be read)"):
+    with pytest.raises(ValueError, match=r"^result\.json: it (is not a regular file|cannot be read)"):
         parsed(tmp_path)
 
 
