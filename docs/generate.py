@@ -38,9 +38,9 @@ def reference() -> str:
     lines = [
         "# Reference\n",
         EDITED_BY_NOBODY,
-        f"`apiVersion: {names.API_VERSION}`, `kind: {names.KIND}`, short name `nas`, namespaced. The same text is at",
-        "hand as `kubectl explain nas.spec --recursive`. Decimals are strings: floats do not survive round trips",
-        "through an API; durations are written as in `72h`, `1h30m` or `45s`.\n",
+        f"`apiVersion: {names.API_VERSION}`, `kind: {names.KIND}`, short name `nas`, namespaced.",
+        "`kubectl explain nas.spec --recursive` shows the same text. Decimals are strings, because floats do not",
+        "survive round trips through an API; durations are written like `72h`, `1h30m` or `45s`.\n",
     ]
     for part in ("spec", "status"):
         lines += [f"## {part}\n", schema["properties"][part]["description"] + "\n"]
@@ -105,8 +105,8 @@ def _cell(text: str) -> str:
 
 # Which reasons belong under which heading: by what a reader sees in `kubectl get nas -o wide`.
 _GROUPS = {
-    "The search waits, and goes on by itself once cured": (
-        "`Progressing` is `False` with one of these reasons; the message has the words of whoever refused.",
+    "The search waits, and resumes by itself once cured": (
+        "`Progressing` is `False` with one of these reasons; the message quotes whoever refused.",
         [
             Reason.INVALID_SPEC,
             Reason.INVALID_TEMPLATE,
@@ -125,18 +125,18 @@ _GROUPS = {
         ],
     ),
     "The search has failed": (
-        "`Failed` is `True`, for good.",
+        "`Failed` is `True`, permanently.",
         [Reason.CONSECUTIVE_FAILURES, Reason.SEARCH_CHANGED],
     ),
 }
 
 _LOST = {
     LostReason.INVALID_ARCHITECTURE: "The trainer could not build the network (exit code 10). Not tried again.",
-    LostReason.INVALID_RESULT: "The result object is malformed or of another sample. Not tried again.",
+    LostReason.INVALID_RESULT: "The result object is malformed or belongs to another sample. Not tried again.",
     LostReason.OUT_OF_MEMORY: "The network did not fit (exit code 11, or the kernel's OOM killer). Not tried again: "
     "raise the memory in `trainer.template`, or narrow the space.",
     LostReason.DEADLINE_EXCEEDED: "The child ran longer than `trainer.deadline`. Not tried again.",
-    LostReason.TRAINER_FAILED: "The child failed `trainer.attempts` times without a known reason; its log says more.",
+    LostReason.TRAINER_FAILED: "The child failed `trainer.attempts` times without a known reason; see its log.",
 }
 
 _EXIT = {
@@ -144,9 +144,9 @@ _EXIT = {
     ExitCode.INVALID_INPUT: "The input document or the architecture cannot be used: lost, never tried again.",
     ExitCode.OUT_OF_MEMORY: "The network does not fit: lost, never tried again.",
     ExitCode.DATASET_UNAVAILABLE: "The dataset is missing or broken: the search waits for the cure.",
-    ExitCode.STORAGE_REFUSED: "Bucket, endpoint or credentials refused us: the search waits for the cure.",
-    ExitCode.OUT_OF_MEMORY_KILL: "SIGKILL; with reason OOMKilled it is the kernel's out-of-memory killer: lost.",
-    ExitCode.TERMINATED: "SIGTERM: pre-empted or deleted; the next attempt goes on from the checkpoint.",
+    ExitCode.STORAGE_REFUSED: "The S3 server refused endpoint, bucket or credentials: the search waits for the cure.",
+    ExitCode.OUT_OF_MEMORY_KILL: "SIGKILL; with reason OOMKilled it came from the kernel's out-of-memory killer: lost.",
+    ExitCode.TERMINATED: "SIGTERM: pre-empted or deleted; the next attempt continues from the checkpoint.",
 }
 
 
@@ -162,7 +162,7 @@ def troubleshooting() -> str:
     lines = [
         "# Troubleshooting\n",
         EDITED_BY_NOBODY,
-        "`kubectl describe nas NAME` shows the conditions; `kubectl get nas -o wide` the reason of `Progressing`. Each",
+        "`kubectl describe nas NAME` shows the conditions, `kubectl get nas -o wide` the reason of `Progressing`. Each",
         "message names the cause and the cure. What the reasons mean:\n",
     ]
     for title, (text, reasons) in sections.items():
@@ -172,7 +172,7 @@ def troubleshooting() -> str:
     lines += [
         "## Samples that were lost\n",
         "`status.samples.lost` counts them; the log says why. Pre-empted, evicted and deleted children are not lost:",
-        "they are launched again, and cost no budget.\n",
+        "they are launched again and cost no budget.\n",
         "| reason | meaning |",
         "|---|---|",
         *(f"| `{reason}` | {_cell(_LOST[reason])} |" for reason in LostReason),
@@ -182,8 +182,8 @@ def troubleshooting() -> str:
         "|---|---|---|",
         *(f"| {int(code)} | `{code.name}` | {_cell(_EXIT[code])} |" for code in ExitCode),
         "",
-        "Any other code is a failure without a known reason: the child is tried again, `trainer.attempts` times in",
-        "all.",
+        "Any other code is a failure without a known reason: the child is tried again, up to `trainer.attempts` times",
+        "in total.",
         "",
         "## Where to look next\n",
         "```",

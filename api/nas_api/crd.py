@@ -80,12 +80,12 @@ def custom_resource_definition() -> dict[str, Any]:
     """Return the whole CustomResourceDefinition."""
     columns = [
         ("State", "string", ".status.state", "What the experiment is doing.", 0),
-        ("Samples", "string", ".status.progress", "Samples done of the budget.", 0),
+        ("Samples", "string", ".status.progress", "Samples done out of the budget.", 0),
         ("Running", "integer", ".status.samples.running", "Samples in flight.", 0),
         ("Best", "string", ".status.best.metric", "The best metric so far.", 0),
         ("Age", "date", ".metadata.creationTimestamp", "Time since creation.", 0),
         ("Lost", "integer", ".status.samples.lost", "Samples given up.", 1),
-        ("Reason", "string", '.status.conditions[?(@.type=="Progressing")].reason', "Why.", 1),
+        ("Reason", "string", '.status.conditions[?(@.type=="Progressing")].reason', "Why it is in this state.", 1),
         ("Architecture", "string", ".status.best.architecture", "The best architecture so far.", 1),
     ]
     return {

@@ -30,11 +30,11 @@ def _number(value: object) -> object:
     """Refuse what pydantic would make a number of: ``true`` would be the best accuracy there is."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
-    cure = "write one such as 0.93, or NaN where the training diverged"
+    cure = "write one such as 0.93, or NaN if training diverged"
     if isinstance(value, str):
         with suppress(ValueError):
             cure = f"write {json.dumps(float(value))} without quotes"
-    raise ValueError(f"{_brief(value)} is no number: {cure}")
+    raise ValueError(f"{_brief(value)} is not a number: {cure}")
 
 
 Number = Annotated[float, BeforeValidator(_number)]
@@ -99,7 +99,7 @@ def result(document: TrainerInput, data: bytes, *, seconds: float, look: str) ->
         return invalid(document, "its JSON is nested too deeply", look=look)
     except ValueError as error:
         # No UTF-8, too.
-        return invalid(document, f"this is no JSON: {error}", look=look)
+        return invalid(document, f"this is not JSON: {error}", look=look)
     if own.status == "Trained" and document.metric not in own.metrics:
         there = f"only {', '.join(sorted(own.metrics))}" if own.metrics else "it is empty or missing"
         return invalid(document, f"metrics has no {document.metric!r} (spec.objective.metric): {there}", look=look)
@@ -142,14 +142,14 @@ def _sentence(detail: ErrorDetails, metric: str) -> str:
         case "too_long":
             words = f"there are more than {detail['ctx']['max_length']:,}"
         case "string_pattern_mismatch" | "string_unicode":
-            words = f"{_brief(detail['input'])} is no name: it should be up to 63 letters and digits and _ . -"
+            words = f"{_brief(detail['input'])} is not a valid name: use up to 63 letters, digits, _, . and -"
             words += ", beginning with a letter"
             # The path ends with the name itself, and a mark that it is one.
             path = path[:-2]
         case "value_error":
             words = detail["msg"].removeprefix("Value error, ")
         case _:
-            words = f"{_brief(detail['input'])} is not possible: {detail['msg'].replace('Input', 'it', 1)}"
+            words = f"{_brief(detail['input'])} is not valid: {detail['msg'].replace('Input', 'it', 1)}"
     return f"{place}: {words}" if (place := ".".join(map(str, path))) else words
 
 

@@ -23,7 +23,7 @@ class Empty(Model):
 
 
 class InverseSquareReward(Model):
-    """Reward c / metric^2, the paper's for perplexity (section 4.2)."""
+    """The reward c / metric^2, which the paper uses for perplexity (section 4.2)."""
 
     constant: PositiveDecimal = "80"
     """The constant c."""
@@ -37,13 +37,13 @@ class RewardSpec(Model):
     identity: Empty | None = None
     """The metric itself, negated when the goal is Minimize."""
     cube: Empty | None = None
-    """The metric's third power (paper section 4.1): stresses the differences between good networks."""
+    """The metric cubed (paper section 4.1), which emphasises differences between good networks."""
     inverse_square: InverseSquareReward | None = None
-    """A constant over the metric's square, for perplexities."""
+    """A constant divided by the square of the metric, for perplexities."""
 
 
 class PenaltySpec(Model):
-    """A second aim: the reward is multiplied by (value / target) ^ -exponent, or divided by it where it is negative.
+    """A further objective: the reward is multiplied by (value / target) ^ -exponent, or divided by it if negative.
 
     This is the soft constraint of MnasNet. A sample whose trainer does not report the metric is lost (InvalidResult).
     """
@@ -51,25 +51,25 @@ class PenaltySpec(Model):
     metric: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$", max_length=63)]
     """A metric that the trainer reports and that should be small: parameters, flops, latencySeconds or your own."""
     target: Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) > 0.0", "must be above 0")))]
-    """The value that changes nothing."""
+    """The value at which the reward stays as it is."""
     exponent: PositiveDecimal = "0.07"
-    """How much it counts; with 0.07 a network of twice the target must be 5 % better."""
+    """How strongly it counts; with 0.07, a network at twice the target must earn a 5 % higher reward to draw level."""
     only_above: bool = False
-    """Whether values below the target gain nothing."""
+    """Whether values below the target earn no bonus."""
 
 
 Goal = Literal["Maximize", "Minimize"]
 
 
 class ObjectiveSpec(Model):
-    """What is optimised."""
+    """What the search optimises."""
 
     model_config = {
         "json_schema_extra": cel(
             (
                 "self.goal == 'Maximize' || !has(self.reward) || has(self.reward.identity)"
                 " || has(self.reward.inverseSquare)",
-                "a metric to Minimize needs reward: {identity: {}} or {inverseSquare: {}}",
+                "goal: Minimize needs reward: {identity: {}} or {inverseSquare: {}}",
             )
         )
     }
@@ -77,11 +77,12 @@ class ObjectiveSpec(Model):
     metric: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$", max_length=63)] = "accuracy"
     """Name of the metric that the trainer reports."""
     goal: Goal = "Maximize"
-    """Whether more or less of the metric is better."""
+    """Whether higher or lower values of the metric are better."""
     reward: RewardSpec = RewardSpec()
     """How the metric becomes the reward."""
     penalties: Annotated[tuple[PenaltySpec, ...], Field(max_length=4)] = ()
-    """Further aims, such as few parameters; the report draws the Pareto front of the metric and the first of them."""
+    """Further objectives, such as a small network; the report draws the Pareto front of the metric and the first of
+    them."""
 
 
 # ---------------------------------------------------------------- searcher
@@ -93,11 +94,11 @@ class PpoSpec(Model):
     learning_rate: PositiveDecimal = "0.0035"
     """Adam's learning rate."""
     batch: Annotated[int, Field(ge=1, le=1024)] = 4
-    """Observed samples that make one update."""
+    """Number of observed samples per update."""
     epochs: Annotated[int, Field(ge=1, le=64)] = 8
     """Optimisation steps on each batch."""
     clip: PositiveDecimal = "1"
-    """How far the probability ratio may leave 1."""
+    """How far the probability ratio may deviate from 1."""
     entropy_bonus: PositiveDecimal = "0.03"
     """Weight of the policy's entropy; keeps it from collapsing."""
     imitation: Annotated[int, Field(ge=0, le=1000)] = 10
@@ -116,11 +117,11 @@ class ReinforceSpec(Model):
     baseline_decay: Annotated[
         PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))
     ] = "0.95"
-    """Decay of the exponential moving average of past rewards; the paper gives none."""
+    """Decay of the exponential moving average of past rewards; the paper does not state one."""
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
     """Controller replicas, each with its own, possibly stale, parameters and batch: the paper's K (100 and 400)."""
     gradients_per_update: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Gradients of replicas that are gathered for one update (the paper: 10 for cells)."""
+    """Number of replicas' gradients that are collected for one update (the paper: 10 for cells)."""
 
 
 class GuidedSpec(Model):
@@ -129,46 +130,48 @@ class GuidedSpec(Model):
     learning_rate: PositiveDecimal = "0.0035"
     """Adam's learning rate for the policy."""
     batch: Annotated[int, Field(ge=1, le=1024)] = 4
-    """Observed samples after which the critic and the policy learn."""
+    """Number of observed samples between two updates of the critic and the policy."""
     entropy_bonus: PositiveDecimal = "0.05"
     """Weight of the policy's entropy; keeps it from collapsing."""
     candidates: Annotated[int, Field(ge=1, le=10_000)] = 300
-    """Draws of the policy, and as many mutations of the best samples, that the critic chooses the next sample from."""
+    """Number of draws from the policy from which, together with as many mutations of the best samples, the critic
+    chooses the next sample."""
 
 
 class EvolutionSpec(Model):
     """Regularised evolution (Real et al., 2018): the oldest of the population dies."""
 
     population: Annotated[int, Field(ge=2, le=10_000)] = 50
-    """Samples that are alive."""
+    """Number of samples that are alive."""
     tournament: Annotated[int, Field(ge=2, le=10_000)] = 10
-    """Samples that compete to be the parent."""
+    """Number of samples that compete to be the parent."""
 
 
 class TpeSpec(Model):
-    """The tree-structured Parzen estimator, Optuna's."""
+    """Optuna's implementation of the tree-structured Parzen estimator."""
 
     startup: Annotated[int, Field(ge=1, le=10_000)] = 10
-    """Random samples at the start."""
+    """Number of random samples at the start."""
 
 
 class ControlSpec(Model):
     """A control experiment beside the policy."""
 
     random: Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))] = "0.1"
-    """Share of samples that are drawn uniformly at random, which the policy does not learn from."""
+    """Share of samples that are drawn uniformly at random; the policy does not learn from them."""
 
 
 class WarmStartSpec(Model):
-    """An earlier experiment, of the same namespace, store and search space, whose samples the policy learns first.
+    """An earlier experiment, in the same namespace, store and search space, whose samples the policy learns from first.
 
-    Its samples' numbers go on, and with them a schedule of depths. They cost no budget, and none of them is the best.
+    Numbering continues after its samples, and so does a depth schedule. Its samples cost no budget, and none of them
+    can become the best.
     """
 
     experiment: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
-    """Its name; with `nas run` the name of its folder, beside this run's."""
+    """Name of that experiment; with `nas run`, the name of its folder, next to this run's."""
     uid: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$", max_length=64)] | None = None
-    """Its uid; needed where several experiments of that name have left their logs."""
+    """Its uid; needed if several experiments of that name have left logs."""
 
 
 SearcherKind = Literal["ppo", "reinforce", "guided", "evolution", "tpe", "random"]
@@ -180,7 +183,7 @@ class SearcherSpec(Model):
     model_config = {"json_schema_extra": cel(at_most_one("ppo", "reinforce", "guided", "evolution", "tpe", "random"))}
 
     seed: Annotated[int, Field(ge=0, le=2_147_483_647)] = 0
-    """Every random draw of the search follows from it."""
+    """Seed from which every random draw of the search follows."""
     ppo: PpoSpec | None = None
     """Proximal policy optimisation of the LSTM policy, without a critic."""
     reinforce: ReinforceSpec | None = None
@@ -194,12 +197,12 @@ class SearcherSpec(Model):
     random: Empty | None = None
     """Uniform random search: the control that a policy must beat."""
     control: ControlSpec | None = None
-    """A random arm beside the policy; the status tells the difference and how sure it is."""
+    """A random arm alongside the policy; the status reports the difference and its standard error."""
     warm_start: WarmStartSpec | None = None
-    """An earlier experiment whose samples the policy learns first."""
+    """An earlier experiment whose samples the policy learns from first."""
     duplicates: Literal["Reuse", "Train"] = "Reuse"
-    """Whether an architecture that was sampled before takes that result, waiting for it where it is being trained, or
-    is trained again to see the noise."""
+    """What to do with an architecture that has been sampled before: Reuse takes its result, waiting for it if it is
+    still being trained; Train trains it again, which shows the noise."""
 
     @property
     def kind(self) -> SearcherKind:
@@ -215,11 +218,11 @@ class BudgetSpec(Model):
     """When the search ends. May be changed during a run."""
 
     samples: Annotated[int, Field(ge=1, le=1_000_000)]
-    """Architectures to sample; the paper used 12,800. One that takes an earlier result counts too."""
+    """Number of architectures to sample; the paper used 12,800. One that reuses an earlier result counts too."""
     duration: Duration | None = None
-    """Longest time from the first start, for example 72h; children in flight are still awaited."""
+    """Time limit counted from the first start, for example 72h; children in flight are still awaited."""
     consecutive_failures: Annotated[int, Field(ge=1, le=100_000)] = 50
-    """Lost samples in a row after which the experiment is Failed."""
+    """Number of samples lost in a row after which the experiment fails."""
 
 
 # ---------------------------------------------------------------- trainer
@@ -231,34 +234,35 @@ class DigitsDataset(Model):
     """scikit-learn's digits: 1,797 real 8x8 images that ship with the trainer's image."""
 
     training_images: Annotated[int, Field(ge=50, le=1400)] = 1000
-    """Images to train on; the next 397 validate, and the rest are the test set, which no child sees."""
+    """Number of training images; the next 397 are for validation, and the rest are the test set, which no child of the
+    search sees."""
 
 
 class CifarDataset(Model):
     """CIFAR images: the binary files, parquet files, or a folder of images for each class."""
 
     uri: Uri
-    """Where the files are: s3://bucket/prefix, or an absolute path on a volume of the pod. Binary files, train*.parquet
-    and test*.parquet, or train/<class>/*.png and test/<class>/*.png are told apart by their names."""
+    """Where the files are: s3://bucket/prefix, or an absolute path on a volume of the pod. The layout is recognised by
+    the file names: binary files, train*.parquet and test*.parquet, or train/<class>/*.png and test/<class>/*.png."""
     validation_images: Annotated[int, Field(ge=100, le=25_000)] = 5000
-    """Training images held out to validate (paper section 4.1: 45,000 and 5,000)."""
+    """Number of training images held out for validation (paper section 4.1: 5,000, which leaves 45,000)."""
 
 
 class TextDataset(Model):
     """Text for a language model, in the layout of Penn Treebank: ptb.train.txt, ptb.valid.txt and ptb.test.txt."""
 
     uri: Uri | None = None
-    """Where the files are: s3://bucket/prefix, or a path on a volume; the text that Python ships in pydoc_data.topics
-    when not set, so that there is nothing to download."""
+    """Where the files are: s3://bucket/prefix, or a path on a volume. If not set, the text is pydoc_data.topics, which
+    ships with Python, so there is nothing to download."""
     level: Literal["word", "character"] = "word"
-    """What one step of the network reads; a line's end is one, too. Words are measured by perplexity, characters by
-    bitsPerCharacter or perplexity."""
+    """What the network reads in one step, a word or a character; the end of a line counts as one. Words are measured by
+    perplexity, characters by bitsPerCharacter or perplexity."""
     vocabulary: Annotated[int, Field(ge=10, le=1_000_000)] = 10_000
-    """The most frequent words (or characters) of the training text that are told apart; all others are <unk>."""
+    """How many of the most frequent words (or characters) of the training text are told apart; all others are <unk>."""
 
 
 class CustomDataset(Model):
-    """Your own trainer sees to its own data."""
+    """Your own trainer takes care of its data."""
 
 
 class DatasetSpec(Model):
@@ -275,7 +279,7 @@ class DatasetSpec(Model):
     text: TextDataset | None = None
     """Text, for recurrent cells."""
     custom: CustomDataset | None = None
-    """None of ours: trainer.image is your own trainer."""
+    """No built-in dataset: trainer.image is your own trainer, which takes care of its data."""
 
     @model_validator(mode="after")
     def _one(self) -> "DatasetSpec":
@@ -309,26 +313,26 @@ class OptimizerSpec(Model):
 
 
 class LanguageSpec(Model):
-    """How a recurrent cell is made a language model and trained (paper section 4.2).
+    """How a recurrent cell becomes a language model and is trained (paper section 4.2).
 
-    The paper's children have 35 epochs, and like the LSTM that they are compared with (Zaremba et al., 2014, medium)
-    batches of 20 and plain gradient descent: epochs 35, batchSize 20, optimizer {learningRate: "1", momentum: "0",
-    weightDecay: "0"}. With Nesterov momentum of 0.9 a learningRate of "0.1" takes steps as large.
+    The paper trains its children for 35 epochs and, like the LSTM that they are compared with (Zaremba et al., 2014,
+    medium), with batches of 20 and plain gradient descent: epochs 35, batchSize 20, optimizer {learningRate: "1",
+    momentum: "0", weightDecay: "0"}. With a Nesterov momentum of 0.9, a learningRate of "0.1" takes steps of that size.
     """
 
     layers: Annotated[int, Field(ge=1, le=8)] = 2
-    """Layers of the cell, one upon another."""
+    """Number of layers of the cell, stacked on one another."""
     parameters: Annotated[int, Field(ge=1000, le=1_000_000_000)] = 20_000_000
-    """Parameters of the whole network, embedding and softmax included: the layers are as wide as this allows, so that
-    all cells are compared at equal size (the paper: a medium LSTM's)."""
+    """Parameter budget of the whole network, including embedding and softmax: layers are as wide as it allows, so that
+    all cells are compared at equal size (the paper: that of a medium LSTM)."""
     shared_embeddings: bool = False
-    """Whether the softmax has the embedding's weights, which leaves more parameters to the cells."""
+    """Whether the softmax shares the embedding's weights, which leaves more parameters for the cells."""
     steps: Annotated[int, Field(ge=1, le=1000)] = 35
-    """Steps of a window: gradients go back so far, the state is carried on."""
+    """Number of steps in a window: gradients go back no further than its start; the state is carried over."""
     dropout: Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))] = "0.5"
-    """Share of values that are dropped on the way into each layer and into the softmax."""
+    """Share of values that are dropped at the input of each layer and of the softmax."""
     gradient_clip: PositiveDecimal = "5"
-    """Largest norm of a window's gradient (of the loss summed over steps, mean over the batch)."""
+    """Maximum norm of a window's gradient (of the loss summed over steps and averaged over the batch)."""
     steady_epochs: Annotated[int, Field(ge=1, le=10_000)] = 6
     """Epochs after which the learning rate starts to fall."""
     learning_rate_divisor: Annotated[
@@ -343,33 +347,35 @@ PodTemplate = Annotated[
 
 
 class GpuSpec(Model):
-    """How our trainer uses a GPU; without one nothing of this applies."""
+    """How the built-in trainer uses a GPU; without one, none of this applies."""
 
     autocast: bool = True
     """Whether layers are computed in bfloat16; weights, statistics and the optimiser stay in float32."""
     compile: bool = False
-    """Whether each network is compiled by torch.compile first: that takes a minute or more, so it pays only in long
-    trainings, and needs a C compiler in trainer.image."""
+    """Whether each network is first compiled with torch.compile. That takes a minute or more, so it pays off only in
+    long training runs, and it needs a C compiler in trainer.image."""
     cuda_graphs: bool = False
-    """Whether a step is recorded once and then replayed as a whole, which spares small networks most of their time."""
+    """Whether a training step is recorded once and then replayed as a whole, which saves small networks most of their
+    time."""
 
 
 class EarlyStoppingSpec(Model):
-    """Ends children of the search whose learning curve is hopeless, after one look at it.
+    """Ends children of the search whose learning curve is hopeless, after a single look at it.
 
-    The best metric that a child had up to ``epoch`` is compared with what the newest 100 children had there, stopped
-    ones among them; penalties do not count. Its reward comes from the metric that it had, an underestimate that the
-    policy learns; it is never the best sample, nor trained finally. Samples of the random arm are compared with, and
-    never stopped, so that the arm stays what the policy is measured against. Changes count for what is launched from
-    then on; with another epoch, children are gathered anew.
+    The best metric that a child reached by ``epoch`` is compared with what the newest 100 children had reached by then,
+    stopped ones included; penalties do not count. The reward of a stopped child comes from the metric that it had
+    reached, an underestimate, and the policy learns from it; such a sample is never the best and is left out of the
+    final training. Children of the random arm count in the comparison but are never stopped, so that the arm remains
+    the yardstick for the policy. Changes apply to children launched from then on; with another epoch, the comparison
+    starts afresh.
     """
 
     epoch: Annotated[int, Field(ge=1, le=10_000)]
     """The epoch after which a child may be stopped."""
     worst: Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))] = "0.25"
-    """Share of children, the worst ones, that are stopped."""
+    """Share of children that are stopped, the worst ones."""
     startup: Annotated[int, Field(ge=1, le=100)] = 20
-    """Children that must have come to that epoch before the first is stopped."""
+    """Number of children that must have reached that epoch before any is stopped."""
 
 
 class TrainerSpec(Model):
@@ -379,11 +385,11 @@ class TrainerSpec(Model):
         "json_schema_extra": cel(
             (
                 "self.childrenPerPod == 1 || !has(self.dataset.custom)",
-                "childrenPerPod must be 1 with dataset.custom: your own trainer trains one child in a pod",
+                "childrenPerPod must be 1 with dataset.custom: your own trainer trains one child per pod",
             ),
             (
                 "self.childrenPerPod == 1 || !self.gpu.compile",
-                "childrenPerPod must be 1 with gpu.compile: torch.compile is not made for children in one process",
+                "childrenPerPod must be 1 with gpu.compile: torch.compile does not support children in one process",
             ),
             (
                 "!has(self.earlyStopping) || self.earlyStopping.epoch < self.epochs",
@@ -391,7 +397,7 @@ class TrainerSpec(Model):
             ),
             (
                 "!has(self.earlyStopping) || !has(self.dataset.custom)",
-                "earlyStopping must be left out with dataset.custom: your own trainer may end a training by itself",
+                "earlyStopping must not be set with dataset.custom: your own trainer may stop training by itself",
             ),
         )
     }
@@ -401,59 +407,59 @@ class TrainerSpec(Model):
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 50
     """Passes over the training set."""
     reward_epochs: Annotated[int, Field(ge=1, le=10_000)] = 5
-    """The metric is the best of this many last epochs (paper section 4.1: 5)."""
+    """Number of last epochs of which the best one gives the metric (paper section 4.1: 5)."""
     early_stopping: EarlyStoppingSpec | None = None
-    """Ends hopeless children of the search early, whose rewards, as the policy learns them, are then underestimates.
-    All are trained to their end when not set."""
+    """Ends hopeless children of the search early; the rewards that the policy learns from them are underestimates. If
+    not set, all children are trained to the end."""
     batch_size: Annotated[int, Field(ge=2, le=65_536)] = 64
-    """Images a step (batch normalisation needs two), or streams of text side by side."""
+    """Images per step (batch normalisation needs at least two), or parallel streams of text."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """The optimiser."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
-    """CPU threads of a child."""
+    """CPU threads per child."""
     language: LanguageSpec = LanguageSpec()
-    """How a recurrent cell learns trainer.dataset.text."""
+    """How a recurrent cell is trained on trainer.dataset.text."""
     gpu: GpuSpec = GpuSpec()
-    """How a GPU is used; that there is one says trainer.template."""
+    """How a GPU is used; the GPU itself is requested in trainer.template."""
     children_per_pod: Annotated[int, Field(ge=1, le=16)] = 1
-    """Children of a search that share a pod, and with it a process and a GPU: small networks leave most of one unused.
-    The pod ends with the last of them; a sample of it that has no result then is tried again alone. Each child has
-    trainer.threads; memory is the template's for all of them together. Final trainings have a pod each."""
+    """How many children of the search share a pod, and with it a process and a GPU: small networks leave most of a GPU
+    unused. The pod ends with its last child; a sample that has no result by then is tried again alone. Each child has
+    trainer.threads; the template's memory is for all of them together. Final training runs have a pod each."""
     dataset_cache: Annotated[str, StringConstraints(pattern=r"^/.+$", max_length=1024)] | None = None
     """A folder of the node, on a volume that trainer.template mounts: a dataset in S3 is downloaded into it once and
-    then shared by all children of the node. Without it every child downloads it."""
+    then shared by all children on the node. If not set, every child downloads the dataset."""
     deadline: Duration = "6h"
-    """Longest run of one child's pod; one that takes longer is lost, not tried again. A pod of several children has
-    as many times as long."""
+    """Time limit of one child's pod; a child that exceeds it is lost and not tried again. A pod of several children has
+    this time multiplied by their number."""
     attempts: Annotated[int, Field(ge=1, le=20)] = 3
-    """How often a child that fails without a known reason is tried in all; pre-emptions are not counted."""
+    """How many times a child that fails without a known reason is tried in total; pre-emptions do not count."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=604_800)] = 600
     """How long a finished child Job is kept for its logs, in seconds."""
     image: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = None
-    """The trainer's image; the chart's when not set."""
+    """The trainer's image; the chart's if not set."""
     command: (
         Annotated[tuple[Annotated[str, StringConstraints(max_length=4096)], ...], Field(min_length=1, max_length=64)]
         | None
     ) = None
     """Your own trainer's command: it reads $NAS_DIR/architecture.json and writes $NAS_DIR/result.json. `nas run` runs
-    it too, in the folder of the manifest."""
+    it too, in the manifest's folder."""
     service_account_name: DnsLabel | None = None
-    """An existing ServiceAccount for children, for example one with an IAM role; no token is mounted for the API."""
+    """An existing ServiceAccount for children, for example one with an IAM role; no API token is mounted."""
     template: PodTemplate | None = None
-    """A pod template laid over ours: GPU count, nodeSelector, tolerations, volumes. Lists merge by name."""
+    """A pod template merged into ours: GPU count, nodeSelector, tolerations, volumes. Lists merge by name."""
 
 
 class GridSpec(Model):
     """What the final training tries: every combination of these (paper section 4.1)."""
 
     learning_rate: Annotated[tuple[PositiveDecimal, ...], Field(max_length=8)] = ()
-    """Learning rates; the trainer's own when empty."""
+    """Learning rates; the trainer's own if empty."""
     weight_decay: Annotated[tuple[PositiveDecimal, ...], Field(max_length=8)] = ()
-    """Weight decays; the trainer's own when empty."""
+    """Weight decays; the trainer's own if empty."""
     batch_norm_epsilon: Annotated[tuple[PositiveDecimal, ...], Field(max_length=8)] = ()
-    """Epsilons of batch normalisation; 0.00001 when empty."""
+    """Epsilons of batch normalisation; 0.00001 if empty."""
     decay_epoch: Annotated[tuple[Annotated[int, Field(ge=1, le=10_000)], ...], Field(max_length=8)] = ()
-    """Epochs after which the learning rate is divided by 10; never when empty."""
+    """Epochs after which the learning rate is divided by 10; never if empty."""
 
 
 MOST_FINAL_TRAININGS = 1000
@@ -466,21 +472,21 @@ _FINAL_TRAININGS = " * ".join(["self.top", *(f"({axis} > 0 ? {axis} : 1)" for ax
 class FinalTrainingSpec(Model):
     """What follows the search: the best architectures are trained longer, and the winner is tested once.
 
-    These are children like any other, but no samples: budget and duration are the search's.
+    These are children like any other but not samples: they do not count towards the search's budget and duration.
     """
 
     model_config = {
         "json_schema_extra": cel(
             (
                 f"{_FINAL_TRAININGS} <= {MOST_FINAL_TRAININGS}",
-                f"top times the combinations of grid must be at most {MOST_FINAL_TRAININGS:,} trainings:"
+                f"top times the combinations of grid must be at most {MOST_FINAL_TRAININGS:,} training runs:"
                 " lower top, or give grid fewer values",
             )
         )
     }
 
     top: Annotated[int, Field(ge=1, le=50)] = 5
-    """Architectures of highest reward that are trained again."""
+    """Number of architectures, those with the highest rewards, that are trained again."""
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 300
     """Epochs of the final training."""
     grid: GridSpec = GridSpec()
@@ -491,9 +497,9 @@ class ControllerSpec(Model):
     """The controller's pod."""
 
     service_account_name: DnsLabel | None = None
-    """An existing ServiceAccount, for example one with an IAM role; one is made when not set."""
+    """An existing ServiceAccount, for example one with an IAM role; one is created if not set."""
     template: PodTemplate | None = None
-    """A pod template laid over ours. Lists merge by name; the container is called controller."""
+    """A pod template merged into ours. Lists merge by name; the container is called controller."""
 
 
 # ---------------------------------------------------------------- storage
@@ -507,7 +513,7 @@ class SecretReference(Model):
 
 
 class CaBundle(Model):
-    """A ConfigMap key with PEM certificates that sign the endpoint's."""
+    """A ConfigMap key with the PEM certificates of the authority that signed the endpoint's."""
 
     config_map: DnsLabel
     """Name of the ConfigMap."""
@@ -527,17 +533,17 @@ class S3Spec(Model):
     endpoint: (
         Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.\[\]:_-]+(/.*)?$", max_length=512)] | None
     ) = None
-    """URL of the S3 server; AWS when not set."""
+    """URL of the S3 server; AWS if not set."""
     region: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$", max_length=63)] | None = None
-    """Region; us-east-1 when not set."""
+    """Region; us-east-1 if not set."""
     path_style: bool = True
-    """Whether the bucket is in the path (works everywhere) or in the host name."""
+    """Whether URLs name the bucket in the path (works everywhere) rather than in the host name."""
     ca_bundle: CaBundle | None = None
-    """Certificates for an endpoint with a private authority."""
+    """Certificates for an endpoint whose own is signed by a private authority."""
     credentials_secret: SecretReference | None = None
-    """Keys of the controller, and of the trainers unless they have their own; not needed with an IAM role."""
+    """Access keys of the controller, and of the trainers unless they have their own; not needed with an IAM role."""
     trainer_credentials_secret: SecretReference | None = None
-    """Keys of the trainers."""
+    """Access keys of the trainers."""
 
 
 class StorageSpec(Model):
@@ -551,7 +557,7 @@ class StorageSpec(Model):
 
 
 class NASExperimentSpec(Model):
-    """The search that is asked for."""
+    """The search to run."""
 
     model_config = {
         "json_schema_extra": cel(
@@ -576,12 +582,12 @@ class NASExperimentSpec(Model):
     }
 
     suspend: bool = False
-    """Stops the search and ends its children, which frees their nodes; false goes on from there."""
+    """Stops the search and ends its children, which frees their nodes; set it to false to resume from there."""
     objective: Annotated[
         ObjectiveSpec,
         Field(json_schema_extra=cel(("self == oldSelf", "objective is immutable: create a new experiment"))),
     ] = ObjectiveSpec()
-    """What is optimised. Immutable."""
+    """What the search optimises. Immutable."""
     search_space: Annotated[
         SearchSpaceSpec,
         Field(json_schema_extra=cel(("self == oldSelf", "searchSpace is immutable: create a new experiment"))),
@@ -599,19 +605,19 @@ class NASExperimentSpec(Model):
     trainer: TrainerSpec
     """How one child is trained."""
     final_training: FinalTrainingSpec | None = None
-    """What follows the search; the best sample's architecture is all that is handed over when not set. May be changed
+    """What follows the search; if not set, the best sample's architecture is all that is handed over. May be changed
     until the search ends."""
     controller: ControllerSpec = ControllerSpec()
     """The controller's pod."""
     storage: StorageSpec
-    """Where everything is kept; `nas run` does without it. Immutable once the first record is written."""
+    """Where everything is kept; `nas run` does not need it. Immutable once the first record is written."""
 
 
 # ---------------------------------------------------------------- status
 
 
 class Condition(Model):
-    """A condition as metav1 has it."""
+    """A condition, as in metav1."""
 
     type: Annotated[str, StringConstraints(max_length=316)]
     """Progressing, Suspended, Complete or Failed."""
@@ -622,22 +628,22 @@ class Condition(Model):
     message: Annotated[str, StringConstraints(max_length=32_768)] = ""
     """A sentence for people: the cause and the cure."""
     observed_generation: int = 0
-    """The generation of the spec that this was decided on."""
+    """The generation of the spec that the condition is based on."""
     last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
     """When the status last changed."""
 
 
 class SampleCounts(Model):
-    """Samples by what has become of them."""
+    """Samples, counted by what has become of them."""
 
     budget: int = 0
-    """Samples asked for."""
+    """Samples requested."""
     proposed: int = 0
     """Samples drawn from the policy."""
     running: int = 0
     """Samples in flight."""
     observed: int = 0
-    """Samples with a result, learnt by the policy."""
+    """Samples with a result, from which the policy has learnt."""
     lost: int = 0
     """Samples given up."""
     diverged: int = 0
@@ -645,11 +651,11 @@ class SampleCounts(Model):
     stopped: int = 0
     """Observed samples whose training was stopped early (trainer.earlyStopping): their rewards are underestimates."""
     retried: int = 0
-    """Launches beyond the first of their samples."""
+    """Launches beyond the first one of each sample."""
     reused: int = 0
-    """Observed samples whose architecture had been observed before: they took that result, nothing was trained."""
+    """Observed samples whose architecture had been observed before: they reused that result without any training."""
     inherited: int = 0
-    """Samples of an earlier experiment that the policy learnt first (searcher.warmStart)."""
+    """Samples of an earlier experiment that the policy learnt from first (searcher.warmStart)."""
 
 
 class Best(Model):
@@ -679,7 +685,7 @@ class PolicyVitals(Model):
     mean_reward: Decimal | None = None
     """Mean reward of the last 20 observed samples that the policy drew."""
     first_mean_reward: Decimal | None = None
-    """Mean reward of the first 20 observed samples that the policy drew: it had hardly learnt then."""
+    """Mean reward of the first 20 observed samples that the policy drew, when it had hardly learnt anything."""
 
 
 class ArmStatus(Model):
@@ -699,9 +705,9 @@ class ControlStatus(Model):
     random: ArmStatus
     """Samples drawn uniformly at random."""
     pairs: int = 0
-    """Pairs of one observed sample of each arm, neighbours in time, so that counts are equal."""
+    """Number of pairs of observed samples, one from each arm and close in time, so that both arms count equally."""
     difference: Decimal | None = None
-    """Mean over the pairs of the policy's reward minus the random one's."""
+    """Mean over the pairs of the policy's reward minus the random arm's."""
     standard_error: Decimal | None = None
     """Standard error of the difference."""
 
@@ -710,21 +716,21 @@ class FinalStatus(Model):
     """The final training of the search's best architectures."""
 
     trained: int = 0
-    """Trainings with a result, the test's not counted."""
+    """Training runs with a result, not counting the one for the test."""
     lost: int = 0
-    """Trainings given up."""
+    """Training runs given up."""
     total: int = 0
-    """Trainings that the grid asks for: architectures times combinations of settings."""
+    """Training runs that the grid asks for: architectures times combinations of settings."""
     sample: int | None = None
     """The search's sample whose architecture is the best so far; at the end it is the one in best/."""
     best_metric: Decimal | None = None
-    """The metric of the training with the highest reward so far, on the validation set."""
+    """The metric of the training run with the highest reward so far, on the validation set."""
     test_metric: Decimal | None = None
     """The winner's metric on the test set, which is used once, at the end."""
     kendall_tau: Decimal | None = None
-    """Kendall's tau-b between the search's rewards and the final ones: 1 if the search ranked just as they do."""
+    """Kendall's tau-b between the search's rewards and the final ones: 1 if both rank the architectures alike."""
     kendall_low: Decimal | None = None
-    """Lower end of tau's 95 % interval; from five architectures on."""
+    """Lower end of tau's 95 % interval; needs at least five architectures."""
     kendall_high: Decimal | None = None
     """Upper end of tau's 95 % interval."""
 
@@ -757,7 +763,7 @@ class ControllerStatus(Model):
 
 
 class NASExperimentStatus(Model):
-    """What has become of the experiment. The operator writes the conditions, the controller the search."""
+    """What has become of the experiment. The operator writes the conditions, the controller the search's part."""
 
     model_config = {
         "json_schema_extra": cel(
@@ -769,7 +775,7 @@ class NASExperimentStatus(Model):
     }
 
     observed_generation: int = 0
-    """The generation of the spec that the operator has seen."""
+    """The newest generation of the spec that the operator has seen."""
     conditions: Annotated[
         tuple[Condition, ...],
         Field(
@@ -783,11 +789,11 @@ class NASExperimentStatus(Model):
     controller: ControllerStatus | None = None
     """The controller pod."""
     epoch: int | None = None
-    """Which controller wrote the search's part, counted from 1; never falls."""
+    """Number of the controller that wrote the search's part, counted from 1; never decreases."""
     samples: SampleCounts | None = None
-    """Samples by what has become of them."""
+    """Samples, counted by what has become of them."""
     progress: Annotated[str, StringConstraints(max_length=64)] | None = None
-    """Samples done of the budget, for the listing."""
+    """Samples done out of the budget, for the listing."""
     best: Best | None = None
     """The best sample so far."""
     policy: PolicyVitals | None = None
@@ -837,6 +843,6 @@ class NASExperiment(Model):
     kind: Literal["NASExperiment"]
     metadata: ObjectMeta
     spec: NASExperimentSpec
-    """The search that is asked for."""
+    """The search to run."""
     status: NASExperimentStatus | None = None
-    """What has become of it."""
+    """What has become of the experiment."""

@@ -64,20 +64,20 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.SEARCHING: Explanation("Children are being trained.", "Nothing to do."),
     Reason.RESUMED: Explanation("The search goes on after a suspension.", "Nothing to do."),
     Reason.FINAL_TRAINING: Explanation(
-        "The search has ended; its best architectures are trained finally.",
+        "The search has ended; its best architectures are in final training.",
         "Nothing to do.",
     ),
     Reason.INVALID_SPEC: Explanation(
-        "The spec does not fit this operator's version, as after a downgrade.",
+        "The spec does not fit this version of the operator; this can happen after a downgrade.",
         "Correct the field that the message names, or upgrade the operator.",
     ),
     Reason.INVALID_TEMPLATE: Explanation(
-        "The API server refused a pod made from trainer.template or controller.template; the message has its words.",
+        "The API server refused a pod built from trainer.template or controller.template; the message quotes it.",
         "Correct the template; the search goes on by itself.",
     ),
     Reason.NOT_PERMITTED: Explanation(
         "The operator or the controller lacks a permission in this namespace.",
-        "Install the chart's RBAC for this namespace; the message names verb and resource.",
+        "Install the chart's RBAC for this namespace; the message names the verb and the resource.",
     ),
     Reason.QUOTA_EXCEEDED: Explanation(
         "A ResourceQuota leaves no room for another pod.",
@@ -92,11 +92,11 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Create it in the experiment's namespace; the pod starts by itself.",
     ),
     Reason.UNSCHEDULABLE: Explanation(
-        "No node fits the pod; the message has the scheduler's words.",
+        "No node fits the pod; the message quotes the scheduler.",
         "Add nodes, or correct requests, nodeSelector or tolerations in the template.",
     ),
     Reason.CONTROLLER_FAILED: Explanation(
-        "The controller ended unexpectedly and is started again with a growing pause.",
+        "The controller keeps ending unexpectedly; it is started again after growing pauses.",
         "Look at the pod's log; report what it says.",
     ),
     Reason.BUCKET_NOT_FOUND: Explanation(
@@ -104,45 +104,45 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Create the bucket or correct storage.s3.bucket.",
     ),
     Reason.CREDENTIALS_REFUSED: Explanation(
-        "The S3 server refused the credentials, or they may not read and write the bucket.",
+        "The S3 server refused the credentials, or they do not allow reading and writing the bucket.",
         "Correct the Secret named in storage.s3.credentialsSecret or the role's policy.",
     ),
     Reason.STORE_UNREACHABLE: Explanation(
         "The S3 server does not answer.",
-        "Correct storage.s3.endpoint, or mend the network or the server.",
+        "Correct storage.s3.endpoint, or repair the network or the server.",
     ),
     Reason.STORE_UNSUITABLE: Explanation(
-        "The S3 server does not honour If-None-Match, so two controllers could write one log.",
+        "The S3 server does not honour If-None-Match, so two controllers could write the same log.",
         "Use a store that does: AWS S3, MinIO, Ceph, versitygw.",
     ),
     Reason.LOG_DAMAGED: Explanation(
         "An object of the search's log is missing or was changed.",
-        "Restore it from the bucket's versions; nothing is retrained meanwhile.",
+        "Restore it from the bucket's object versions; nothing is trained again in the meantime.",
     ),
     Reason.DATASET_UNAVAILABLE: Explanation(
-        "The trainer cannot read the dataset; the message has its words.",
+        "The trainer cannot read the dataset; the message quotes it.",
         "Put the dataset where trainer.dataset says, or correct it; the search goes on by itself.",
     ),
     Reason.WAITING_FOR_EXPERIMENT: Explanation(
         "The experiment that searcher.warmStart or searchSpace.fixed names has left no log, or has not ended.",
-        "Wait for it; the search begins by itself. If the name is wrong, create a new experiment.",
+        "Wait for it; the search will begin by itself. If the name is wrong, create a new experiment.",
     ),
     Reason.SUSPENDED_BY_USER: Explanation("spec.suspend is true.", "Set it to false to go on."),
     Reason.NOT_SUSPENDED: Explanation("spec.suspend is false.", "Nothing to do."),
     Reason.SAMPLES_SPENT: Explanation("budget.samples architectures have been tried.", "Nothing to do."),
-    Reason.DURATION_SPENT: Explanation("budget.duration is over.", "Nothing to do."),
+    Reason.DURATION_SPENT: Explanation("budget.duration has elapsed.", "Nothing to do."),
     Reason.NOT_FINISHED: Explanation("The search has not ended.", "Nothing to do."),
     Reason.CONSECUTIVE_FAILURES: Explanation(
-        "budget.consecutiveFailures samples in a row were lost; the message says why the last one was.",
+        "budget.consecutiveFailures samples in a row were lost; the message says why the last one was lost.",
         "Look at the children's logs, correct the cause, and create a new experiment.",
     ),
     Reason.SEARCH_CHANGED: Explanation(
-        "The log belongs to another search: space, searcher or objective differ from the manifest's.",
+        "The log belongs to another search: its space, searcher or objective differs from the manifest's.",
         "Create a new experiment, or use another prefix.",
     ),
     Reason.EXPERIMENT_UNSUITABLE: Explanation(
-        "What the experiment named in searcher.warmStart or searchSpace.fixed has left is of no use here: it is of"
-        " another space, needs another dataset, is damaged, or the name fits several; the message says which.",
+        "The experiment named in searcher.warmStart or searchSpace.fixed cannot be used here: it searched another"
+        " space, needs another dataset or is damaged, or several have that name; the message says which.",
         "Create a new experiment with what the message asks for.",
     ),
     Reason.NOT_FAILED: Explanation("The experiment has not failed.", "Nothing to do."),

@@ -29,7 +29,7 @@ class SearchSpaceSpec(Model):
     custom: CustomSpec | None = None
     """Your own decisions, for your own trainer."""
     fixed: FixedSpec | None = None
-    """The one architecture that another experiment has found, to be trained on this one's dataset."""
+    """The architecture that another experiment has found, to be trained on this experiment's dataset."""
 
     @model_validator(mode="after")
     def _one(self) -> "SearchSpaceSpec":

@@ -70,8 +70,8 @@ class Cluster:
         if not own:
             name = experiment.metadata.name
             raise Refusal(
-                f"there is no pod of sample {sample}: it has none yet, took an earlier result, or its time"
-                f" (trainer.ttlSecondsAfterFinished) is over; `nas samples {name}` says what has become of it"
+                f"there is no pod of sample {sample}: it has none yet, reused an earlier result, or was removed after"
+                f" trainer.ttlSecondsAfterFinished; `nas samples {name}` says what has become of it"
             )
         newest = max(own, key=lambda metadata: int(metadata["labels"][names.LABEL_LAUNCH]))
         return str(newest["name"]), names.TRAINER_CONTAINER
@@ -102,7 +102,7 @@ class Cluster:
         """Return what to say of an experiment that is not in the namespace, with the likeliest cure."""
         here = [item["metadata"]["name"] for item in self._client.list(EXPERIMENTS, self._namespace).items]
         if near := difflib.get_close_matches(name, here, 1):
-            hint = f"do you mean {near[0]}?"
+            hint = f"did you mean {near[0]}?"
         elif elsewhere := self._namespaces_of(name):
             hint = f"give its namespace with -n {' or -n '.join(elsewhere)}"
         elif here:

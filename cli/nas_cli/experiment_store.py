@@ -39,7 +39,7 @@ def open_experiment(
         try:
             experiment = NASExperiment.model_validate_json((Path(name) / EXPERIMENT).read_bytes(), extra="ignore")
         except (OSError, ValidationError) as error:
-            raise Refusal(f"{name} is no readable run: {error}") from error
+            raise Refusal(f"{name} is not a readable run: {error}") from error
         return experiment, open_store(StoreLocation(folder=name))
     try:
         experiment = Cluster(namespace, context).experiment(name)
@@ -81,7 +81,7 @@ def _cure(experiment: NASExperiment) -> str:
     words = f"The bucket is read with your own keys: set {' and '.join(names.CREDENTIAL_KEYS)}"
     if s3.credentials_secret is not None:
         words += f" (the pods' are in Secret {s3.credentials_secret.name} of namespace {namespace})"
-    words += ". Where the endpoint is another from here, give it with --endpoint"
+    words += ". If the endpoint is a different one from here, give it with --endpoint"
     if s3.endpoint is not None and (host := _service(s3.endpoint)) is not None:
         service, _, rest = host.partition(".")
         port = urlsplit(s3.endpoint).port or 80

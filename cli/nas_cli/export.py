@@ -86,9 +86,9 @@ _MEANINGS = {
     _name(names.BEST_ARCHITECTURE): "the architecture: JSON with a version, as the search wrote it",
     _name(names.BEST_MODULE): "a Python module that builds the network; it needs only torch",
     _name(names.BEST_VOCABULARY): "all tokens in the order of their numbers, and how a text becomes tokens",
-    _name(names.BEST_PREPROCESSING): "from pixels to what the network takes, and the names of the classes",
+    _name(names.BEST_PREPROCESSING): "how pixels become the network's input, and the names of the classes",
     _name(names.BEST_ONNX): "the trained network for onnxruntime and others",
-    _name(names.BEST_WEIGHTS): "the weights of the final training, by the module's names of parameters",
+    _name(names.BEST_WEIGHTS): "the weights of the final training, by the module's parameter names",
     _name(names.BEST_PROVENANCE): "where all this comes from: experiment, sample, metrics, how it was trained",
 }
 
@@ -192,8 +192,8 @@ for number in example.numpy():
 """
 
 _MEANING_TEXT = """\
-Numbers are (steps, batch). Outputs are the logits of what follows each, and the state, with which the next piece of
-text goes on.
+Numbers are (steps, batch). Outputs are the logits of what follows each number, and the state from which the next piece
+of text continues.
 """
 
 _FRESH_TEXT = """\

@@ -165,7 +165,7 @@ def _check(command: Sequence[str], here: Path) -> None:
     found = shutil.which(here.absolute() / program if "/" in program else program)
     if found is None:
         where = f"in {here.absolute()}" if "/" in program else "on the PATH"
-        raise Refusal(f"spec.trainer.command: there is no program {program} {where} that may be run (chmod +x?)")
+        raise Refusal(f"spec.trainer.command: there is no executable program {program} {where} (chmod +x?)")
 
 
 def _tail(log: Path) -> str:

@@ -204,7 +204,7 @@ class LocalExecutor:
         if child.killed:
             return (
                 End.DEADLINE_EXCEEDED,
-                f"the training took longer than trainer.deadline ({self._deadline_seconds:.0f} s a child): raise it;"
+                f"training took longer than trainer.deadline ({self._deadline_seconds:.0f} s per child): raise it;"
                 f" its log is {log}",
             )
         if code < 0:

@@ -54,7 +54,7 @@ def read_run(folder: Path) -> NASExperiment:
     try:
         return NASExperiment.model_validate_json((folder / EXPERIMENT).read_bytes())
     except (OSError, ValidationError) as error:
-        raise Refusal(f"{folder} is no readable run: {error}") from error
+        raise Refusal(f"{folder} is not a readable run: {error}") from error
 
 
 def read_status(folder: Path) -> tuple[NASExperiment, SearchStatus, SearchState | None]:
@@ -67,7 +67,7 @@ def read_status(folder: Path) -> tuple[NASExperiment, SearchStatus, SearchState 
     try:
         state = recover(open_store(StoreLocation(folder=str(folder))), make_policy).state
     except (LogDamaged, StoreError) as error:
-        raise Refusal(f"{folder} is no readable run: {error}") from error
+        raise Refusal(f"{folder} is not a readable run: {error}") from error
     if state is None:
         return experiment, SearchStatus(), None
     uri = (folder / "best" / "architecture.json").absolute().as_uri()
@@ -79,7 +79,7 @@ def stage(folder: Path, status: SearchStatus) -> str:
     if status.outcome is not None:
         return f"{status.outcome.type}: {status.outcome.message}"
     with _locked(folder) as free:
-        return "Stopped: the same `nas run` goes on with it" if free else "Running"
+        return "Stopped: the same `nas run` resumes it" if free else "Running"
 
 
 def run(
@@ -111,7 +111,7 @@ def run(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Refusal(f"{folder} cannot be made ({error.strerror}): choose another with --folder") from error
+        raise Refusal(f"{folder} cannot be created ({error.strerror}): choose another with --folder") from error
     with _locked(folder) as free:
         if not free:
             raise Refusal(f"another `nas run` is at work in {folder}: wait for it, or end it with Ctrl-C")
@@ -156,12 +156,12 @@ def _sized(experiment: NASExperiment, parallelism: int | None, console: Console)
     if parallelism is None and chosen < spec.parallelism:
         console.print(
             f"{chosen} children at once, not {spec.parallelism}: this machine has {os.cpu_count()} cores"
-            " (--parallelism decides otherwise)",
+            " (--parallelism overrides this)",
             style="dim",
             highlight=False,
         )
     if spec.trainer.image is not None and not own:
-        console.print("spec.trainer.image is not used here: children are the built-in trainer", style="yellow")
+        console.print("spec.trainer.image is not used here: children run the built-in trainer", style="yellow")
     return experiment.model_copy(update={"spec": spec.model_copy(update={"parallelism": chosen, "suspend": False})})
 
 
@@ -239,9 +239,9 @@ def _last_words(
     again: str,
 ) -> None:
     if ending is Ending.FENCED:
-        raise Refusal(f"another process goes on with the search in {folder}: this one has stopped")
+        raise Refusal(f"another process has taken over the search in {folder}: this one has stopped")
     if ending is Ending.STOPPED:
-        console.print(f"\nStopped; nothing is lost. Go on with: [bold]{again}[/bold]", highlight=False, soft_wrap=True)
+        console.print(f"\nStopped; nothing is lost. Resume with: [bold]{again}[/bold]", highlight=False, soft_wrap=True)
         return
     outcome = status.outcome
     if outcome is not None and outcome.type == "Failed":

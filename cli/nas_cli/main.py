@@ -32,7 +32,7 @@ def main() -> None:
 @main.command()
 @click.argument("file", type=_FILE)
 def validate(file: Path) -> None:
-    """Check manifests, and tell all faults at once."""
+    """Check manifests, and report all faults at once."""
     from nas_cli.manifest import read_documents
 
     try:
@@ -42,7 +42,7 @@ def validate(file: Path) -> None:
     ours = [document for document in documents if not document.foreign]
     for document in documents:
         if document.foreign:
-            click.echo(f"{file}: {document.title} is of another kind: not looked at")
+            click.echo(f"{file}: {document.title} is of another kind: skipped")
         elif not document.faults:
             click.echo(f"{file}: {document.title} is valid")
     for document in ours:
@@ -64,7 +64,7 @@ def validate(file: Path) -> None:
 )
 @click.option("--verbose", is_flag=True, help="Show the search's own log, too.")
 def run(file: Path, folder: Path | None, parallelism: int | None, verbose: bool) -> None:
-    """Search on this machine; the same command goes on later.
+    """Search on this machine; the same command resumes it later.
 
     Processes stand for Jobs, a folder for the bucket. Your own trainer's command (spec.trainer.command) runs in the
     folder of FILE. Ends with 0 when the search is complete or was stopped by Ctrl-C or SIGTERM, with 1 when it has
@@ -85,11 +85,11 @@ def run(file: Path, folder: Path | None, parallelism: int | None, verbose: bool)
 @main.command("proxy-check")
 @click.argument("file", type=_FILE)
 @click.option("--architectures", type=click.IntRange(2, 1000), default=6, show_default=True, help="Drawn at random.")
-@click.option("--repeats", type=click.IntRange(2, 100), default=4, show_default=True, help="Trainings of each.")
+@click.option("--repeats", type=click.IntRange(2, 100), default=4, show_default=True, help="Training runs of each.")
 @click.option("--folder", type=_FILE, help="Where to keep everything; nas-runs/NAME-proxy-check when not given.")
 @click.option("--parallelism", type=click.IntRange(1, 1024), help="Children at once; spec.parallelism at most.")
 def proxy_check(file: Path, architectures: int, repeats: int, folder: Path | None, parallelism: int | None) -> None:
-    """Tell how noisy the reward is, before a search.
+    """Measure how noisy the reward is, before a search.
 
     Trains a few random architectures several times each, on this machine.
     """
@@ -118,7 +118,7 @@ def proxy_check(file: Path, architectures: int, repeats: int, folder: Path | Non
 @_namespace
 @_context
 def status(name: str, namespace: str | None, context: str | None) -> None:
-    """Tell how an experiment is going. NAME is one on the cluster, or the folder of a local run."""
+    """Show how an experiment is going. NAME is one on the cluster, or the folder of a local run."""
     from nas_cli import display
 
     console = Console()
@@ -200,12 +200,12 @@ def best(name: str, namespace: str | None, context: str | None, code: bool, outp
 @click.argument("name")
 @_namespace
 @_context
-@click.option("--endpoint", help="URL at which the S3 server is seen from here; the manifest's when not given.")
+@click.option("--endpoint", help="URL of the S3 server as seen from here; the manifest's when not given.")
 @_as_table_or_json
 def samples(name: str, namespace: str | None, context: str | None, endpoint: str | None, output: str) -> None:
     """List all samples in the order they were drawn.
 
-    With -o json, each is a document in a line of its own. NAME is an experiment on the cluster, whose bucket is read
+    With -o json, each is a document on a line of its own. NAME is an experiment on the cluster, whose bucket is read
     with your own AWS credentials, or the folder of a local run.
     """
     from nas_cli import samples as listing
@@ -228,7 +228,7 @@ def samples(name: str, namespace: str | None, context: str | None, endpoint: str
 @click.option("-o", "--output", type=_FILE, required=True, help="The folder to write; made when it is missing.")
 @_namespace
 @_context
-@click.option("--endpoint", help="URL at which the S3 server is seen from here; the manifest's when not given.")
+@click.option("--endpoint", help="URL of the S3 server as seen from here; the manifest's when not given.")
 def export(name: str, output: Path, namespace: str | None, context: str | None, endpoint: str | None) -> None:
     """Hand the best network over as a folder.
 
@@ -253,7 +253,7 @@ def export(name: str, output: Path, namespace: str | None, context: str | None, 
 @_namespace
 @_context
 @click.option("-o", "--output", type=_FILE, default=Path("report.html"), show_default=True, help="The file to write.")
-@click.option("--endpoint", help="URL at which the S3 server is seen from here; the manifest's when not given.")
+@click.option("--endpoint", help="URL of the S3 server as seen from here; the manifest's when not given.")
 def report(name: str, output: Path, namespace: str | None, context: str | None, endpoint: str | None) -> None:
     """Draw a search as one HTML page that needs no network.
 
@@ -272,8 +272,8 @@ def report(name: str, output: Path, namespace: str | None, context: str | None, 
 @click.argument("name")
 @_namespace
 @_context
-@click.option("-f", "--follow", is_flag=True, help="Go on as new lines come.")
-@click.option("--tail", type=click.IntRange(0), help="Only so many of the last lines.")
+@click.option("-f", "--follow", is_flag=True, help="Keep printing lines as they come.")
+@click.option("--tail", type=click.IntRange(0), help="Only this many of the last lines.")
 @click.option("--sample", type=click.IntRange(0), help="The log of the newest child that trains this sample.")
 def logs(
     name: str, namespace: str | None, context: str | None, follow: bool, tail: int | None, sample: int | None
@@ -306,7 +306,7 @@ def _child_log(folder: Path, sample: int | None, follow: bool, tail: int | None)
         raise Refusal(f"{folder} is a local run, whose search shows its own log under `nas run --verbose`: {words}")
     attempts = child_logs(folder, read_records(*open_experiment(str(folder), None, None, None)), sample)
     if follow:
-        raise Refusal(f"-f is for pods; of a local run: tail -f {attempts[-1]}")
+        raise Refusal(f"-f works with pods only; for a local run: tail -f {attempts[-1]}")
     for earlier in attempts[:-1]:
         click.echo(f"An earlier attempt of sample {sample}: {earlier}", err=True)
     return read(attempts[-1], tail)

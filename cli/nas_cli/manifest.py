@@ -69,7 +69,7 @@ def read_documents(path: Path, *, local: bool = False, words: type[yaml.SafeLoad
     try:
         text = path.read_text("utf-8")
     except UnicodeDecodeError as error:
-        return [Document(path.name, None, (Fault(1, "", f"this is no text in UTF-8 ({error.reason})"),))]
+        return [Document(path.name, None, (Fault(1, "", f"this is not UTF-8 text ({error.reason})"),))]
     try:
         nodes = [node for node in yaml.compose_all(text, Loader=words) if node is not None]
         loader = words("")
@@ -80,12 +80,12 @@ def read_documents(path: Path, *, local: bool = False, words: type[yaml.SafeLoad
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = " ".join(part for part in (error.context, error.problem) if part)
-        fault = Fault(mark.line + 1 if mark else 1, "", f"this is no YAML: {problem}")
+        fault = Fault(mark.line + 1 if mark else 1, "", f"this is not YAML: {problem}")
         return [Document(path.name, None, (fault,))]
     except yaml.YAMLError as error:
-        return [Document(path.name, None, (Fault(1, "", f"this is no YAML: {error}"),))]
+        return [Document(path.name, None, (Fault(1, "", f"this is not YAML: {error}"),))]
     except RecursionError:
-        return [Document(path.name, None, (Fault(1, "", "this is no manifest: it is nested without end"),))]
+        return [Document(path.name, None, (Fault(1, "", "this is not a manifest: it is nested without end"),))]
 
 
 def read_experiment(path: Path, warn: Callable[[str], None] = lambda _: None) -> NASExperiment:
@@ -111,7 +111,7 @@ def read_experiment(path: Path, warn: Callable[[str], None] = lambda _: None) ->
     if faults and any(document.faults for document in documents):
         raise Refusal("\n".join(["the manifest has faults:", *faults]))
     if faults:
-        warn("\n".join(["kubectl will not take this manifest as it is run here:", *faults]))
+        warn("\n".join(["kubectl will not accept this manifest the way it is run here:", *faults]))
     experiments = [document.experiment for document in documents if document.experiment is not None]
     if len(experiments) != 1:
         raise Refusal(f"{path} holds {len(experiments)} experiments: give a file with one")

@@ -129,7 +129,7 @@ def check(
     records = read_records(repeated, open_store(StoreLocation(folder=str(folder))))
     found = noise(_by_architecture(records))
     if found is None:
-        raise Refusal("too few trainings have a result: give more --architectures or --repeats")
+        raise Refusal("too few training runs have a result: raise --architectures or --repeats")
     for line in lines(found, spec.budget.samples):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -150,16 +150,16 @@ def lines(found: Noise, samples: int) -> list[str]:
     """Return what people want to know, a line each; ``samples`` is the search's budget."""
     freedom = found.trainings - found.architectures
     out = [
-        f"reward {found.mean:.4g} on average, from {found.trainings} trainings of {found.architectures} architectures",
-        f"noise: {found.noise:.2g} between trainings of one architecture (+- {50 * math.sqrt(2 / freedom):.0f} %)",
+        f"mean reward {found.mean:.4g} over {found.trainings} training runs of {found.architectures} architectures",
+        f"noise: {found.noise:.2g} between runs of one architecture (+- {50 * math.sqrt(2 / freedom):.0f} %)",
         f"signal: {found.signal:.2g} between architectures; {found.reliability:.0%} of a reward's variance",
     ]
     needed = found.needed()
     if needed is None:
-        return [*out, "no difference between architectures is seen: train longer, or repeat more"]
+        return [*out, "no difference between architectures is visible: train longer, or repeat more"]
     return [
         *out,
-        f"a search at random needs about {needed:,} samples for one of the best 1 %; without noise, {_noise_free():,}",
+        f"random search needs about {needed:,} samples to find one of the best 1 %; without noise, {_noise_free():,}",
         f"the {samples:,} samples of the budget are worth {found.worth(samples):,.0f} without noise",
     ]
 

@@ -48,39 +48,39 @@ def sentence(detail: ErrorDetails, schema: dict[str, Any], written: str | None) 
         case "extra_forbidden":
             known = sorted(_schema_at(schema, path[:-1]).get("properties", {}))
             near = difflib.get_close_matches(str(path[-1]), known, 1)
-            return f"there is no such field; {f'do you mean {near[0]}?' if near else 'there are ' + ', '.join(known)}"
+            return f"there is no such field; {f'did you mean {near[0]}?' if near else 'known are ' + ', '.join(known)}"
         case "string_type" if given is None and not written:
             return f"is empty{meaning}: give it a value or remove it"
         case "string_type" if given is None or isinstance(given, bool | int | float):
             return _unquoted(given, written or json.dumps(given), "decimal" in (shape or ""))
         case "string_pattern_mismatch" | "string_too_short" | "string_too_long" if shape is not None:
-            return f"{_brief(given)} is not possible: it should be {shape}{meaning}"
+            return f"{_brief(given)} is not valid: it should be {shape}{meaning}"
         case "int_type" | "int_from_float":
-            return f"{_brief(given)} is not possible: it should be a whole number{_without_quotes(given)}{meaning}"
+            return f"{_brief(given)} is not valid: it should be a whole number{_without_quotes(given)}{meaning}"
         case "bool_type":
-            return f"{_brief(given)} is not possible: it should be true or false{meaning}"
+            return f"{_brief(given)} is not valid: it should be true or false{meaning}"
         case "model_type" | "dict_type":
             return f"a map is needed here{f', with {fields}' if fields else ''}"
         case "tuple_type" | "list_type":
             return f"a list is needed here{f': write [{_items(given)}]' if isinstance(given, str) else ''}"
         case "too_short" | "too_long":
             least, most = here.get("minItems", 0), here.get("maxItems")
-            return f"{detail['ctx']['actual_length']} are not possible: there should be {least} to {most}{meaning}"
+            return f"{detail['ctx']['actual_length']} are not allowed: there should be {least} to {most}{meaning}"
         case "literal_error":
-            return f"{_brief(given)} is not possible: use {detail['ctx']['expected']}"
+            return f"{_brief(given)} is not valid: use {detail['ctx']['expected']}"
         case "value_error":
             return detail["msg"].removeprefix("Value error, ")
     words = detail["msg"].removeprefix("Input ")
-    return f"{_brief(given)} is not possible: it {words}{meaning}" if words.startswith("should") else words + meaning
+    return f"{_brief(given)} is not valid: it {words}{meaning}" if words.startswith("should") else words + meaning
 
 
 def _unquoted(given: bool | float | None, written: str, decimal: bool) -> str:
     quoted = f'write "{written}" in quotes'
     if given is None:
-        return f"YAML takes this word for nothing at all: {quoted}"
+        return f"YAML reads this word as no value at all: {quoted}"
     if isinstance(given, bool):
-        return f"YAML takes this word for true or false: {quoted}"
-    return f"decimals are strings here: {quoted}" if decimal else f"YAML takes this word for a number: {quoted}"
+        return f"YAML reads this word as true or false: {quoted}"
+    return f"decimals are strings here: {quoted}" if decimal else f"YAML reads this word as a number: {quoted}"
 
 
 def _without_quotes(given: object) -> str:

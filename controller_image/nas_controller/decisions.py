@@ -93,7 +93,7 @@ def judge(
     if end in _LOST:
         return Lost(sample=sample, reason=_LOST[end], message=message)
     if end is End.SUCCEEDED:
-        message = "the trainer ended with success but wrote no result"
+        message = "the trainer ended successfully but wrote no result"
     if failures + 1 < attempts:
         return Retry(failures + 1)
     return Lost(sample=sample, reason=LostReason.TRAINER_FAILED, message=message)

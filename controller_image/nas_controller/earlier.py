@@ -72,7 +72,7 @@ def find(location: StoreLocation, name: str, uid: str | None) -> Earlier:
         found = {match[1] for key in at(root).list("") if (match := _FIRST_OBJECT.fullmatch(key))} - {own}
         if len(found) > 1:
             raise EarlierUnsuitable(
-                f"{len(found)} experiments of the name {name} have left their logs: create a new experiment that names"
+                f"{len(found)} experiments with the name {name} have left logs: create a new experiment that names"
                 f" one by its uid: {', '.join(sorted(found))}"
             )
         if not found:
@@ -96,7 +96,7 @@ def _beside(location: StoreLocation, name: str, uid: str | None) -> Earlier:
         try:
             found = json.loads(manifest)["metadata"]["uid"]
         except (ValueError, KeyError, TypeError) as error:
-            raise EarlierUnsuitable(f"{folder / _MANIFEST} is no manifest of a run: {error!r}") from error
+            raise EarlierUnsuitable(f"{folder / _MANIFEST} is not the manifest of a run: {error!r}") from error
     if uid is not None and uid != found:
         raise _missing(name, f"with the uid {uid} in {folder}, whose run has the uid {found}")
     return Earlier(name, found, store)

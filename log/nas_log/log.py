@@ -72,7 +72,7 @@ def decode(sequence: int, data: bytes) -> LogObject:
             )
         checksum = document.pop("checksum")
         if _digest(_canonical(document)) != checksum:
-            raise LogDamaged(f"{key} was changed: its checksum does not fit; restore it from the bucket's versions")
+            raise LogDamaged(f"{key} was changed: its checksum is wrong; restore it from the bucket's versions")
         if document["sequence"] != sequence:
             raise LogDamaged(f"{key} is a copy of object {document['sequence']}; restore it from the bucket's versions")
         records = RECORDS.validate_python(document["records"], extra="ignore")
@@ -83,7 +83,7 @@ def decode(sequence: int, data: bytes) -> LogObject:
             f"{key} has a record that this controller does not know ({first['msg']}): run the version that wrote it"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LogDamaged(f"{key} is no log object ({error}); restore it from the bucket's versions") from error
+        raise LogDamaged(f"{key} is not a log object ({error}); restore it from the bucket's versions") from error
 
 
 def read_objects(store: Store, after: int = -1, previous: str = "") -> Iterator[LogObject]:

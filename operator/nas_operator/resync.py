@@ -55,7 +55,7 @@ class Resync:
         """Return why the operator is not ready, or None if it is."""
         if time.monotonic() - self._listed_at > _READY_SECONDS:
             return "the API server has not answered lately"
-        return "the watch brings no changes; they are found by listing, within a minute" if self._watch_lags else None
+        return "the watch brings no changes; listing finds them within a minute" if self._watch_lags else None
 
     async def _pass(self, *, everything: bool) -> bool:
         # What was there a minute ago, the watch must have brought by now.

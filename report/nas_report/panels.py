@@ -392,7 +392,7 @@ def front(history: History) -> Panel:
     title = f"{history.objective.metric.capitalize()} against {_words(name)}"
     known = [sample for sample in history.trained() if sample.cost > 0 and sample.stopped is None]
     if not known:
-        return Panel("front", title, f"No result tells its {escape(name)}.")
+        return Panel("front", title, f"No result reports its {escape(name)}.")
     found = analysis.pareto_front(known, history.sign)
     costs = [sample.cost for sample in known]
     x = Axis.around(costs, log=max(costs) > 8 * min(costs))
@@ -455,7 +455,7 @@ def failures(history: History) -> Panel:
     retried = sum(max(0, sample.launches - 1) for sample in history.samples)
     again = f"{retried:,} launches were repeats of earlier attempts." if retried else "No launch was repeated."
     if not reasons:
-        return Panel("failures", title, f"No sample was lost, and no training diverged. {again}")
+        return Panel("failures", title, f"No sample was lost, and no training run diverged. {again}")
     total, all_samples, most = sum(reasons.values()), len(history.samples), max(reasons.values())
     bars = "".join(
         f'<tr><th>{escape(reason)}</th><td><i class="bar loss" style="width:{100 * count / most:.1f}%">'
@@ -477,7 +477,7 @@ def cost(history: History) -> Panel:
     timed = [sample.seconds for sample in history.samples if sample.seconds > 0 and not sample.reused]
     final = sum(each.seconds for each in history.finals)
     if not timed:
-        return Panel("cost", title, "No result tells how long its training took.")
+        return Panel("cost", title, "No result reports how long its training took.")
     total = sum(timed)
     low, middle, high = np.quantile(timed, (0.05, 0.5, 0.95))
     _, unit, unit_name = next(each for each in _UNITS if middle >= each[0])
@@ -492,7 +492,7 @@ def cost(history: History) -> Panel:
         for edge, count in zip(edges, counts, strict=False)
         if count
     )
-    lead = f"<b>{duration(total)}</b> of training in all, {duration(float(middle))} a sample in the median."
+    lead = f"<b>{duration(total)}</b> of training in total, a median of {duration(float(middle))} per sample."
     if history.shared_seconds > 0:
         lead += f" Children shared pods, which trained for {duration(total - history.shared_seconds)}."
     if final:
@@ -514,13 +514,13 @@ def cost(history: History) -> Panel:
         x,
         y,
         label=f"Distribution of training times: median {duration(float(middle))}",
-        names=(f"{unit_name} of one training", "samples"),
+        names=(f"{unit_name} of one training run", "samples"),
         height=180,
         y_ticks=whole_ticks(y, 3),
     )
     body += numbers(
         table(
-            ("trainings", "5th percentile", "median", "95th percentile", "longest", "in all"),
+            ("training runs", "5th percentile", "median", "95th percentile", "longest", "in total"),
             [(f"{len(timed):,}", *(duration(float(value)) for value in (low, middle, high, max(timed), total)))],
         )
     )
@@ -540,8 +540,8 @@ def _early_stopping(history: History, total: float) -> str:
     epochs = sum(ended.of - ended.epoch for _, ended in stopped)
     seconds = sum(sample.seconds * (ended.of / ended.epoch - 1) for sample, ended in stopped)
     out = (
-        f" Early stopping ended {len(stopped):,} trainings and spared {epochs:,} epochs, about {duration(seconds)}:"
-        f" <b>{percent(seconds / (seconds + total))}</b> of what all would have taken."
+        f" Early stopping ended {len(stopped):,} training runs and saved {epochs:,} epochs, about {duration(seconds)}:"
+        f" <b>{percent(seconds / (seconds + total))}</b> of what all of them would have taken."
     )
     arm = [sample for sample in history.trained() if sample.random and sample.rule is not None]
     hopeless = [sample.metric for sample in arm if sample.hopeless]
@@ -568,7 +568,7 @@ def networks(history: History) -> Panel:
     form = best[0][1]
     if isinstance(form, ConvolutionalArchitecture):
         lead = (
-            "From the image down. The little box is the filter to scale, the shade behind it the number of filters"
+            "From the image down. The small box is the filter to scale, the shade behind it the number of filters"
             " (↓ stride). Arcs to the right are skip connections; dashed ones take the image, or feed the classifier."
         )
     elif isinstance(form, RecurrentCellArchitecture):
@@ -576,7 +576,7 @@ def networks(history: History) -> Panel:
         best = best[:_DRAWN_CELLS]
         lead = "Each leaf takes W x<sub>t</sub> and U h<sub>t−1</sub>; the root’s value is h<sub>t</sub>."
     else:
-        lead = "The values of their decisions; one that was not taken is not there."
+        lead = "The values of their decisions; those that were not taken are left out."
     metric = escape(history.objective.metric)
     cards = "".join(
         f'<article><h3>Sample {sample.number:,}</h3><p class="lead">reward <b>{number(sample.reward)}</b>, {metric}'
@@ -607,7 +607,7 @@ def final_training(history: History) -> Panel:
     done = [each for each in grid if each.fate is Fate.TRAINED]
     # The last of a network is its best.
     best = {each.run.of: each for each in sorted(done, key=lambda each: each.reward)}
-    lead = f"{len(done):,} of {len(grid):,} trainings of {len({each.run.of for each in grid})} networks are done."
+    lead = f"{len(done):,} of {len(grid):,} training runs of {len({each.run.of for each in grid})} networks are done."
     if tests:
         lead += f" The winner’s {escape(metric)} on the test set, measured once: <b>{number(tests[0].metric, 5)}</b>."
     of = sorted(best)

@@ -77,7 +77,7 @@ class FolderStore:
         if self.put_if_absent(names.PROBE, b"second"):
             raise StoreUnsuitable(
                 f"the file system of {self._root} lets a hard link replace a file, so two searches could write"
-                " one log: use a folder on a local disk"
+                " the same log: use a folder on a local disk"
             )
 
     def _path(self, key: str) -> Path:

@@ -189,12 +189,12 @@ class S3Store:
             ) from error
         except SSLError as error:
             raise StoreUnreachable(
-                f"{self._endpoint} shows a certificate that is not trusted ({error}): name its authority in"
+                f"{self._endpoint} presents a certificate that is not trusted ({error}): name its authority in"
                 " spec.storage.s3.caBundle"
             ) from error
         except BotoCoreError as error:
             raise StoreUnreachable(
-                f"{self._endpoint} does not answer ({what}: {error}): correct spec.storage.s3.endpoint, or mend the"
+                f"{self._endpoint} does not answer ({what}: {error}): correct spec.storage.s3.endpoint, or repair the"
                 " network or the server"
             ) from error
 
@@ -232,7 +232,7 @@ class S3Store:
 def _unsuitable(observation: str) -> StoreUnsuitable:
     return StoreUnsuitable(
         f"the S3 server of spec.storage.s3 does not honour If-None-Match on PUT ({observation}), so two controllers"
-        f" could write one log: use a store that does; {SUITABLE_STORES}"
+        f" could write the same log: use a store that does; {SUITABLE_STORES}"
     )
 
 

@@ -97,7 +97,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
                 "grid": {"learningRate": ["0.1", "0.2", "0.3"], "decayEpoch": [*range(1, 9)]},
             }
         },
-        "at most 1,000 trainings: lower top, or give grid fewer values",
+        "at most 1,000 training runs: lower top, or give grid fewer values",
     ),
     ({"spec.budget": _REMOVE}, "spec.budget"),
     ({"spec.trainer": _REMOVE}, "spec.trainer"),
@@ -355,7 +355,7 @@ def test_explain_reads_like_documentation(control_plane: ControlPlane) -> None:
     everything = control_plane.kubectl("explain", "nas", "--recursive").stdout
     assert "skipConnections" in everything
     field = control_plane.kubectl("explain", "nas.spec.searcher.ppo.clip").stdout
-    assert "How far the probability ratio may leave 1." in field
+    assert "How far the probability ratio may deviate from 1." in field
 
 
 def test_the_listing_tells_the_story(control_plane: ControlPlane, namespace: str) -> None:

@@ -253,6 +253,6 @@ def test_a_real_api_server(control_plane: ControlPlane, namespace: str, monkeypa
     control_plane.client.patch(EXPERIMENTS, namespace, "digits", {"status": STATUS}, subresource="status")
     assert "40/100" in nas("status", "digits", "-n", namespace).stdout
     assert nas("best", "digits", "-n", namespace, "--code").stdout.startswith(f'"""{ARCHITECTURE}"""')
-    assert "do you mean digits?" in refusal("status", "digit", "-n", namespace)
+    assert "did you mean digits?" in refusal("status", "digit", "-n", namespace)
     assert f"-n {namespace}" in refusal("status", "digits", "-n", "kube-system")
     assert "is gone" in refusal("logs", "digits", "-n", namespace)

@@ -158,8 +158,8 @@ def test_what_a_trainer_says_cannot_move_the_cursor(own: Own, tmp_path: Path) ->
     [
         ("echo hello", "result.json: the trainer ended with exit code 0 and did not write it"),
         ('echo hello; echo 0.9 > "$NAS_DIR/result.json"', "result.json: an object is needed, such as"),
-        ('echo hello; echo "{" > "$NAS_DIR/result.json"', "result.json: this is no JSON"),
-        ('echo hello; echo \'{"metrics": {"accuracy": true}}\' > "$NAS_DIR/result.json"', "true is no number"),
+        ('echo hello; echo "{" > "$NAS_DIR/result.json"', "result.json: this is not JSON"),
+        ('echo hello; echo \'{"metrics": {"accuracy": true}}\' > "$NAS_DIR/result.json"', "true is not a number"),
         ('echo hello; echo \'{"metrics": {"loss": 1}}\' > "$NAS_DIR/result.json"', "metrics has no 'accuracy'"),
     ],
 )
@@ -243,8 +243,8 @@ def test_a_deadline_ends_all_that_the_command_has_started(own: Own, tmp_path: Pa
     ("command", "words"),
     [
         (None, "spec.trainer.command is missing"),
-        (["./nothing.sh"], "there is no program ./nothing.sh in"),
-        (["no-such-program"], "there is no program no-such-program on the PATH"),
+        (["./nothing.sh"], "there is no executable program ./nothing.sh in"),
+        (["no-such-program"], "there is no executable program no-such-program on the PATH"),
     ],
 )
 def test_a_command_that_cannot_run_is_refused_in_one_line(
@@ -315,7 +315,7 @@ def test_nothing_outlives_a_run_that_ends_and_nothing_is_lost(own: Own, tmp_path
     output, _ = process.communicate(timeout=60)
     assert all(gone(each) for each in sleeping)
     if number == signal.SIGINT:
-        assert process.returncode == 0 and "Go on with: nas run" in output
+        assert process.returncode == 0 and "Resume with: nas run" in output
     (tmp_path / "go").touch()
     outcome = nas("run", manifest, "--folder", folder)
     assert outcome.exit_code == 0, outcome.output
@@ -361,16 +361,16 @@ def test_faults_of_decisions_come_with_line_and_cure(tmp_path: Path) -> None:
     assert outcome.exit_code == 1
     place = "spec.searchSpace.custom.decisions"
     assert [line.removeprefix(f"{path}:") for line in outcome.stderr.splitlines()] == [
-        f"8: {place}[0].when.decision: 'op' is no earlier decision; name one that comes before this one (none is"
-        " there), or move it up",
+        f"8: {place}[0].when.decision: 'op' is not an earlier decision; name one that comes before this one"
+        " (there is none), or move it up",
         f"15: {place}[3].when.in: kind has no option 'z', only a, b",
-        f"16: {place}[4].name: 'kind' is there already",
-        f"16: {place}[4].when.decision: op is repeated, so that it has no single value; name a decision without repeat",
+        f"16: {place}[4].name: an earlier decision is already called 'kind'",
+        f"16: {place}[4].when.decision: op is repeated, so it has no single value; name a decision without repeat",
     ]
     path.write_text(head + decisions.replace("options: [s]", "options: [1, yes]") + tail)
     path.write_text(path.read_text().replace("custom: {}}", "custom: {}}, command: python3 x.py"))
     words = nas("validate", path).stderr
     assert "spec.trainer.command: a list is needed here: write [python3, x.py]" in words
-    assert f'12: {place}[3].options[0]: YAML takes this word for a number: write "1" in quotes' in words
-    assert f'12: {place}[3].options[1]: YAML takes this word for true or false: write "yes" in quotes' in words
+    assert f'12: {place}[3].options[0]: YAML reads this word as a number: write "1" in quotes' in words
+    assert f'12: {place}[3].options[1]: YAML reads this word as true or false: write "yes" in quotes' in words
     assert "at least 1 item" not in words

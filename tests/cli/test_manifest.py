@@ -63,14 +63,14 @@ def test_all_faults_are_told_at_once_with_line_path_and_cure(tmp_path: Path) -> 
         "4: spec.storage: is missing",
         "7: spec.searchSpace.convolutional.layers: initial must not exceed maximum",
         "8: spec.searchSpace.convolutional.filters: options must differ",
-        "9: spec.searchSpace.convolutional.filterHeigths: there is no such field; do you mean filterHeights?",
-        "10: spec.budget.samples: '5' is not possible: it should be a whole number without quotes",
-        "11: spec.objective.goal: 'Minimise' is not possible: use 'Maximize' or 'Minimize'",
+        "9: spec.searchSpace.convolutional.filterHeigths: there is no such field; did you mean filterHeights?",
+        "10: spec.budget.samples: '5' is not valid: it should be a whole number without quotes",
+        "11: spec.objective.goal: 'Minimise' is not valid: use 'Maximize' or 'Minimize'",
         '12: spec.searcher.ppo.learningRate: decimals are strings here: write "0.1" in quotes',
         "12: spec.searcher: set at most one of ppo, reinforce, guided, evolution, tpe, random",
         "14: spec.trainer.dataset: set exactly one of digits, cifar10, cifar100, text, custom",
         "15: spec.trainer.optimizer.momentum: must be below 1",
-        "16: spec.trainer.deadline: 'tomorrow' is not possible: it should be a duration such as 90s, 15m or 1h30m",
+        "16: spec.trainer.deadline: 'tomorrow' is not valid: it should be a duration such as 90s, 15m or 1h30m",
     ]
     assert [line[: len(start)] for line, start in zip(found, expected, strict=True)] == expected
 
@@ -86,13 +86,13 @@ def test_the_command_prints_them_as_compilers_do_and_ends_with_1(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("a: [1\n", "2: this is no YAML"),
-        ("a: 1\n  b: 2\n", "2: this is no YAML"),
-        ("spec: {}\n---\na: b: c\n", "3: this is no YAML"),
+        ("a: [1\n", "2: this is not YAML"),
+        ("a: 1\n  b: 2\n", "2: this is not YAML"),
+        ("spec: {}\n---\na: b: c\n", "3: this is not YAML"),
         ("- 1\n", "1: a manifest is a map"),
-        ("\0", "1: this is no YAML"),
-        ("a: &a [*a]\n", "1: this is no manifest: it is nested without end"),
-        ("a: " + "[" * 3000, "1: this is no manifest: it is nested without end"),
+        ("\0", "1: this is not YAML"),
+        ("a: &a [*a]\n", "1: this is not a manifest: it is nested without end"),
+        ("a: " + "[" * 3000, "1: this is not a manifest: it is nested without end"),
     ],
 )
 def test_what_is_no_manifest_is_told_by_line(tmp_path: Path, text: str, line: str) -> None:
@@ -135,7 +135,7 @@ def _options(words: str, tmp_path: Path) -> list[str]:
 @pytest.mark.parametrize("word", ["yes", "N", "1.0", "007", "2.50", "1e3", "1e-3", "0x10", "null", "32", ".inf"])
 def test_a_word_that_wants_quotes_is_named_as_it_is_written(tmp_path: Path, word: str) -> None:
     (fault,) = _options(word, tmp_path)
-    assert fault.startswith("YAML takes this word for ")
+    assert fault.startswith("YAML reads this word as ")
     assert fault.endswith(f': write "{word}" in quotes')
     assert _options(f'"{word}", "{word}x"', tmp_path) == []
 
@@ -148,7 +148,7 @@ def test_a_word_that_only_other_readers_of_yaml_take_for_something_else_is_a_wor
 @pytest.mark.parametrize("word", ['""', "ü", "3x3 conv", "x" * 64])
 def test_a_word_that_cannot_be_an_option_is_told_what_can(tmp_path: Path, word: str) -> None:
     (fault,) = _options(word, tmp_path)
-    assert fault.endswith(f" is not possible: it should be {SHAPES[OPTION]}")
+    assert fault.endswith(f" is not valid: it should be {SHAPES[OPTION]}")
 
 
 def test_a_field_of_the_wrong_shape_is_told_the_right_one() -> None:
@@ -159,13 +159,13 @@ def test_a_field_of_the_wrong_shape_is_told_the_right_one() -> None:
     assert told({"name": "a", "range": [1, 2]}) == {"a map is needed here, with from, to, step"}
     assert told({"name": "a", "options": {"a": 1}}) == {"a list is needed here"}
     assert told({"name": "a", "options": "a b"}) == {"a list is needed here: write [a, b]"}
-    assert told({"name": "a", "options": ["a", "b", "a"]}) == {"must differ: 'a' is there twice"}
+    assert told({"name": "a", "options": ["a", "b", "a"]}) == {"must differ: 'a' occurs twice"}
     assert told({"name": "a"}) == {"set exactly one of options, range"}
     assert told({"name": None, "options": ["a"]}) == {
         "is empty (Its name in architecture.json): give it a value or remove it"
     }
     assert {words.partition(" (")[0] for words in told({"name": "a", "options": []})} == {
-        "0 are not possible: there should be 1 to 64"
+        "0 are not allowed: there should be 1 to 64"
     }
 
 
@@ -194,7 +194,7 @@ def test_several_documents_and_other_kinds(tmp_path: Path) -> None:
     assert outcome.exit_code == 1
     assert "Secret/s3 is of another kind" in outcome.stdout
     assert "NASExperiment/one is valid" in outcome.stdout
-    assert f"{path}:6: spec.budget.samples: 0 is not possible" in outcome.stderr
+    assert f"{path}:6: spec.budget.samples: 0 is not valid" in outcome.stderr
 
 
 def test_a_final_training_is_bounded_by_the_product_of_its_axes() -> None:
@@ -202,7 +202,7 @@ def test_a_final_training_is_bounded_by_the_product_of_its_axes() -> None:
     assert check(manifest(finalTraining={"top": 50, "grid": grid}))[1] == []
     _, ((path, message),) = check(manifest(finalTraining={"top": 50, "grid": {**grid, "decayEpoch": [1, 2]}}))
     assert path == ("spec", "finalTraining")
-    assert message.endswith("at most 1,000 trainings: lower top, or give grid fewer values")
+    assert message.endswith("at most 1,000 training runs: lower top, or give grid fewer values")
 
 
 @pytest.mark.parametrize("content", [None, "", "kind: Secret\n"])
@@ -333,7 +333,7 @@ def test_words_that_python_writes_without_quotes_run_here_with_a_warning_of_kube
     space = read_experiment(path, said.append).spec.search_space.custom
     assert space is not None and list(space.decisions[0].options or ()) == options
     (words,) = said
-    assert words.startswith("kubectl will not take this manifest") and words.count("options[") == len(options)
+    assert words.startswith("kubectl will not accept this manifest") and words.count("options[") == len(options)
     path.write_text(text.replace("- y\n", "- yes\n"))
     with pytest.raises(Refusal, match="true or false"):
         read_experiment(path, said.append)

@@ -52,7 +52,7 @@ def test_all_noise_is_called_so() -> None:
     found = noise([[0.4, 0.6], [0.6, 0.4]])
     assert found is not None
     assert (found.signal, found.reliability, found.needed()) == (0.0, 0.0, None)
-    assert "no difference between architectures is seen" in lines(found, 100)[-1]
+    assert "no difference between architectures is visible" in lines(found, 100)[-1]
 
 
 def test_equal_rewards_leave_nothing_to_tell() -> None:
@@ -90,7 +90,7 @@ def test_trainings_that_are_compared_are_never_stopped_early(tmp_path: Path, mon
     monkeypatch.setattr("nas_cli.proxy_check.read_records", lambda *_: [])
     trainer = {"dataset": {"digits": {}}, "epochs": 4, "earlyStopping": {"epoch": 2}}
     written = NASExperiment.model_validate(manifest(trainer=trainer))
-    with pytest.raises(Refusal, match="too few trainings"):
+    with pytest.raises(Refusal, match="too few training runs"):
         check(written, tmp_path, None, Console(), architectures=2, repeats=2, here=tmp_path, again="")
     assert written.spec.trainer.early_stopping is not None
     assert asked[0].spec.trainer == written.spec.trainer.model_copy(update={"early_stopping": None})
@@ -102,7 +102,7 @@ def test_the_command_repeats_a_few_architectures(small: Callable[..., Path], tmp
     words += ["--architectures", "2", "--repeats", "2"]
     outcome = CliRunner().invoke(main, words, catch_exceptions=False)
     assert outcome.exit_code == 0, outcome.output
-    assert "from 4 trainings of 2 architectures" in outcome.output
+    assert "over 4 training runs of 2 architectures" in outcome.output
     assert "noise: " in outcome.output
     # Other seeds, so other results.
     results = {path.read_text().partition('"metrics"')[2] for path in (tmp_path / "run").glob("samples/*/result.json")}

@@ -149,7 +149,7 @@ def test_ctrl_c_says_how_to_go_on(small: Write, tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
-    assert f"Go on with: nas run {manifest} --folder {folder}" in output
+    assert f"Resume with: nas run {manifest} --folder {folder}" in output
     assert "Traceback" not in output
     assert not any(isinstance(record, Finished) for record in records(folder))
     assert nas("status", folder).stdout.startswith("Stopped")
@@ -192,7 +192,7 @@ def test_a_missing_dataset_is_shown_and_its_cure_taken_up(small: Write, tmp_path
 def test_a_bad_manifest_is_refused_before_anything_is_loaded(small: Write, tmp_path: Path) -> None:
     outcome = nas("run", small(budget={"samples": 0}), "--folder", tmp_path / "run")
     assert outcome.exit_code == 1
-    assert "spec.budget.samples: 0 is not possible" in outcome.output
+    assert "spec.budget.samples: 0 is not valid" in outcome.output
     assert not (tmp_path / "run").exists()
 
 
@@ -208,7 +208,7 @@ def test_a_broken_folder_is_one_line(tmp_path: Path) -> None:
     for command in ("status", "best"):
         outcome = nas(command, tmp_path)
         assert outcome.exit_code == 1
-        assert "is no readable run" in outcome.output
+        assert "is not a readable run" in outcome.output
 
 
 def test_version_and_help_load_no_torch() -> None:

@@ -74,8 +74,8 @@ def test_without_skips_layers_form_a_chain() -> None:
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ((), "no whole number of layers"),
-        ((0, 0, 0), "no whole number of layers"),
+        ((), "not a whole number of layers"),
+        ((0, 0, 0), "not a whole number of layers"),
         ((4, 0, 0, 0, 0, 0), "filterHeight has 4 options"),
         ((0, 0, 0, 0, 0, 1), "mask 1 names layers that are not earlier"),
     ],

@@ -258,7 +258,7 @@ def test_a_local_run_is_the_folder_beside(tmp_path: Path) -> None:
     with pytest.raises(EarlierMissing, match=r"with the uid other in .* has the uid abc"):
         find(ours, "first", "other")
     (tmp_path / "first" / "experiment.json").write_text("[]")
-    with pytest.raises(EarlierUnsuitable, match="is no manifest of a run"):
+    with pytest.raises(EarlierUnsuitable, match="is not the manifest of a run"):
         find(ours, "first", None)
 
 
@@ -279,7 +279,7 @@ def test_in_a_bucket_it_is_found_by_its_name_or_its_uid(s3_location: S3Location,
     with pytest.raises(EarlierMissing, match=r"no log of an experiment first at s3://.*/u7/"):
         find(ours, "first", "u7")
     _begin_log(at("first", "u3"))
-    with pytest.raises(EarlierUnsuitable, match=r"2 experiments of the name first.*u1, u3"):
+    with pytest.raises(EarlierUnsuitable, match=r"2 experiments with the name first.*u1, u3"):
         find(ours, "first", None)
     assert find(ours, "first", "u3").uid == "u3"
     # One that follows up a deleted experiment of its own name does not find itself.

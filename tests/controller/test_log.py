@@ -120,10 +120,10 @@ def _newer(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (_truncate, "is no log object"),
-        (lambda _: b"[]", "is no log object"),
-        (lambda _: b"\xff\xfe", "is no log object"),
-        (_change, "its checksum does not fit"),
+        (_truncate, "is not a log object"),
+        (lambda _: b"[]", "is not a log object"),
+        (lambda _: b"\xff\xfe", "is not a log object"),
+        (_change, "its checksum is wrong"),
         (_newer, "has format version 2"),
         (lambda _: encode("w", 9, "", []), "is a copy of object 9"),
         (lambda _: encode("w", 2, "0" * 64, []), "does not follow"),

@@ -60,7 +60,7 @@ def test_a_users_own_trainer_completes_and_its_failures_are_told(
         4: "InvalidArchitecture",
     }
     assert "the licence server is down" in lost[1].message
-    assert "result.json: this is no JSON" in lost[2].message
+    assert "result.json: this is not JSON" in lost[2].message
     assert "did not write it" in lost[3].message
     observed = [record for record in records if isinstance(record, Observed)]
     assert all(0.3 < record.metrics["accuracy"] <= 1 and record.parameters > 0 for record in observed)

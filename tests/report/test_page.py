@@ -152,7 +152,7 @@ def test_early_stopping_is_told_with_what_it_spared_and_what_it_cost() -> None:
     assert len(stopped) > 10 and len(refused) > 10
     assert f"{len(stopped)} stopped early" in text
     assert f"{len(stopped)} samples were stopped early: their rewards are what they had then" in text
-    assert f"Early stopping ended {len(stopped)} trainings and spared {45 * len(stopped):,} epochs" in text
+    assert f"Early stopping ended {len(stopped)} training runs and saved {45 * len(stopped):,} epochs" in text
     best, best_refused = max(each.metric for each in arm), max(each.metric for each in refused)
     assert f"would have ended {len(refused)} of {len(arm)} samples of the random arm" in text
     assert f"ended with accuracy {number(best_refused)}, the arm’s best with {number(best)}." in text
@@ -174,7 +174,7 @@ def test_the_final_training_is_told_with_its_winner_and_its_agreement() -> None:
     section = re.search(r'<section[^>]*id="final".*?</section>', html, re.DOTALL)
     assert section is not None
     assert section[0].count("<tr><td") == 12
-    assert "12 of 12 trainings of 6 networks" in section[0] and "150" in section[0]
+    assert "12 of 12 training runs of 6 networks" in section[0] and "150" in section[0]
     state = fold(records, make_policy)
     assert state is not None and state.core.final is not None and state.core.final.agreement is not None
     stage, agreement = state.core.final, state.core.final.agreement
@@ -197,7 +197,7 @@ def test_words_from_outside_are_text_and_nothing_else() -> None:
 def test_ten_and_three_hundred_samples_say_what_they_do_not_show() -> None:
     few, more = page(logs.CONVOLUTIONAL, 10), page(logs.CONVOLUTIONAL, 300, losses=0.0)
     assert "there are 10" in few and 'id="arms"' not in few
-    assert "No sample was lost, and no training diverged." in more and 'id="failures"' not in more
+    assert "No sample was lost, and no training run diverged." in more and 'id="failures"' not in more
 
 
 @pytest.mark.slow

@@ -305,7 +305,7 @@ def test_a_diverged_child_is_a_result(job: Job, tmp_path: Path) -> None:
         ({"language": LanguageSpec(parameters=1000, layers=8)}, ""),
         (
             {"architecture": {"space": "custom", "choices": {}}},
-            "a custom architecture cannot learn text",
+            "a custom architecture cannot be trained on text",
         ),
     ],
 )

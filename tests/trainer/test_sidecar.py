@@ -111,29 +111,29 @@ def test_a_divergence_needs_no_metric(run: Run, folder: Path, tmp_path: Path) ->
     ("content", "words"),
     [
         (None, "did not write it"),
-        (b"", "no JSON"),
-        (b"\xff\xfe", "no JSON"),
-        (b'{"metrics": {"accuracy": 0.9}', "no JSON"),
+        (b"", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b'{"metrics": {"accuracy": 0.9}', "not JSON"),
         (b"[" * 100_000, "its JSON is nested too deeply"),
         (b"[" * 900 + b"]" * 900, 'an object is needed, such as {"metrics": {"accuracy": 0.93}}, not a list'),
         (b"0.93", 'an object is needed, such as {"metrics": {"accuracy": 0.93}}, not 0.93'),
         (b'{"metrics": 0.93}', 'metrics: an object is needed, such as {"accuracy": 0.93}, not 0.93'),
         (b'{"metrics": {"loss": 0.1}}', "metrics has no 'accuracy' (spec.objective.metric): only loss"),
         (b'{"accuracy": 0.93}', "it is empty or missing"),
-        (b'{"metrics": {"accuracy": true}}', "metrics.accuracy: true is no number: write one such as 0.93, or NaN"),
-        (b'{"metrics": {"accuracy": null}}', "metrics.accuracy: null is no number: write one such as 0.93, or NaN"),
-        (b'{"metrics": {"accuracy": "high"}}', 'metrics.accuracy: "high" is no number: write one such as 0.93'),
-        (b'{"metrics": {"accuracy": "0.5"}}', 'metrics.accuracy: "0.5" is no number: write 0.5 without quotes'),
-        (b'{"metrics": {"accuracy": "nan"}}', 'metrics.accuracy: "nan" is no number: write NaN without quotes'),
-        (b'{"metrics": {"accuracy": 1, "a b": 1}}', 'metrics: "a b" is no name: it should be up to 63 letters'),
-        (b'{"metrics": {"accuracy": 1, "\xc2\x9b2J": 1}}', 'metrics: "" is no name'),
-        (b'{"metrics": {"accuracy": 1, "\\ud800": 1}}', 'metrics: "\N{REPLACEMENT CHARACTER}" is no name'),
-        (b'{"metrics": {"accuracy": 1}, "history": [0.5, "0.6"]}', 'history.1: "0.6" is no number: write 0.6'),
+        (b'{"metrics": {"accuracy": true}}', "metrics.accuracy: true is not a number: write one such as 0.93, or NaN"),
+        (b'{"metrics": {"accuracy": null}}', "metrics.accuracy: null is not a number: write one such as 0.93, or NaN"),
+        (b'{"metrics": {"accuracy": "high"}}', 'metrics.accuracy: "high" is not a number: write one such as 0.93'),
+        (b'{"metrics": {"accuracy": "0.5"}}', 'metrics.accuracy: "0.5" is not a number: write 0.5 without quotes'),
+        (b'{"metrics": {"accuracy": "nan"}}', 'metrics.accuracy: "nan" is not a number: write NaN without quotes'),
+        (b'{"metrics": {"accuracy": 1, "a b": 1}}', 'metrics: "a b" is not a valid name: use up to 63 letters'),
+        (b'{"metrics": {"accuracy": 1, "\xc2\x9b2J": 1}}', 'metrics: "" is not a valid name'),
+        (b'{"metrics": {"accuracy": 1, "\\ud800": 1}}', 'metrics: "\N{REPLACEMENT CHARACTER}" is not a valid name'),
+        (b'{"metrics": {"accuracy": 1}, "history": [0.5, "0.6"]}', 'history.1: "0.6" is not a number: write 0.6'),
         (b'{"metrics": {"accuracy": 1}, "history": 0.5}', "history: a list of numbers is needed, not 0.5"),
-        (b'{"metrics": {"accuracy": 1}, "parameters": true}', "parameters: true is no number"),
-        (b'{"metrics": {"accuracy": 1}, "parameters": 7.5}', "parameters: 7.5 is not possible: it should be"),
-        (b'{"metrics": {"accuracy": 1}, "seconds": "3"}', 'seconds: "3" is no number: write 3.0 without quotes'),
-        (b'{"status": "Fine", "metrics": {"accuracy": 1}}', "\"Fine\" is not possible: it should be 'Trained' or"),
+        (b'{"metrics": {"accuracy": 1}, "parameters": true}', "parameters: true is not a number"),
+        (b'{"metrics": {"accuracy": 1}, "parameters": 7.5}', "parameters: 7.5 is not valid: it should be"),
+        (b'{"metrics": {"accuracy": 1}, "seconds": "3"}', 'seconds: "3" is not a number: write 3.0 without quotes'),
+        (b'{"status": "Fine", "metrics": {"accuracy": 1}}', "\"Fine\" is not valid: it should be 'Trained' or"),
         (b" " * (1 << 20) + b"{}", "larger than"),
     ],
 )
@@ -163,7 +163,7 @@ def test_what_is_no_file_is_not_followed(run: Run, folder: Path, tmp_path: Path,
         case _:
             (folder / "result.json").mkdir()
     assert run("upload") == ExitCode.OK
-    with pytest.raises(ValueError, match=r"^result\.json: it (is no regular file|cannot be read)"):
+    with pytest.raises(ValueError, match=r"^result\.json: it (is not a regular file|cannot be read)"):
         parsed(tmp_path)
 
 

@@ -60,7 +60,7 @@ def test_the_test_text_is_held_out_only_in_the_end_and_gives_no_words(folder: Pa
     ("name", "data", "words"),
     [
         ("ptb.train.txt", None, "ptb.train.txt"),
-        ("ptb.train.txt", b"\xff\n", "is no UTF-8"),
+        ("ptb.train.txt", b"\xff\n", "is not UTF-8"),
         ("ptb.valid.txt", b"", "tokens: correct trainer.dataset.text.uri"),
     ],
 )

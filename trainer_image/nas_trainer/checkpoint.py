@@ -67,8 +67,8 @@ def decode(document: TrainerInput, data: bytes) -> tuple[dict[str, Tensor], Prog
     except (safetensors.SafetensorError, KeyError, TypeError, ValidationError, ValueError) as error:
         raise ValueError(f"it is damaged ({error})") from error
     if metadata.fingerprint != fingerprint(document):
-        raise ValueError("it belongs to a training with another architecture, dataset, optimiser or seed")
+        raise ValueError("it belongs to a training run with another architecture, dataset, optimiser or seed")
     progress = Progress(metadata.metrics, metadata.losses)
     if not 0 < progress.epochs <= document.epochs or len(progress.metrics) not in (0, progress.epochs):
-        raise ValueError(f"it has {progress.epochs} epochs of {document.epochs}")
+        raise ValueError(f"it has {progress.epochs} epochs out of {document.epochs}")
     return tensors, progress

@@ -129,7 +129,7 @@ def _read_binary(files: Files, names: list[str], classes: int) -> Labelled:
     for name, data in zip(names, files.read(names), strict=True):
         if not data or len(data) % record:
             raise DatasetUnavailable(
-                f"{files.address}/{name} has {len(data):,} bytes, no multiple of a record's {record:,}: copy it again"
+                f"{files.address}/{name} has {len(data):,} bytes, not a multiple of {record:,}: copy it again"
             )
         parts.append(np.frombuffer(data, dtype=np.uint8).reshape(-1, record))
     records = np.concatenate(parts)
@@ -174,7 +174,7 @@ def _read_parquet(files: Files, names: list[str], classes: int) -> Labelled:
             encoded = [row["bytes"] for row in table.column(image).to_pylist()]
             labels += table.column(label).to_pylist()
         except (pyarrow.ArrowException, KeyError, TypeError) as error:
-            raise DatasetUnavailable(f"{address} is no parquet file of images ({error}): copy it again") from error
+            raise DatasetUnavailable(f"{address} is not a parquet file of images ({error}): copy it again") from error
         pixels += [_decoded(one, f"{address}, row {row}") for row, one in enumerate(encoded)]
     return _labelled(pixels, labels)
 
@@ -232,10 +232,10 @@ def _decoded(data: bytes, address: str) -> NDArray[np.uint8]:
             pixels = np.asarray(image.convert("RGB"))
     # What Pillow raises for damaged files of several formats.
     except (OSError, SyntaxError, ValueError, TypeError) as error:
-        raise DatasetUnavailable(f"{address} is no readable image ({error}): copy it again") from error
+        raise DatasetUnavailable(f"{address} is not a readable image ({error}): copy it again") from error
     if pixels.shape != (SIDE, SIDE, 3):
         raise DatasetUnavailable(
-            f"{address} has {pixels.shape[1]}x{pixels.shape[0]} pixels, not {SIDE}x{SIDE}: these are no CIFAR images"
+            f"{address} has {pixels.shape[1]}x{pixels.shape[0]} pixels, not {SIDE}x{SIDE}: these are not CIFAR images"
         )
     return pixels.transpose(2, 0, 1)
 

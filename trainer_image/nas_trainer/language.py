@@ -50,7 +50,7 @@ def language_training(document: TrainerInput, load: Callable[..., Text] = load_t
             " spec.objective.metric"
         )
     if not isinstance(document.architecture, RecurrentCellArchitecture):
-        raise Unsuitable(f"a {document.architecture.space} architecture cannot learn text")
+        raise Unsuitable(f"a {document.architecture.space} architecture cannot be trained on text")
     test = document.final is not None and document.final.test
     return LanguageTraining(
         document.architecture,

@@ -105,7 +105,7 @@ def _read(path: Path) -> bytes:
     try:
         with open(path, "rb", opener=_plainly) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise NoResult("it is no regular file")
+                raise NoResult("it is not a regular file")
             data = file.read(custom_trainer.MAX_RESULT_BYTES + 1)
     except FileNotFoundError:
         raise NoResult("the trainer ended with exit code 0 and did not write it") from None

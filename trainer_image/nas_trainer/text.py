@@ -73,7 +73,7 @@ def _files(uri: str, store: StoreLocation, cache: str | None, test: bool) -> lis
         try:
             texts.append(data.decode().splitlines())
         except UnicodeDecodeError as error:
-            raise DatasetUnavailable(f"{uri}/{name} is no UTF-8 ({error}): correct {_FIELD}") from error
+            raise DatasetUnavailable(f"{uri}/{name} is not UTF-8 ({error}): correct {_FIELD}") from error
     return texts
 
 

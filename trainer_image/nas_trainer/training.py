@@ -58,7 +58,7 @@ def image_training(document: TrainerInput, load: Callable[..., Images] = load_im
     if document.batch_size < 2:
         raise Unsuitable("batch normalisation needs a trainer.batchSize of 2 or more")
     if not isinstance(document.architecture, ConvolutionalArchitecture):
-        raise Unsuitable(f"a {document.architecture.space} architecture cannot learn images")
+        raise Unsuitable(f"a {document.architecture.space} architecture cannot be trained on images")
     device = choose_device()
     if document.gpu.compile and device.type == "cuda" and not _has_compiler():
         raise Unsuitable(

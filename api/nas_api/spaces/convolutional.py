@@ -38,7 +38,7 @@ class LayersSpec(Model):
     model_config = {"json_schema_extra": cel(("self.initial <= self.maximum", "initial must not exceed maximum"))}
 
     initial: Annotated[int, Field(ge=1, le=40)] = 6
-    """Layers of the first samples."""
+    """Number of layers of the first samples."""
     increment: Annotated[int, Field(ge=0, le=10)] = 0
     """Layers added at each step of the schedule; 0 keeps the depth."""
     every_samples: Annotated[int, Field(ge=1, le=1_000_000)] = 1600
@@ -75,20 +75,21 @@ class ConvolutionalSpec(Model):
         tuple[Stride, ...],
         Field(min_length=1, max_length=4, json_schema_extra=cel((UNIQUE, "options must differ"))),
     ] = (1,)
-    """Strides: one fixes it for all layers; several are chosen from for height and width apart."""
+    """Strides to choose from, for height and width separately; a single one is the stride of all layers."""
     skip_connections: bool = True
     """Whether each layer chooses its inputs among all earlier ones; otherwise layers form a chain ("no skips")."""
     all_skips: bool = False
-    """Whether every layer takes all earlier ones instead of choosing (the paper's ablation "all skips")."""
+    """Whether every layer takes all earlier ones as inputs instead of choosing (the paper's ablation "all skips")."""
     block_layers: Annotated[int, Field(ge=1, le=8)] = 1
-    """Each predicted layer is unrolled as a densely connected block of so many (the paper's third variant: 3)."""
+    """Number of layers of the densely connected block that each predicted layer becomes (the paper's variant 3: 3)."""
     extra_filters: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Filters added to what is chosen, in every layer (the paper's largest network: 40)."""
+    """Number of filters added to the chosen number in every layer (the paper's largest network: 40)."""
     pooling_after: Annotated[
         tuple[Annotated[int, Field(ge=1, le=320)], ...],
         Field(max_length=8, json_schema_extra=cel((UNIQUE, "positions must differ"))),
     ] = ()
-    """Layers, counted from 1 after unrolling, after whose block max pooling halves the image (paper: 13, 24)."""
+    """Layers, counted from 1 after unrolling, whose block is followed by max pooling, which halves the image (paper:
+    13, 24)."""
 
 
 class ConvolutionalLayer(Model):
@@ -166,7 +167,7 @@ class ConvolutionalArchitecture(SampledArchitecture):
         for word in words[1:] if block else words:
             match = _SHORT_LAYER.fullmatch(word)
             if match is None:
-                raise ValueError(f"{word!r} is no layer in short form, such as 3x5:24/1x2p<0,1")
+                raise ValueError(f"{word!r} is not a layer in short form, such as 3x5:24/1x2p<0,1")
             values: dict[str, Any] = {
                 key: int(value) for key, value in match.groupdict("1").items() if key not in ("inputs", "pool")
             }
@@ -218,7 +219,7 @@ class ConvolutionalSpace:
         """See :class:`~nas_api.spaces.base.Space`."""
         width = len(self._columns) + self._predicted_skips
         if not choices or len(choices) % width:
-            raise ValueError(f"{len(choices)} choices are no whole number of layers of {width} decisions")
+            raise ValueError(f"{len(choices)} choices are not a whole number of layers of {width} decisions")
         layers = []
         fixed = self._spec.strides[0]
         for index in range(len(choices) // width):

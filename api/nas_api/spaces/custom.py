@@ -23,7 +23,7 @@ class WhenSpec(Model):
     decision: Name
     """Name of an earlier decision that is not repeated."""
     among: Annotated[tuple[Option, ...], Field(min_length=1, max_length=_MAX_OPTIONS, alias="in")]
-    """Options of that decision with which this one is taken."""
+    """Values of that decision with which this one is taken."""
 
 
 class RangeSpec(Model):
@@ -44,7 +44,7 @@ class RangeSpec(Model):
     to: Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
     """The last number."""
     step: Annotated[int, Field(ge=1, le=1_000_000)] = 1
-    """The distance between two numbers."""
+    """The distance between neighbouring numbers."""
 
 
 class DecisionSpec(Model):
@@ -66,9 +66,9 @@ class DecisionSpec(Model):
     range: RangeSpec | None = None
     """The whole numbers to choose from."""
     repeat: Annotated[int, Field(ge=1, le=128)] | None = None
-    """How often it is taken; its value is then a list, and the policy learns its options together."""
+    """How many times it is taken; its value is then a list, and the policy learns all of them as one kind."""
     when: WhenSpec | None = None
-    """When it is taken; left out of architecture.json otherwise."""
+    """The condition under which it is taken; otherwise it is left out of architecture.json."""
 
     @model_validator(mode="after")
     def _one(self) -> "DecisionSpec":
@@ -76,7 +76,7 @@ class DecisionSpec(Model):
             raise ValueError("set exactly one of options, range")
         if self.options is not None and len(set(self.options)) < len(self.options):
             twin = next(word for word in self.options if self.options.count(word) > 1)
-            raise ValueError(f"options must differ: {twin!r} is there twice")
+            raise ValueError(f"options must differ: {twin!r} occurs twice")
         return self
 
     @property
@@ -117,20 +117,20 @@ class CustomSpec(Model):
         faults: list[str] = []
         for index, decision in enumerate(self.decisions):
             if decision.name in earlier:
-                faults.append(f"decisions[{index}].name: {decision.name!r} is there already")
+                faults.append(f"decisions[{index}].name: an earlier decision is already called {decision.name!r}")
             if decision.when is not None:
                 source = earlier.get(decision.when.decision)
                 if source is None:
                     known = (
-                        " or ".join(name for name, each in earlier.items() if each.repeat is None) or "none is there"
+                        " or ".join(name for name, each in earlier.items() if each.repeat is None) or "there is none"
                     )
                     faults.append(
-                        f"decisions[{index}].when.decision: {decision.when.decision!r} is no earlier decision; name one"
-                        f" that comes before this one ({known}), or move it up"
+                        f"decisions[{index}].when.decision: {decision.when.decision!r} is not an earlier decision; name"
+                        f" one that comes before this one ({known}), or move it up"
                     )
                 elif source.repeat is not None:
                     faults.append(
-                        f"decisions[{index}].when.decision: {source.name} is repeated, so that it has no single value;"
+                        f"decisions[{index}].when.decision: {source.name} is repeated, so it has no single value;"
                         " name a decision without repeat"
                     )
                 elif unknown := [word for word in decision.when.among if word not in map(str, source.values)]:
@@ -141,7 +141,7 @@ class CustomSpec(Model):
             earlier.setdefault(decision.name, decision)
         steps = sum(decision.repeat or 1 for decision in self.decisions)
         if steps > _MAX_STEPS:
-            faults.append(f"decisions: they are {steps} with their repeats, and at most {_MAX_STEPS} are possible")
+            faults.append(f"decisions: there are {steps}, counting repeats, and at most {_MAX_STEPS} are possible")
         if faults:
             # One a line, each beginning with its place.
             raise ValueError("\n".join(faults))
@@ -250,7 +250,7 @@ class CustomSpace:
         for word in text.split():
             name, equals, rest = word.partition("=")
             if not equals or name not in specs:
-                raise ValueError(f"{word!r} is no decision of this space")
+                raise ValueError(f"{word!r} is not a decision of this space")
             options = {str(value): value for value in specs[name].values}
             try:
                 row = tuple(options[each] for each in rest.split(","))

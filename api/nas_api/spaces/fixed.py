@@ -17,16 +17,16 @@ from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 
 
 class FixedSpec(Model):
-    """The architecture that another experiment of the same namespace and store has found.
+    """The architecture that another experiment in the same namespace and store has found.
 
     It is trained budget.samples times, whatever searcher.duplicates says. The search begins once the other one has
     ended.
     """
 
     experiment: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
-    """Its name; with `nas run` the name of its folder, beside this run's."""
+    """Name of that experiment; with `nas run`, the name of its folder, next to this run's."""
     uid: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$", max_length=64)] | None = None
-    """Its uid; needed where several experiments of that name have left their logs."""
+    """Its uid; needed if several experiments of that name have left logs."""
 
 
 class FixedSpace:

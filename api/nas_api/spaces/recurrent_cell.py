@@ -64,7 +64,7 @@ class RecurrentCellArchitecture(SampledArchitecture):
     def _is_a_tree(self) -> "RecurrentCellArchitecture":
         count = len(self.nodes)
         if (count + 1) & count:
-            raise ValueError(f"{count} nodes are no full binary tree")
+            raise ValueError(f"{count} nodes do not make a full binary tree")
         if max(self.injected, self.cell_output) >= count:
             raise ValueError(f"injected and cellOutput must name one of {count} nodes")
         return self
@@ -116,7 +116,7 @@ class RecurrentCellArchitecture(SampledArchitecture):
         """
         match = _SHORT.fullmatch(text.strip())
         if match is None:
-            raise ValueError(f"{text[:80]!r} is no cell in short form")
+            raise ValueError(f"{text[:80]!r} is not a cell in short form")
         return cls(
             nodes=tuple(_node(word) for word in match["nodes"].split()),
             inject=_node(match["inject"]),
