@@ -34,6 +34,7 @@ from nas_controller.policies.factory import make_policy
 from nas_controller.search import Ending, Search
 from nas_kube.client import KubeClient
 from nas_kube.errors import ApiError
+from nas_kube.reading import finished, true_condition
 from nas_kube.reflector import EventType, Reflector
 from nas_kube.resources import CUSTOM_RESOURCE_DEFINITIONS, EXPERIMENTS, JOBS
 from nas_store.folder import FolderStore
@@ -61,8 +62,7 @@ def establish(client: KubeClient) -> None:
         CUSTOM_RESOURCE_DEFINITIONS, None, name, custom_resource_definition(), field_manager="controller-scale"
     )
     while True:
-        conditions = client.get(CUSTOM_RESOURCE_DEFINITIONS, None, name).get("status", {}).get("conditions") or ()
-        if any(item["type"] == "Established" and item["status"] == "True" for item in conditions):
+        if true_condition(client.get(CUSTOM_RESOURCE_DEFINITIONS, None, name), "Established") is not None:
             return
         time.sleep(0.2)
 
@@ -113,9 +113,7 @@ def bare(client: KubeClient, wanted: NASExperiment, in_flight: int, folder: Path
     over = threading.Event()
 
     def on_event(kind: EventType, job: dict[str, Any]) -> None:
-        conditions = (job.get("status") or {}).get("conditions") or ()
-        finished = any(item["type"] in ("Complete", "Failed") and item["status"] == "True" for item in conditions)
-        if finished and job["metadata"]["name"] not in ended:
+        if finished(job) and job["metadata"]["name"] not in ended:
             ended.add(job["metadata"]["name"])
             slots.release()
             if len(ended) == len(bodies):

@@ -15,8 +15,7 @@ from nas_api.child import ExitCode
 from nas_api.harmless import harmless
 from nas_cli import local_guard
 from nas_cli.errors import Refusal
-from nas_cli.local_executor import ENDS
-from nas_controller.executor import End, Launch
+from nas_controller.executor import End, Launch, end_of
 from nas_store import Store
 from nas_store.errors import StoreError
 from nas_trainer import sidecar
@@ -48,7 +47,7 @@ class _Command:
         if code == ExitCode.OK:
             return self._trainer.store_result(self._launch, self.log)
         tail = _tail(Path(self.log))
-        return ENDS.get(code, End.FAILED), f"exit code {code}{f': {tail}' if tail else ''}; its output is {self.log}"
+        return end_of(code), f"exit code {code}{f': {tail}' if tail else ''}; its output is {self.log}"
 
     def terminate(self) -> None:
         self._signal(signal.SIGTERM)

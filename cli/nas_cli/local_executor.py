@@ -11,19 +11,7 @@ from multiprocessing.connection import Connection, wait
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-from nas_api.child import ExitCode
 from nas_controller.executor import End, Ended, Event, Launch, Started
-
-ENDS: dict[int, End] = {
-    ExitCode.OK: End.SUCCEEDED,
-    ExitCode.INVALID_INPUT: End.INVALID_INPUT,
-    ExitCode.OUT_OF_MEMORY: End.OUT_OF_MEMORY,
-    ExitCode.DATASET_UNAVAILABLE: End.DATASET_UNAVAILABLE,
-    ExitCode.STORAGE_REFUSED: End.STORAGE_REFUSED,
-    # Somebody else ended it, as a node does that is wanted for something else.
-    ExitCode.TERMINATED: End.DISRUPTED,
-}
-"""What exit codes mean, as in a pod; any other is ``FAILED``."""
 
 # How long a child may take to save its checkpoint once it is told to end.
 _GRACE_SECONDS = 10.0

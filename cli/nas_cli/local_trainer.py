@@ -6,8 +6,7 @@ from pathlib import Path
 
 from nas_api import names
 from nas_api.child import trainer_document
-from nas_cli.local_executor import ENDS
-from nas_controller.executor import End, Launch
+from nas_controller.executor import End, Launch, end_of
 from nas_trainer.process import ENV_TERMINATION_LOG
 
 
@@ -30,7 +29,7 @@ class _Forked:
     def ending(self) -> tuple[End, str]:
         code = self.exitcode or 0
         said = self._message.read_text(errors="replace") if self._message.exists() else ""
-        return ENDS.get(code, End.FAILED), said or f"exit code {code}; its log is {self.log}"
+        return end_of(code), said or f"exit code {code}; its log is {self.log}"
 
     def terminate(self) -> None:
         self._process.terminate()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from nas_api.child import TrainerInput
+from nas_api.child import ExitCode, TrainerInput
 from nas_api.reasons import Reason
 
 
@@ -29,6 +29,22 @@ class End(StrEnum):
     """The child is gone without having ended, as when somebody deletes its Job: tried again."""
     FAILED = "Failed"
     """Any other end: tried again, as often as trainer.attempts allows."""
+
+
+_ENDS: dict[int, End] = {
+    ExitCode.OK: End.SUCCEEDED,
+    ExitCode.INVALID_INPUT: End.INVALID_INPUT,
+    ExitCode.OUT_OF_MEMORY: End.OUT_OF_MEMORY,
+    ExitCode.DATASET_UNAVAILABLE: End.DATASET_UNAVAILABLE,
+    ExitCode.STORAGE_REFUSED: End.STORAGE_REFUSED,
+    # Somebody else ended it, as a node does that is wanted for something else.
+    ExitCode.TERMINATED: End.DISRUPTED,
+}
+
+
+def end_of(code: int) -> End:
+    """Return how a trainer ended that left this exit code, wherever it ran."""
+    return _ENDS.get(code, End.FAILED)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from nas_api import names
 from nas_api.reasons import EXPLANATIONS, ConditionType, Reason
+from nas_kube import reading
+from nas_kube.reading import conditions
 
 Object = dict[str, Any]
 State = Literal["Pending", "Searching", "Waiting", "Suspended", "Complete", "Failed"]
@@ -18,7 +20,7 @@ _LONGEST_NOTE = 1000
 
 
 @dataclass(frozen=True)
-class Word:
+class Condition:
     """One condition's status, with a word for programs and a sentence for people."""
 
     status: bool
@@ -31,10 +33,10 @@ class Standing:
     """Where an experiment stands."""
 
     state: State
-    progressing: Word
-    suspended: Word
-    complete: Word
-    failed: Word
+    progressing: Condition
+    suspended: Condition
+    complete: Condition
+    failed: Condition
 
 
 @dataclass(frozen=True)
@@ -59,32 +61,32 @@ def explain(reason: Reason, detail: str = "") -> str:
     return f"{cause[: _LONGEST_MESSAGE - len(explanation.cure)]} {explanation.cure}"
 
 
-def word(status: bool, reason: Reason, detail: str = "") -> Word:
+def condition(status: bool, reason: Reason, detail: str = "") -> Condition:
     """Return a condition with the sentence that belongs to its reason."""
-    return Word(status, reason.value, explain(reason, detail))
+    return Condition(status, reason.value, explain(reason, detail))
 
 
-def told(status: bool, reason: str, message: str) -> Word:
+def told(status: bool, reason: str, message: str) -> Condition:
     """Return a condition in somebody else's words; a reason that the API server would refuse is replaced."""
     known = reason if _REASON.fullmatch(reason) else Reason.CONTROLLER_FAILED.value
-    return Word(status, known, message[:_LONGEST_MESSAGE])
+    return Condition(status, known, message[:_LONGEST_MESSAGE])
 
 
 def standing(
     state: State,
-    progressing: Word,
+    progressing: Condition,
     *,
-    suspended: Word | None = None,
-    complete: Word | None = None,
-    failed: Word | None = None,
+    suspended: Condition | None = None,
+    complete: Condition | None = None,
+    failed: Condition | None = None,
 ) -> Standing:
     """Return a standing whose other conditions say that nothing of the kind has happened."""
     return Standing(
         state=state,
         progressing=progressing,
-        suspended=suspended or word(False, Reason.NOT_SUSPENDED),
-        complete=complete or word(False, Reason.NOT_FINISHED),
-        failed=failed or word(False, Reason.NOT_FAILED),
+        suspended=suspended or condition(False, Reason.NOT_SUSPENDED),
+        complete=complete or condition(False, Reason.NOT_FINISHED),
+        failed=failed or condition(False, Reason.NOT_FAILED),
     )
 
 
@@ -98,8 +100,8 @@ def status(raw: Mapping[str, Any], stands: Standing, pod: str | None, now: datet
         now: written where a condition's status changed.
     """
     generation = raw["metadata"].get("generation", 0)
-    before = {item["type"]: item for item in (raw.get("status") or {}).get("conditions") or ()}
-    conditions = []
+    before = conditions(raw)
+    ours = []
     for kind, said in (
         (ConditionType.PROGRESSING, stands.progressing),
         (ConditionType.SUSPENDED, stands.suspended),
@@ -109,7 +111,7 @@ def status(raw: Mapping[str, Any], stands: Standing, pod: str | None, now: datet
         text = str(said.status)
         old = before.get(kind, {})
         since = old.get("lastTransitionTime") if old.get("status") == text else None
-        conditions.append(
+        ours.append(
             {
                 "type": kind.value,
                 "status": text,
@@ -119,7 +121,7 @@ def status(raw: Mapping[str, Any], stands: Standing, pod: str | None, now: datet
                 "lastTransitionTime": since or now.strftime("%Y-%m-%dT%H:%M:%SZ"),
             }
         )
-    document: Object = {"observedGeneration": generation, "conditions": conditions, "state": stands.state}
+    document: Object = {"observedGeneration": generation, "conditions": ours, "state": stands.state}
     if pod is not None:
         document["controller"] = {"pod": pod}
     return document
@@ -127,17 +129,16 @@ def status(raw: Mapping[str, Any], stands: Standing, pod: str | None, now: datet
 
 def differs(raw: Mapping[str, Any], document: Mapping[str, Any]) -> bool:
     """Return whether the operator's part of the status is not yet what ``document`` says."""
-    current = raw.get("status") or {}
+    current = reading.status(raw)
     mine = {key: current[key] for key in ("observedGeneration", "conditions", "state", "controller") if key in current}
-    order = {item["type"]: item for item in mine.get("conditions") or ()}
-    wanted = {item["type"]: item for item in document["conditions"]}
-    return {**mine, "conditions": order} != {**document, "conditions": wanted}
+    # By type: their order is no difference.
+    return {**mine, "conditions": conditions(raw)} != {**document, "conditions": conditions({"status": document})}
 
 
 def events(raw: Mapping[str, Any], stands: Standing) -> tuple[Event, ...]:
     """Return what is worth telling people about the step from the written status to this standing."""
-    current = raw.get("status") or {}
-    before = {item["type"]: item for item in current.get("conditions") or ()}
+    current = reading.status(raw)
+    before = conditions(raw)
     generation = raw["metadata"].get("generation", 0)
     out: list[Event] = []
 

@@ -8,6 +8,8 @@ from typing import Any
 from nas_api import names
 from nas_api.child import ExitCode
 from nas_api.reasons import Reason
+from nas_kube import reading
+from nas_kube.reading import Obstacle, Termination, instant
 
 Object = dict[str, Any]
 
@@ -16,9 +18,6 @@ QUICK = timedelta(seconds=60)
 
 STARTED_LATE = timedelta(seconds=20)
 """A pod that does not run by then is looked into: most start sooner, and looking costs a call."""
-
-_IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
-_CONFIG_REASONS = frozenset({"CreateContainerConfigError"})
 
 
 @dataclass(frozen=True)
@@ -103,17 +102,21 @@ def controller_pod(raw: Mapping[str, Any]) -> ControllerPod | None:
         return None
     annotations = metadata.get("annotations") or {}
     failures = annotations.get(names.ANNOTATION_QUICK_FAILURES, "0")
-    status = raw.get("status") or {}
+    status = reading.status(raw)
     phase = status.get("phase", "Pending")
     created = instant(metadata.get("creationTimestamp")) or datetime.fromtimestamp(0, UTC)
-    terminated = _container_state(status).get("terminated") or {}
+    termination = _termination(raw)
     terminating = "deletionTimestamp" in metadata
     ended = None
     quick = False
     if phase in ("Succeeded", "Failed"):
-        started = instant(terminated.get("startedAt") or status.get("startTime")) or created
-        ended = instant(terminated.get("finishedAt")) or started
-        told_to_end = terminating or _disrupted(status) or terminated.get("exitCode") == ExitCode.TERMINATED
+        told_to_end = terminating or reading.disruption(raw) is not None
+        started = instant(status.get("startTime")) or created
+        ended = started
+        if termination is not None:
+            told_to_end = told_to_end or termination.code == ExitCode.TERMINATED
+            started = termination.started or started
+            ended = termination.finished or started
         quick = ended - started < QUICK and not told_to_end
     return ControllerPod(
         name=metadata["name"],
@@ -126,8 +129,8 @@ def controller_pod(raw: Mapping[str, Any]) -> ControllerPod | None:
         quick_failures=int(failures) if failures.isdigit() else 0,
         ended=ended,
         quick=quick,
-        last_words=_last_words(status, terminated) if ended is not None else "",
-        finding=_finding(status) if ended is None else None,
+        last_words=_last_words(status, termination) if ended is not None else "",
+        finding=_finding(reading.obstacle(raw)) if ended is None else None,
     )
 
 
@@ -137,44 +140,33 @@ def pod_index(name: str) -> int | None:
     return int(tail) if separator and tail.isdigit() else None
 
 
-def instant(text: str | None) -> datetime | None:
-    """Return the moment of a timestamp as Kubernetes writes it."""
-    return datetime.fromisoformat(text) if text else None
+def recorded_pod(raw: Mapping[str, Any]) -> str | None:
+    """Return the newest controller pod's name as an experiment's status has it; None as long as there is none."""
+    name: str | None = (reading.status(raw).get("controller") or {}).get("pod")
+    return name
 
 
-def _container_state(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    for container in status.get("containerStatuses") or ():
-        if container.get("name") == names.CONTROLLER_CONTAINER:
-            return container.get("state") or {}
-    return {}
+def _termination(raw: Mapping[str, Any]) -> Termination | None:
+    ours = (item for item in reading.containers(raw) if item.name == names.CONTROLLER_CONTAINER)
+    return next((item.termination for item in ours), None)
 
 
-def _disrupted(status: Mapping[str, Any]) -> bool:
-    return any(
-        condition.get("type") == "DisruptionTarget" and condition.get("status") == "True"
-        for condition in status.get("conditions") or ()
-    )
-
-
-def _last_words(status: Mapping[str, Any], terminated: Mapping[str, Any]) -> str:
-    words = terminated.get("message") or status.get("message") or terminated.get("reason") or status.get("reason") or ""
-    code = terminated.get("exitCode")
-    head = f"exit code {code}" if code is not None else "it left no exit code"
+def _last_words(status: Mapping[str, Any], termination: Termination | None) -> str:
+    head, message, reason = "it left no exit code", "", ""
+    if termination is not None:
+        head, message, reason = f"exit code {termination.code}", termination.message, termination.reason
+    words = message or status.get("message") or reason or status.get("reason") or ""
     return f"{head}: {words.strip()[-1500:]}" if words else head
 
 
-def _finding(status: Mapping[str, Any]) -> Finding | None:
-    for condition in status.get("conditions") or ():
-        if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
-            return Finding(Reason.UNSCHEDULABLE, condition.get("message", ""))
-    containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
-    for container in containers:
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        reason, message = waiting.get("reason", ""), waiting.get("message", "")
-        if reason in _IMAGE_REASONS:
-            return Finding(Reason.IMAGE_PULL_FAILED, f"{container.get('image', '')}: {message or reason}")
-        if reason in _CONFIG_REASONS:
-            return Finding(Reason.CONFIG_MISSING, f"The controller's pod: {message or reason}")
-        if reason in ("CreateContainerError", "RunContainerError"):
-            return Finding(Reason.INVALID_TEMPLATE, f"The controller's container cannot start: {message or reason}")
-    return None
+def _finding(obstacle: Obstacle | None) -> Finding | None:
+    if obstacle is None:
+        return None
+    detail = obstacle.said
+    if obstacle.container is not None:
+        before = {
+            Reason.IMAGE_PULL_FAILED: obstacle.container.image,
+            Reason.CONFIG_MISSING: "The controller's pod",
+        }.get(obstacle.reason, "The controller's container cannot start")
+        detail = f"{before}: {detail}"
+    return Finding(obstacle.reason, detail)

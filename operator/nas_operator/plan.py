@@ -11,10 +11,11 @@ from pydantic import ValidationError
 
 from nas_api.experiment import NASExperiment
 from nas_api.reasons import ConditionType, Reason
+from nas_kube.reading import conditions, true_condition
 from nas_operator import builders
 from nas_operator.builders import Object, Trial
-from nas_operator.conditions import Event, Standing, Word, events, standing, status, told, word
-from nas_operator.observed import QUICK, STARTED_LATE, ControllerPod, Observed, pod_index, starts_late
+from nas_operator.conditions import Condition, Event, Standing, condition, events, standing, status, told
+from nas_operator.observed import QUICK, STARTED_LATE, ControllerPod, Observed, pod_index, recorded_pod, starts_late
 from nas_operator.settings import Settings
 
 _FIRST_PAUSE_SECONDS = 5.0
@@ -79,7 +80,7 @@ class _Steps:
     """The actions that bring a controller about, or what keeps us from them."""
 
     actions: tuple[Action, ...] = ()
-    problem: Word | None = None
+    problem: Condition | None = None
     events: tuple[Event, ...] = ()
     requeue_after: timedelta | None = None
     key: str = ""
@@ -104,7 +105,7 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
     try:
         experiment = NASExperiment.model_validate(raw, extra="ignore")
     except ValidationError as error:
-        stands = standing("Waiting", word(False, Reason.INVALID_SPEC, _fields(error)))
+        stands = standing("Waiting", condition(False, Reason.INVALID_SPEC, _fields(error)))
         return _plan(observed, stands, now)
     if experiment.status is not None and experiment.status.outcome is not None:
         return _finished(observed, experiment, now)
@@ -133,14 +134,14 @@ def _suspend(observed: Observed, experiment: NASExperiment, now: datetime, setti
     if children == 0 and (running == 0 or not live):
         stands = standing(
             "Suspended",
-            word(False, Reason.SUSPENDED_BY_USER),
-            suspended=word(True, Reason.SUSPENDED_BY_USER),
+            condition(False, Reason.SUSPENDED_BY_USER),
+            suspended=condition(True, Reason.SUSPENDED_BY_USER),
         )
         return _plan(observed, stands, now, _Steps(tuple(DeletePod(pod.name, pod.uid) for pod in live)))
     # Children without a controller: one is needed to end them.
     steps = _controller(observed, experiment, now, settings)
-    waiting = word(False, Reason.NOT_SUSPENDED, f"The controller is ending {max(children, running)} children.")
-    going = Word(True, Reason.SUSPENDED_BY_USER.value, waiting.message)
+    waiting = condition(False, Reason.NOT_SUSPENDED, f"The controller is ending {max(children, running)} children.")
+    going = Condition(True, Reason.SUSPENDED_BY_USER.value, waiting.message)
     problem = steps.problem or _problem(observed, experiment, now)
     if problem is not None:
         return _plan(observed, standing("Waiting", problem, suspended=waiting), now, steps)
@@ -157,11 +158,11 @@ def _run(observed: Observed, experiment: NASExperiment, now: datetime, settings:
     begun = experiment.status is not None and experiment.status.epoch is not None
     if begun and any(pod.running for pod in observed.pods):
         final = experiment.status is not None and experiment.status.final is not None
-        progressing = word(True, Reason.FINAL_TRAINING if final else Reason.SEARCHING)
+        progressing = condition(True, Reason.FINAL_TRAINING if final else Reason.SEARCHING)
     elif _was_suspended(observed.raw):
-        progressing = word(True, Reason.RESUMED)
+        progressing = condition(True, Reason.RESUMED)
     else:
-        progressing = word(True, Reason.CONTROLLER_STARTING)
+        progressing = condition(True, Reason.CONTROLLER_STARTING)
     return _plan(observed, standing("Searching" if begun else "Pending", progressing), now, steps)
 
 
@@ -183,10 +184,10 @@ def _controller(observed: Observed, experiment: NASExperiment, now: datetime, se
         trials = builders.trials(experiment, settings)
         body = builders.controller_pod(experiment, index, failures, settings)
     except ValueError as error:
-        return _Steps(tidy, word(False, Reason.INVALID_TEMPLATE, str(error)))
+        return _Steps(tidy, condition(False, Reason.INVALID_TEMPLATE, str(error)))
     key = builders.digest([trial.body for trial in trials])
     refusal = observed.refusal if observed.refusal is not None and observed.refusal.key == key else None
-    problem = word(False, refusal.reason, refusal.detail) if refusal is not None else None
+    problem = condition(False, refusal.reason, refusal.detail) if refusal is not None else None
     needed = not live or bool(stale)
     if refusal is not None and now < refusal.retry_at:
         return _Steps(tidy, problem, requeue_after=refusal.retry_at - now, key=key)
@@ -222,13 +223,13 @@ def _why(pod: ControllerPod | None, stale: bool) -> str:
     return f"it ended before the search did ({pod.last_words})"
 
 
-def _problem(observed: Observed, experiment: NASExperiment, now: datetime) -> Word | None:
+def _problem(observed: Observed, experiment: NASExperiment, now: datetime) -> Condition | None:
     """Return what keeps the search from going on, as far as the pods or the controller tell."""
     newest = observed.pods[-1] if observed.pods else None
     if newest is not None and newest.live and newest.finding is not None:
-        return word(False, newest.finding.reason, newest.finding.detail)
+        return condition(False, newest.finding.reason, newest.finding.detail)
     if observed.mount_failure and starts_late(observed.pods, now) is not None:
-        return word(False, Reason.CONFIG_MISSING, f"The controller's pod cannot mount: {observed.mount_failure}")
+        return condition(False, Reason.CONFIG_MISSING, f"The controller's pod cannot mount: {observed.mount_failure}")
     if experiment.status is not None and experiment.status.problem is not None:
         problem = experiment.status.problem
         return told(False, problem.reason, problem.message)
@@ -236,7 +237,7 @@ def _problem(observed: Observed, experiment: NASExperiment, now: datetime) -> Wo
     settled = newest is not None and newest.running and now - newest.created >= QUICK
     if failures >= 2 and not settled:
         words = next((pod.last_words for pod in reversed(observed.pods) if pod.last_words), "")
-        return word(False, Reason.CONTROLLER_FAILED, f"The controller failed {failures} times in a row. {words}")
+        return condition(False, Reason.CONTROLLER_FAILED, f"The controller failed {failures} times in a row. {words}")
     return None
 
 
@@ -262,7 +263,7 @@ def _plan(observed: Observed, stands: Standing, now: datetime, steps: _Steps = _
 
 def _pod_name(observed: Observed) -> str | None:
     """Return the newest controller pod's name, known from the pods or from the status: numbers never fall."""
-    recorded = ((observed.raw.get("status") or {}).get("controller") or {}).get("pod")
+    recorded = recorded_pod(observed.raw)
     candidates = [pod.name for pod in observed.pods] + ([recorded] if recorded else [])
     return max(candidates, key=lambda name: pod_index(name) or 0, default=None)
 
@@ -274,19 +275,12 @@ def _recorded_index(experiment: NASExperiment) -> int:
 
 
 def _was_suspended(raw: Object) -> bool:
-    return _condition(raw, ConditionType.SUSPENDED).get("status") == "True" or _reason(raw) == Reason.RESUMED
+    return true_condition(raw, ConditionType.SUSPENDED) is not None or _reason(raw) == Reason.RESUMED
 
 
 def _reason(raw: Object) -> str | None:
-    return _condition(raw, ConditionType.PROGRESSING).get("reason")
-
-
-def _condition(raw: Object, kind: ConditionType) -> Object:
-    found: Object
-    for found in (raw.get("status") or {}).get("conditions") or ():
-        if found["type"] == kind:
-            return found
-    return {}
+    reason: str | None = conditions(raw).get(ConditionType.PROGRESSING, {}).get("reason")
+    return reason
 
 
 def _sooner(one: timedelta | None, other: timedelta) -> timedelta:

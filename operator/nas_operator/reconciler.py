@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from nas_api import names
-from nas_api.reasons import Reason
+from nas_api.reasons import ConditionType, Reason
 from nas_kube.client import KubeClient
 from nas_kube.errors import ApiError, KubeError
+from nas_kube.reading import finished, true_condition
 from nas_kube.resources import CORE_EVENTS, EVENTS, EXPERIMENTS, JOBS, PODS, ROLE_BINDINGS, SERVICE_ACCOUNTS, Resource
 from nas_operator.cache import Cache, Key
 from nas_operator.conditions import Event, differs, event_object
-from nas_operator.observed import ControllerPod, Object, Observed, Refusal, pod_index, starts_late
+from nas_operator.observed import ControllerPod, Object, Observed, Refusal, pod_index, recorded_pod, starts_late
 from nas_operator.plan import Action, CreatePod, DeletePod, EnsureAccess, Plan, Try, plan
 from nas_operator.settings import Settings
 
@@ -95,11 +96,7 @@ class Reconciler:
 
     def _observe(self, raw: Object, memory: _Memory, now: datetime) -> Observed:
         children = None
-        suspended = any(
-            item["type"] == "Suspended" and item["status"] == "True"
-            for item in (raw.get("status") or {}).get("conditions") or ()
-        )
-        if (raw.get("spec") or {}).get("suspend") and not suspended:
+        if (raw.get("spec") or {}).get("suspend") and true_condition(raw, ConditionType.SUSPENDED) is None:
             children = self._unfinished_children(raw)
         pods = self._pods(raw, memory)
         late = starts_late(pods, now)
@@ -120,7 +117,7 @@ class Reconciler:
         is, and taking that pod for gone would make one too many.
         """
         pods = self._cache.pods(raw["metadata"]["uid"])
-        recorded = ((raw.get("status") or {}).get("controller") or {}).get("pod")
+        recorded = recorded_pod(raw)
         if recorded in (None, memory.gone_pod) or any(pod.index >= (pod_index(recorded) or 0) for pod in pods):
             return pods
         try:
@@ -150,7 +147,7 @@ class Reconciler:
             return 0  # No controller has ever written its first record, and before that it makes no child.
         selector = f"{names.LABEL_EXPERIMENT_UID}={metadata['uid']},{names.LABEL_ROLE}={names.ROLE_TRAINER}"
         jobs = self._client.list(JOBS, metadata["namespace"], label_selector=selector).items
-        return sum(1 for job in jobs if not _finished(job) and "deletionTimestamp" not in job["metadata"])
+        return sum(1 for job in jobs if not finished(job) and "deletionTimestamp" not in job["metadata"])
 
     def _carry_out(self, raw: Object, decided: Plan, memory: _Memory, now: datetime) -> None:
         try:
@@ -287,8 +284,3 @@ def _refusal(error: ApiError, field_path: str, key: str, now: datetime) -> Refus
 
 def _lacks_permission(message: str) -> bool:
     return 'User "' in message or "attempting to grant RBAC permissions" in message
-
-
-def _finished(job: Object) -> bool:
-    conditions = (job.get("status") or {}).get("conditions") or ()
-    return any(item["type"] in ("Complete", "Failed") and item["status"] == "True" for item in conditions)

@@ -27,6 +27,7 @@ from nas_controller.search import Ending, Search
 from nas_controller.status import SearchStatus
 from nas_kube.client import KubeClient
 from nas_kube.errors import ApiError
+from nas_kube.reading import finished
 from nas_kube.resources import EXPERIMENTS, JOBS, PODS, Resource
 from nas_store import open_store
 
@@ -171,7 +172,7 @@ def test_a_second_controller_finds_and_adopts_what_is_there(bench: Bench) -> Non
     eventually(lambda: all(bench.job(number) for number in range(3)))
     first.close()
     bench.end_pod(1, 12, message="no data")
-    eventually(lambda: kubernetes.finished(bench.job(1) or {}))
+    eventually(lambda: finished(bench.job(1) or {}))
     second, existing = bench.executor()
     assert existing == {0, 1, 2}
     assert bench.next_event() == Ended(1, End.DATASET_UNAVAILABLE, "no data")

@@ -27,6 +27,7 @@ from nas_operator.workqueue import WorkQueue
 
 NOW = datetime(2026, 5, 1, 12, 0, 0, tzinfo=UTC)
 UID = "12345678-aaaa-bbbb-cccc-1234567890ab"
+UNSCHEDULED = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
 
 
 def raw_pod(index: int = 1, *, version: int = 1, deleted: bool = False, **status: Any) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def test_last_words() -> None:
     ("status", "reason", "detail"),
     [
         (
-            {"conditions": [{"type": "PodScheduled", "reason": "Unschedulable", "message": "0/3 nodes"}]},
+            {"conditions": [UNSCHEDULED]},
             Reason.UNSCHEDULABLE,
             "0/3 nodes",
         ),
@@ -109,6 +110,16 @@ def test_last_words() -> None:
             {"initContainerStatuses": [{"image": "j", "state": {"waiting": {"reason": "InvalidImageName"}}}]},
             Reason.IMAGE_PULL_FAILED,
             "j: InvalidImageName",
+        ),
+        (
+            {"containerStatuses": [{"image": "i:1", "state": {"waiting": {"reason": "ImageInspectError"}}}]},
+            Reason.IMAGE_PULL_FAILED,
+            "i:1: ImageInspectError",
+        ),
+        (
+            {"containerStatuses": [{"image": "i:1", "state": {"waiting": {"reason": "RegistryUnavailable"}}}]},
+            Reason.IMAGE_PULL_FAILED,
+            "i:1: RegistryUnavailable",
         ),
         (
             {"containerStatuses": [{"state": {"waiting": {"reason": "CreateContainerConfigError", "message": "s3"}}}]},

@@ -1,25 +1,12 @@
 """Why a child's Job does not run, from its pod and its events. Pure."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from nas_api import names
 from nas_api.reasons import Reason
+from nas_kube.reading import Object, containers, obstacle
 
-Object = Mapping[str, Any]
 Diagnosis = tuple[Reason, str]
-
-_WAITING = {
-    "ErrImagePull": Reason.IMAGE_PULL_FAILED,
-    "ImagePullBackOff": Reason.IMAGE_PULL_FAILED,
-    "InvalidImageName": Reason.IMAGE_PULL_FAILED,
-    "ErrImageNeverPull": Reason.IMAGE_PULL_FAILED,
-    "ImageInspectError": Reason.IMAGE_PULL_FAILED,
-    "RegistryUnavailable": Reason.IMAGE_PULL_FAILED,
-    "CreateContainerConfigError": Reason.CONFIG_MISSING,
-    "CreateContainerError": Reason.INVALID_TEMPLATE,
-    "RunContainerError": Reason.INVALID_TEMPLATE,
-}
 
 
 def diagnose(pod: Object | None, events: Iterable[Object]) -> Diagnosis | None:
@@ -34,25 +21,17 @@ def diagnose(pod: Object | None, events: Iterable[Object]) -> Diagnosis | None:
 
 def trains(pod: Object) -> bool:
     """Return whether the trainer's container runs, wherever in the pod it is."""
-    status = pod.get("status") or {}
-    containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
-    return any(
-        item["name"] == names.TRAINER_CONTAINER and "running" in (item.get("state") or {}) for item in containers
-    )
+    return any(item.running and item.name == names.TRAINER_CONTAINER for item in containers(pod))
 
 
 def _from_pod(pod: Object) -> Diagnosis | None:
-    name, status = pod["metadata"]["name"], pod.get("status") or {}
-    for item in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-        waiting = (item.get("state") or {}).get("waiting") or {}
-        reason = _WAITING.get(waiting.get("reason", ""))
-        if reason is not None:
-            said = waiting.get("message") or waiting["reason"]
-            return reason, f"pod {name}, container {item['name']}, image {item.get('image', '')}: {said}"
-    for item in status.get("conditions") or ():
-        if item["type"] == "PodScheduled" and item["status"] == "False":
-            return Reason.UNSCHEDULABLE, f"pod {name}: {item.get('message') or item.get('reason', 'not scheduled')}"
-    return None
+    found = obstacle(pod)
+    if found is None:
+        return None
+    where = f"pod {pod['metadata']['name']}"
+    if found.container is not None:
+        where += f", container {found.container.name}, image {found.container.image}"
+    return found.reason, f"{where}: {found.said}"
 
 
 def _from_events(events: Iterable[Object]) -> Diagnosis | None:

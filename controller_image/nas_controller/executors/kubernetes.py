@@ -17,9 +17,10 @@ from nas_api.experiment import NASExperiment
 from nas_api.reasons import EXPLANATIONS, Reason
 from nas_controller.executor import Blocked, End, Ended, Event, Launch, Started
 from nas_controller.executors.diagnosis import diagnose, trains
-from nas_controller.executors.ending import ending, finished
+from nas_controller.executors.ending import ending
 from nas_kube.client import KubeClient
 from nas_kube.errors import ApiError, ApiUnavailable, KubeError
+from nas_kube.reading import finished, status
 from nas_kube.reflector import EventType, Reflector
 from nas_kube.resources import EVENTS, JOBS, PODS
 
@@ -167,7 +168,7 @@ class KubernetesExecutor:
                 del self._children[number]
             elif finished(job):
                 child.ending = True
-            ready = bool((job.get("status") or {}).get("ready")) and not child.ready
+            ready = bool(status(job).get("ready")) and not child.ready
             child.ready = child.ready or ready
         if kind is EventType.DELETED:
             gone = Ended(number, End.VANISHED, "its Job was deleted")

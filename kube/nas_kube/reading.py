@@ -1,0 +1,143 @@
+"""What Jobs, pods and conditions say of themselves, read in one place for operator and controller. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from nas_api.reasons import Reason
+
+Object = Mapping[str, Any]
+
+# What a container waits for that will not come by itself, in the kubelet's words.
+_WAITS = {
+    "ErrImagePull": Reason.IMAGE_PULL_FAILED,
+    "ImagePullBackOff": Reason.IMAGE_PULL_FAILED,
+    "InvalidImageName": Reason.IMAGE_PULL_FAILED,
+    "ErrImageNeverPull": Reason.IMAGE_PULL_FAILED,
+    "ImageInspectError": Reason.IMAGE_PULL_FAILED,
+    "RegistryUnavailable": Reason.IMAGE_PULL_FAILED,
+    "CreateContainerConfigError": Reason.CONFIG_MISSING,
+    "CreateContainerError": Reason.INVALID_TEMPLATE,
+    "RunContainerError": Reason.INVALID_TEMPLATE,
+}
+
+
+@dataclass(frozen=True)
+class Termination:
+    """How a container ended."""
+
+    code: int
+    reason: str
+    """One word of the kubelet's, for example Completed, Error or OOMKilled."""
+    message: str
+    """Its last words; empty where it left none."""
+    started: datetime | None
+    finished: datetime | None
+
+
+@dataclass(frozen=True)
+class Container:
+    """How a container of a pod stands."""
+
+    name: str
+    image: str
+    init: bool
+    """Whether it is an init container."""
+    running: bool
+    waits_for: str
+    """One word of the kubelet's, for example ContainerCreating; empty when it does not wait."""
+    message: str
+    """The kubelet's words about that."""
+    termination: Termination | None
+    """None as long as it has not ended."""
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why a pod does not run, and will not before somebody does something about it."""
+
+    reason: Reason
+    said: str
+    """The words of whoever knows: the scheduler or the kubelet."""
+    container: Container | None = None
+    """The container that waits; None where the pod has no node."""
+
+
+def status(raw: Object) -> Object:
+    """Return an object's status; empty as long as nobody has written one."""
+    return raw.get("status") or {}
+
+
+def conditions(raw: Object) -> dict[str, Object]:
+    """Return an object's conditions by type, whether they are true or not."""
+    return {item["type"]: item for item in status(raw).get("conditions") or ()}
+
+
+def true_condition(raw: Object, kind: str) -> Object | None:
+    """Return an object's condition of a type if it is true."""
+    found = conditions(raw).get(kind)
+    return found if found is not None and found.get("status") == "True" else None
+
+
+def finished(job: Object) -> bool:
+    """Return whether a Job has ended, one way or the other."""
+    return true_condition(job, "Complete") is not None or true_condition(job, "Failed") is not None
+
+
+def disruption(pod: Object) -> Object | None:
+    """Return the condition that says why a pod was made to end (pre-empted, evicted, node gone); None if it was not."""
+    return true_condition(pod, "DisruptionTarget")
+
+
+def containers(pod: Object) -> tuple[Container, ...]:
+    """Return the containers of a pod that its kubelet tells of, init containers first."""
+    found = status(pod)
+    return tuple(
+        _container(item, init)
+        for field, init in (("initContainerStatuses", True), ("containerStatuses", False))
+        for item in found.get(field) or ()
+    )
+
+
+def obstacle(pod: Object) -> Obstacle | None:
+    """Return why a pod does not run; None where it runs, or may still do so by itself."""
+    for container in containers(pod):
+        reason = _WAITS.get(container.waits_for)
+        if reason is not None:
+            return Obstacle(reason, container.message or container.waits_for, container)
+    scheduled = conditions(pod).get("PodScheduled")
+    if scheduled is not None and scheduled.get("status") == "False":
+        said = scheduled.get("message") or scheduled.get("reason") or "not scheduled"
+        return Obstacle(Reason.UNSCHEDULABLE, said)
+    return None
+
+
+def instant(text: str | None) -> datetime | None:
+    """Return the moment of a timestamp as Kubernetes writes it; None for none."""
+    return datetime.fromisoformat(text) if text else None
+
+
+def _container(item: Object, init: bool) -> Container:
+    state = item.get("state") or {}
+    waiting = state.get("waiting") or {}
+    ended = state.get("terminated")
+    return Container(
+        name=item.get("name", ""),
+        image=item.get("image", ""),
+        init=init,
+        running="running" in state,
+        waits_for=waiting.get("reason", ""),
+        message=waiting.get("message", ""),
+        termination=None if ended is None else _termination(ended),
+    )
+
+
+def _termination(ended: Object) -> Termination:
+    return Termination(
+        code=ended["exitCode"],
+        reason=ended.get("reason", ""),
+        message=ended.get("message", ""),
+        started=instant(ended.get("startedAt")),
+        finished=instant(ended.get("finishedAt")),
+    )
