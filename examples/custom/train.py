@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""A trainer of one's own: reads an architecture, trains a small network, writes a result. Python and nothing else.
+"""A trainer of your own: reads an architecture, trains a small network, writes a result. Python and nothing else.
 
-The search gives it a folder, NAS_DIR, with architecture.json; it leaves result.json there. Everything else is its own
-affair: here a multilayer perceptron learns which of two interleaved half circles a point belongs to.
+The search gives it a folder, NAS_DIR, with architecture.json; it leaves result.json there. Everything else is up to the
+trainer: here a multilayer perceptron learns which of two interleaved half circles a point belongs to.
 """
 
 import itertools
@@ -71,7 +71,7 @@ def main() -> None:
     folder = Path(os.environ["NAS_DIR"])
     choices = json.loads((folder / "architecture.json").read_text())["choices"]
     widths = choices["width"][: choices["depth"]]
-    # Only with the optimizer that has one is there a momentum among the choices.
+    # There is a momentum among the choices only if the optimizer has one.
     momentum = float(choices.get("momentum", 0))
     dice = random.Random(int(os.environ["NAS_SEED"]))
     training, validation = half_circles(POINTS, dice), half_circles(POINTS, dice)

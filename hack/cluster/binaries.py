@@ -81,6 +81,7 @@ _ALL = (
         "github.com/yannh/kubeconform/cmd/kubeconform",
         {"main.version": "v0.8.0"},
     ),
+    Binary("actionlint", "1.7.12", "actionlint", "github.com/rhysd/actionlint/cmd/actionlint", {}),
 )
 BINARIES = {binary.name: binary for binary in _ALL}
 CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd", "kubectl")
