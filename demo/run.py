@@ -49,6 +49,7 @@ SOURCES = {
     ),
     "trainer": ("controller.txt", "trainer.txt", "api/nas_api", "store/nas_store", "trainer_image/nas_trainer"),
 }
+TORCH = ("torch-cpu", "torch-pypi")
 VERSITYGW = "1.8.0"
 
 
@@ -64,7 +65,7 @@ class SearchFailedError(DemoError):
 def image_tag(component: str) -> str:
     """Return twelve hex digits of everything that goes into an image."""
     digest = hashlib.sha256()
-    places = ["Dockerfile", "requirements/torch.txt"]
+    places = ["Dockerfile", "hack/torch_source.py", *(f"requirements/{name}.txt" for name in ("uv", *TORCH))]
     places += [f"requirements/{place}" if place.endswith(".txt") else place for place in SOURCES[component]]
     for place in places:
         path = ROOT / place

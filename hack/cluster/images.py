@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from hack import torch_source
 from hack.cluster import deps, leftovers, node
 from hack.cluster.errors import ClusterError
 from hack.cluster.instance import Instance
@@ -139,8 +140,7 @@ def _mounts(temporary: Path) -> list[Mount]:
     mounts.append(Mount(temporary / "pip.conf", "/etc/pip.conf"))
     if uv := _uv():
         mounts.append(Mount(uv, "/usr/local/bin/uv"))
-    wheels = REPOSITORY.parent / "shared" / "wheels"
-    if wheels.is_dir():
+    if wheels := torch_source.wheels_folder():
         mounts.append(Mount(wheels.resolve(), "/wheels"))
     return mounts
 
@@ -158,10 +158,9 @@ def build(target: str | None, reference: str, build_arguments: Sequence[str], fo
         if "BASE_IMAGE" not in given:
             _make_base_image()
             arguments.append(f"BASE_IMAGE={BASE_IMAGE}")
+        if "TORCH_INDEX" in os.environ and "TORCH_INDEX" not in given:
+            arguments.append(f"TORCH_INDEX={os.environ['TORCH_INDEX']}")
         mounts = _mounts(Path(temporary))
-        has_wheels = any(mount.target == "/wheels" for mount in mounts)
-        if has_wheels and "WHEELS" not in given and "ARG WHEELS" in (folder / "Dockerfile").read_text():
-            arguments.append("WHEELS=/wheels")
         say(f"build {reference}" + (f" (target {target})" if target else ""))
         _buildah(
             "bud",

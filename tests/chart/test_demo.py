@@ -9,7 +9,12 @@ from demo import run
 
 
 def test_an_image_is_tagged_by_what_goes_into_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("Dockerfile", "requirements", *(place for places in run.SOURCES.values() for place in places)):
+    for place in (
+        "Dockerfile",
+        "hack",
+        "requirements",
+        *(place for places in run.SOURCES.values() for place in places),
+    ):
         source = run.ROOT / place
         if source.is_dir():
             shutil.copytree(source, tmp_path / place, dirs_exist_ok=True)
