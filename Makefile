@@ -76,16 +76,16 @@ requirements: venv ## Pin the requirements anew from pyproject.toml; UPGRADE= ke
 
 .PHONY: images
 images: $(BIN)/uv ## Build the images and load them into the demo's cluster
-	$(PYTHON) demo/run.py images
+	$(PYTHON) -m demo images
 
 .PHONY: demo
 demo: venv ## A whole search on a real cluster; CLUSTER=built, kind or current
-	$(PYTHON) demo/run.py demo
+	$(PYTHON) -m demo demo
 
 .PHONY: paper
 paper: ## The small twins of the paper's rows, all or TWINS="NAME NAME", on a real cluster; prints their table
-	$(PYTHON) demo/run.py paper $(TWINS)
+	$(PYTHON) -m demo paper $(TWINS)
 
 .PHONY: down
 down: ## Remove the demo's cluster without a trace
-	$(PYTHON) demo/run.py down
+	$(PYTHON) -m demo down
