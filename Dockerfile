@@ -1,8 +1,8 @@
 # Three images from one file: --target operator | controller | trainer.
 #
 # BASE_IMAGE needs a python3 of version 3.11 and CA certificates: python:3.11-slim, or a minimal Debian.
-# The build looks for two optional mounts: uv at /usr/local/bin/uv, and a folder of wheels at /wheels, which is
-# searched for torch before TORCH_INDEX is asked. For a GPU trainer: --build-arg TORCH_INDEX= (the plain package).
+# The build looks for two optional mounts: uv at /usr/local/bin/uv, and a folder of wheels at /wheels. Where torch comes
+# from, and how that is changed, says hack/torch_source.py; TORCH_INDEX= (empty) takes a build with CUDA.
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS base
@@ -17,37 +17,37 @@ WORKDIR /tmp
 
 # ---- build stages: nothing of uv, pip or their caches reaches an image ----------------------------------------
 FROM base AS build
-ARG UV_VERSION=0.13.9
 ENV UV_NO_CACHE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=1 VIRTUAL_ENV=/opt/nas
-RUN command -v uv || pip install --no-cache-dir "uv==${UV_VERSION}"
+COPY requirements/uv.txt /build/requirements/
+RUN command -v uv || pip install --no-cache-dir --require-hashes -r /build/requirements/uv.txt
 RUN uv venv --python "$(PATH=/usr/local/bin:/usr/bin command -v python3)" /opt/nas
 
 FROM build AS build-operator
-COPY requirements/operator.txt /requirements/
-RUN uv pip install --require-hashes --compile-bytecode -r /requirements/operator.txt
+COPY requirements/operator.txt /build/requirements/
+RUN uv pip install --require-hashes --compile-bytecode -r /build/requirements/operator.txt
 
 # torch is most of an image and the slowest to fetch: one layer, shared by controller and trainer. Headers and
 # static libraries serve only those who compile against torch.
 FROM build AS build-torch
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-COPY requirements/torch.txt requirements/controller.txt /requirements/
+ARG WHEELS=/wheels
+ARG TORCH_INDEX
+COPY hack/torch_source.py /build/hack/
+COPY requirements/torch-cpu.txt requirements/torch-pypi.txt /build/requirements/
 RUN set -eu; \
-    grep -v '^ *--hash\|^#' /requirements/controller.txt | tr -d '\\ ' > /tmp/constraints.txt; \
-    if ls /wheels/torch-*.whl >/dev/null 2>&1; then set -- --find-links /wheels; \
-    elif [ -n "$TORCH_INDEX" ]; then set -- --index "$TORCH_INDEX"; else set --; fi; \
-    uv pip install --compile-bytecode --constraint /tmp/constraints.txt "$@" -r /requirements/torch.txt; \
+    python3 /build/hack/torch_source.py uv pip install --require-hashes --compile-bytecode; \
     site="$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \
     rm -rf "$site/torch/include" "$site/torch/test" "$site/torch/share" "$site"/torch/lib/*.a
 
 # What a role adds to the torch layer, found by change time, so that the layer itself stays shared.
 FROM build-torch AS build-controller
-RUN touch /tmp/before && uv pip install --require-hashes --compile-bytecode -r /requirements/controller.txt \
+COPY requirements/controller.txt /build/requirements/
+RUN touch /tmp/before && uv pip install --require-hashes --compile-bytecode -r /build/requirements/controller.txt \
     && mkdir /opt/added && cd /opt/nas \
     && find . -cnewer /tmp/before ! -type d -print0 | tar --null -T - -cf - | tar -xf - -C /opt/added
 
 FROM build-torch AS build-trainer
-COPY requirements/trainer.txt /requirements/
-RUN touch /tmp/before && uv pip install --require-hashes --compile-bytecode -r /requirements/trainer.txt \
+COPY requirements/trainer.txt /build/requirements/
+RUN touch /tmp/before && uv pip install --require-hashes --compile-bytecode -r /build/requirements/trainer.txt \
     && mkdir /opt/added && cd /opt/nas \
     && find . -cnewer /tmp/before ! -type d -print0 | tar --null -T - -cf - | tar -xf - -C /opt/added
 

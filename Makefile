@@ -6,12 +6,8 @@ SHELL := bash
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-WHEELS := $(wildcard ../shared/wheels)
-# Where the CPU build of torch is, when no folder of wheels is at hand.
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-TORCH_FROM := $(if $(WHEELS),--find-links $(WHEELS),--index $(TORCH_INDEX))
-PACKAGES := nas_api nas_store nas_log nas_report nas_kube nas_operator nas_controller nas_trainer nas_cli
 STAMP := $(VENV)/.installed
+INSTALL := $(BIN)/uv pip install -q --python $(BIN)/python
 export UV_SYSTEM_CERTS := 1
 # Compiled modules are kept: without them each run of the tests compiles all of them anew, 10 s of a minute.
 unexport PYTHONDONTWRITEBYTECODE
@@ -23,13 +19,15 @@ help: ## List the targets
 .PHONY: venv
 venv: $(STAMP) ## Create .venv with the pinned requirements and the packages, editable
 
-$(STAMP): pyproject.toml requirements/dev.txt requirements/torch.txt
+$(BIN)/uv: requirements/uv.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	test -x $(BIN)/uv || $(BIN)/python -m pip install -q "$$(grep -oE '^uv==[0-9.]+' requirements/dev.txt)"
-	grep -oE '^[A-Za-z0-9_.-]+==[^ ]+' requirements/dev.txt > $(VENV)/constraints.txt
-	$(BIN)/uv pip install -q --python $(BIN)/python --constraint $(VENV)/constraints.txt $(TORCH_FROM) -r requirements/torch.txt
-	$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/dev.txt
-	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	$(BIN)/python -m pip install -q --require-hashes -r requirements/uv.txt
+	touch $@
+
+$(STAMP): $(BIN)/uv pyproject.toml requirements/dev.txt requirements/torch-cpu.txt requirements/torch-pypi.txt
+	$(BIN)/python hack/torch_source.py $(INSTALL) --require-hashes
+	$(INSTALL) --require-hashes -r requirements/dev.txt
+	$(INSTALL) --no-deps --no-build-isolation -e .
 	touch $@
 
 .PHONY: test-fast
@@ -46,9 +44,7 @@ test: venv ## Every test: builds the programs and images, brings clusters up and
 lint: venv ## Style, types, architecture, and whether generated files are current
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
-	$(BIN)/mypy demo/run.py docs/generate.py
-	MYPYPATH=bench $(BIN)/mypy bench
+	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
 
@@ -59,27 +55,37 @@ generate: venv ## Write the CRD, the chart's copy of it and the generated pages 
 .PHONY: crds
 crds: generate ## The same as generate
 
+# Where the CPU build's hash is read: a page of links, or a folder of wheels.
+CPU_BUILDS ?= https://download.pytorch.org/whl/cpu/torch/
+UPGRADE ?= --upgrade
+COMPILE = $(BIN)/uv pip compile -q $(UPGRADE) --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
+  --python-version 3.11 --custom-compile-command "make requirements"
+
 .PHONY: requirements
-requirements: venv ## Pin the requirements anew from pyproject.toml
-	for extra in dev operator controller trainer; do \
-	  pins=$$([ $$extra = dev ] || echo "--constraint requirements/dev.txt"); \
-	  $(BIN)/uv pip compile -q --upgrade --generate-hashes --no-annotate --no-emit-package torch --no-emit-index-url \
-	    --no-emit-find-links --python-version 3.11 $(TORCH_FROM) --constraint requirements/torch.txt $$pins \
-	    --extra $$extra --custom-compile-command "make requirements" pyproject.toml -o requirements/$$extra.txt; \
+requirements: venv ## Pin the requirements anew from pyproject.toml; UPGRADE= keeps what is pinned where it can
+	$(COMPILE) --group uv -o requirements/uv.txt
+	$(COMPILE) --universal --group torch -o requirements/torch-pypi.txt
+	sed -nE 's/^(torch==[0-9.]+) .*/\1+cpu/p' requirements/torch-pypi.txt \
+	  | $(COMPILE) --find-links $(CPU_BUILDS) --constraint requirements/torch-pypi.txt - -o requirements/torch-cpu.txt
+	echo torch | $(COMPILE) --excludes /dev/stdin --constraint requirements/torch-pypi.txt --extra run --group dev \
+	  pyproject.toml -o requirements/dev.txt
+	for group in operator controller trainer; do \
+	  $(COMPILE) --constraint requirements/torch-pypi.txt --constraint requirements/dev.txt --group $$group \
+	    -o requirements/$$group.txt; \
 	done
 
 .PHONY: images
-images: ## Build the images and load them into the demo's cluster
-	$(PYTHON) demo/run.py images
+images: $(BIN)/uv ## Build the images and load them into the demo's cluster
+	$(PYTHON) -m demo images
 
 .PHONY: demo
 demo: venv ## A whole search on a real cluster; CLUSTER=built, kind or current
-	$(PYTHON) demo/run.py demo
+	$(PYTHON) -m demo demo
 
 .PHONY: paper
 paper: ## The small twins of the paper's rows, all or TWINS="NAME NAME", on a real cluster; prints their table
-	$(PYTHON) demo/run.py paper $(TWINS)
+	$(PYTHON) -m demo paper $(TWINS)
 
 .PHONY: down
 down: ## Remove the demo's cluster without a trace
-	$(PYTHON) demo/run.py down
+	$(PYTHON) -m demo down

@@ -6,7 +6,6 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 from hack.cluster import binaries, deps, images, lifecycle, node, oci
 from hack.cluster import instance as instances
@@ -150,13 +149,9 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """SIGTERM unwinds like Ctrl-C does, so that temporary files are removed."""
-    raise KeyboardInterrupt
-
-
 def main() -> int:
-    signal.signal(signal.SIGTERM, _terminate)
+    # It unwinds like Ctrl-C does, so that temporary files are removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = _parser().parse_args()
     try:
         return _run(arguments)

@@ -11,12 +11,14 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hack.cluster import deps, leftovers, node
+from hack import torch_source
+from hack.cluster import binaries, deps, leftovers, node, oci
 from hack.cluster.errors import ClusterError
 from hack.cluster.instance import Instance
 from hack.cluster.paths import REPOSITORY, cache_folder, images_folder, locked
@@ -25,6 +27,8 @@ from hack.cluster.say import say
 BASE_IMAGE = "localhost/nas-base:bookworm-1"
 # Going back to what was there before a change costs no build.
 _KEPT_BEFORE = 1
+# Lines of a failed build in its error.
+_LAST_WORDS = 20
 _BUNDLE_IN_IMAGE = "/etc/ssl/certs/ca-certificates.crt"
 
 
@@ -38,15 +42,32 @@ def _buildah_folder() -> Path:
     return cache_folder() / "buildah"
 
 
-def _buildah(*arguments: str, quiet: bool = False) -> str:
-    """Run buildah on our own storage; its progress goes to standard error unless quiet."""
+def _command(*arguments: str) -> list[str]:
     folder = _buildah_folder()
-    command = ["buildah", "--root", str(folder / "root"), "--runroot", str(folder / "run"), *arguments]
-    shown = subprocess.PIPE if quiet else sys.stderr
-    result = subprocess.run(command, stdout=subprocess.PIPE if quiet else shown, stderr=shown, text=True, check=False)
+    return ["buildah", "--root", str(folder / "root"), "--runroot", str(folder / "run"), *arguments]
+
+
+def _buildah(*arguments: str) -> str:
+    """Run buildah on our own storage and return what it said on standard output."""
+    result = subprocess.run(_command(*arguments), capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        raise ClusterError(f"buildah {arguments[0]} failed" + (f": {result.stderr.strip()}" if quiet else ""))
-    return result.stdout or ""
+        raise ClusterError(f"buildah {arguments[0]} failed: {result.stderr.strip()}")
+    return result.stdout
+
+
+def _bud(arguments: Sequence[str], only: str) -> None:
+    """Build an image. Its progress goes to standard error: the lines that begin as asked for, or else all."""
+    last: deque[str] = deque(maxlen=_LAST_WORDS)
+    with subprocess.Popen(
+        _command("bud", *arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            last.append(line)
+            if line.startswith(only):
+                print(line, end="", file=sys.stderr, flush=True)
+    if process.returncode != 0:
+        raise ClusterError("buildah bud failed" + (f":\n{''.join(last)}" if only else ""))
 
 
 @contextmanager
@@ -65,7 +86,7 @@ def _storage() -> Iterator[None]:
 
 def _image_id(reference: str) -> str:
     """The identifier of an image in our storage, empty if there is none."""
-    return _buildah("images", "--quiet", "--no-trunc", "--filter", f"reference={reference}", quiet=True).strip()
+    return _buildah("images", "--quiet", "--no-trunc", "--filter", f"reference={reference}").strip()
 
 
 def _make_base_image() -> None:
@@ -87,7 +108,7 @@ def _make_base_image() -> None:
         if result.returncode != 0:
             raise ClusterError(f"mmdebstrap failed:\n{result.stderr[-3000:]}")
         (Path(temporary) / "Dockerfile").write_text("FROM scratch\nADD rootfs.tar /\n")
-        _buildah("bud", "--quiet", "--tag", BASE_IMAGE, temporary, quiet=True)
+        _buildah("bud", "--quiet", "--tag", BASE_IMAGE, temporary)
     say(f"built {BASE_IMAGE}")
 
 
@@ -139,18 +160,25 @@ def _mounts(temporary: Path) -> list[Mount]:
     mounts.append(Mount(temporary / "pip.conf", "/etc/pip.conf"))
     if uv := _uv():
         mounts.append(Mount(uv, "/usr/local/bin/uv"))
-    wheels = REPOSITORY.parent / "shared" / "wheels"
-    if wheels.is_dir():
+    if wheels := torch_source.wheels_folder():
         mounts.append(Mount(wheels.resolve(), "/wheels"))
     return mounts
 
 
-def build(target: str | None, reference: str, build_arguments: Sequence[str], folder: Path = REPOSITORY) -> Path:
+def build(
+    target: str | None,
+    reference: str,
+    build_arguments: Sequence[str] = (),
+    folder: Path = REPOSITORY,
+    *,
+    only: str = "",
+) -> Path:
     """Build one target of a folder's Dockerfile and return its OCI archive in the cache.
 
     Args:
         target: None for the last one.
         build_arguments: NAME=VALUE each; BASE_IMAGE is our own Debian unless it is among them.
+        only: of buildah's progress, show no other lines than those that begin so.
     """
     given = {argument.partition("=")[0] for argument in build_arguments}
     with _storage(), tempfile.TemporaryDirectory() as temporary:
@@ -158,48 +186,66 @@ def build(target: str | None, reference: str, build_arguments: Sequence[str], fo
         if "BASE_IMAGE" not in given:
             _make_base_image()
             arguments.append(f"BASE_IMAGE={BASE_IMAGE}")
+        if "TORCH_INDEX" in os.environ and "TORCH_INDEX" not in given:
+            arguments.append(f"TORCH_INDEX={os.environ['TORCH_INDEX']}")
         mounts = _mounts(Path(temporary))
-        has_wheels = any(mount.target == "/wheels" for mount in mounts)
-        if has_wheels and "WHEELS" not in given and "ARG WHEELS" in (folder / "Dockerfile").read_text():
-            arguments.append("WHEELS=/wheels")
         say(f"build {reference}" + (f" (target {target})" if target else ""))
-        _buildah(
-            "bud",
-            "--isolation=chroot",
-            "--network=host",
-            "--layers",
-            *(f"--volume={mount.source}:{mount.target}:ro" for mount in mounts),
-            *(f"--build-arg={argument}" for argument in arguments),
-            *([f"--target={target}"] if target else []),
-            f"--tag={reference}",
-            f"--file={folder / 'Dockerfile'}",
-            str(folder),
-        )
+        words = ["--isolation=chroot", "--network=host", "--layers"]
+        words += [f"--volume={mount.source}:{mount.target}:ro" for mount in mounts]
+        words += [f"--build-arg={argument}" for argument in arguments]
+        words += [f"--target={target}"] if target else []
+        _bud([*words, f"--tag={reference}", f"--file={folder / 'Dockerfile'}", str(folder)], only)
         _forget_superseded(reference)
         return _archive(reference)
 
 
 def _forget_superseded(reference: str) -> None:
     """Keep the newest builds of a name, so that the cache does not grow with every change of the sources."""
-    listed = _buildah("images", "--json", "--filter", f"reference={reference.rpartition(':')[0]}", quiet=True)
+    listed = _buildah("images", "--json", "--filter", f"reference={reference.rpartition(':')[0]}")
     # A build whose layers were all there keeps its old date.
     others = [image for image in json.loads(listed) if reference not in image["names"]]
     for image in sorted(others, key=lambda image: image["createdatraw"], reverse=True)[_KEPT_BEFORE:]:
         # The layers that only this build used go with it.
-        _buildah("rmi", "--force", image["id"], quiet=True)
+        _buildah("rmi", "--force", image["id"])
+
+
+def _stem(reference: str) -> str:
+    """The beginning of the file name of an image's archive."""
+    return reference.replace("/", "_").replace(":", "_")
+
+
+def built(reference: str) -> Path | None:
+    """The archive of an image that was built before, None if there is none."""
+    return next(images_folder().glob(f"{_stem(reference)}@*.tar"), None)
+
+
+def forget_other_tags(reference: str) -> None:
+    """Remove the archives of an image's other tags from the cache."""
+    name = reference.rpartition(":")[0]
+    for archive in images_folder().glob(f"{_stem(name)}_*@*.tar"):
+        if archive != built(reference):
+            archive.unlink()
+
+
+def of_program(reference: str, program: str) -> Path:
+    """The archive of an image that holds one of the programs that are built here, made unless it is there already."""
+    archive = images_folder() / f"{_stem(reference)}.tar"
+    if not archive.exists():
+        binaries.ensure([program])
+        oci.write_image(reference, binaries.BINARIES[program].path, archive)
+    return archive
 
 
 def _archive(reference: str) -> Path:
     """Write the image as an archive, unless it is there already; older ones of the same name are removed."""
-    prefix = reference.replace("/", "_").replace(":", "_")
-    archive = images_folder() / f"{prefix}@{_image_id(reference).removeprefix('sha256:')[:16]}.tar"
+    archive = images_folder() / f"{_stem(reference)}@{_image_id(reference).removeprefix('sha256:')[:16]}.tar"
     if not archive.exists():
         images_folder().mkdir(parents=True, exist_ok=True)
-        for old in images_folder().glob(f"{prefix}@*.tar"):
+        if old := built(reference):
             old.unlink()
         temporary = archive.with_name(f".{archive.name}")
         temporary.unlink(missing_ok=True)
-        _buildah("push", "--quiet", reference, f"oci-archive:{temporary}:{reference}", quiet=True)
+        _buildah("push", "--quiet", reference, f"oci-archive:{temporary}:{reference}")
         temporary.rename(archive)
         say(f"wrote {archive}: {archive.stat().st_size / 1e6:.0f} MB")
     return archive

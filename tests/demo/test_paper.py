@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
-from demo.run import COLUMNS, Current, DemoError, SearchFailedError, Steps, in_order, paper, row, table
+from demo.paper import COLUMNS, in_order, paper, row, table
+from demo.places import Current
+from demo.steps import DemoError, SearchFailedError, Steps
 
 COMPLETE: dict[str, Any] = {
     "metadata": {"name": "cifar-v1-small", "creationTimestamp": "2026-11-24T20:00:05Z"},
@@ -71,9 +73,9 @@ def test_after_a_failed_twin_the_others_go_on(
         if demo.name == "ptb-small":
             raise SearchFailedError("ptb-small failed: no child succeeds")
 
-    monkeypatch.setattr("demo.run.Demo.search", search)
-    monkeypatch.setattr("demo.run.Demo.source", lambda demo: "ptb-small" if demo.name == "ptb-32m-small" else None)
-    monkeypatch.setattr("demo.run.Demo.experiment", lambda demo: COMPLETE)
+    monkeypatch.setattr("demo.demo.Demo.search", search)
+    monkeypatch.setattr("demo.demo.Demo.source", lambda demo: "ptb-small" if demo.name == "ptb-32m-small" else None)
+    monkeypatch.setattr("demo.demo.Demo.experiment", lambda demo: COMPLETE)
     with pytest.raises(DemoError) as error:
         paper(Current(), Steps(), ["ptb-32m-small", "cifar-v1-small"])
     assert searched == ["ptb-small", "cifar-v1-small"]

@@ -19,7 +19,9 @@ import boto3
 import pytest
 import yaml
 from botocore.config import Config
-from demo.run import MANIFEST, NAMESPACE, Built, Steps, install
+from demo.demo import MANIFEST, install
+from demo.places import NAMESPACE, Built
+from demo.steps import Steps
 from hack.cluster import leftovers
 
 from nas_api import names

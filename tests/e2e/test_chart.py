@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 import pytest
-from demo.run import NAMESPACE, RELEASE, install
+from demo.demo import install
+from demo.places import NAMESPACE, RELEASE
 from e2e.conftest import Document, World
 
 pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(600)]

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from demo.run import NAMESPACE, run
+from demo.places import NAMESPACE
+from demo.steps import run
 from e2e.conftest import Document, World
 
 from nas_api import names

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from demo.run import NAMESPACE
+from demo.places import NAMESPACE
 from e2e.conftest import Document, World, small
 
 from nas_api import names

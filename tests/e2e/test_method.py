@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from demo.run import NAMESPACE
+from demo.places import NAMESPACE
 from e2e.conftest import Document, World, small
 
 from nas_api import names

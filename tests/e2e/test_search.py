@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from demo.run import NAMESPACE, Demo, Steps
+from demo.demo import Demo
+from demo.places import NAMESPACE
+from demo.steps import Steps
 from e2e.conftest import Document, World, small
 
 from nas_api import names

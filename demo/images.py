@@ -1,0 +1,35 @@
+"""What goes into each image, read from the Dockerfile; its tag follows from it, so that no node runs a stale one."""
+
+import hashlib
+from functools import cache
+
+from demo.steps import ROOT
+
+COMPONENTS = ("operator", "controller", "trainer")
+
+
+def sources(dockerfile: str, target: str) -> set[str]:
+    """Return the paths that a target takes from the repository, in its own stage and in those that it is built on."""
+    copied: dict[str, set[str]] = {}
+    stage = ""
+    for line in dockerfile.splitlines():
+        match line.split():
+            case ["FROM", base, "AS", stage]:
+                copied[stage] = set(copied.get(base, ()))
+            case ["COPY", word, _, _] if word.startswith("--from="):
+                copied[stage] |= copied[word.removeprefix("--from=")]
+            case ["COPY", *places, _]:
+                copied[stage] |= set(places)
+    return copied[target]
+
+
+@cache
+def image_tag(component: str) -> str:
+    """Return twelve hex digits of everything that goes into an image."""
+    digest = hashlib.sha256()
+    for place in ("Dockerfile", *sorted(sources((ROOT / "Dockerfile").read_text(encoding="utf-8"), component))):
+        path = ROOT / place
+        for file in [path] if path.is_file() else sorted(path.rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
