@@ -12,7 +12,7 @@ _HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*$", re.MULTILINE)
 
 
 def documents() -> list[Path]:
-    folders = ("docs", "examples", "hack", "helm", "bench")
+    folders = (".github", "docs", "examples", "hack", "helm", "bench", "tests")
     found = [path for folder in folders for path in (REPOSITORY / folder).rglob("*.md")]
     return sorted([*REPOSITORY.glob("*.md"), *found])
 
