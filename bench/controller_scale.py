@@ -27,9 +27,9 @@ from nas_api.child import Result, StoreLocation
 from nas_api.child_job import child_job
 from nas_api.experiment import NASExperiment
 from nas_api.search_space import search_space
+from nas_api.trainer_input import trainer_input
 from nas_controller.executors.kubernetes import KubernetesExecutor
 from nas_controller.kubernetes_status import KubernetesSink
-from nas_controller.launch_input import trainer_input
 from nas_controller.policies.factory import make_policy
 from nas_controller.search import Ending, Search
 from nas_kube.client import KubeClient

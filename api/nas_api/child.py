@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from nas_api.architecture import Architecture
 from nas_api.base import Model, PositiveDecimal
-from nas_api.experiment import DatasetSpec, GpuSpec, LanguageSpec, OptimizerSpec
+from nas_api.experiment import TrainingSpec
 from nas_api.stopping import Stopped, StopRule
 
 
@@ -67,8 +67,8 @@ class FinalSettings(Model):
     and the ONNX model beside the result. Otherwise the metric is the validation set's, as in a search."""
 
 
-class TrainerInput(Model):
-    """What one child is told: the JSON document in ``NAS_INPUT`` where it has a process of its own."""
+class _Attempt(Model):
+    """Which attempt at which sample this is. Apart, so that in the document it comes before the manifest's fields."""
 
     version: Literal[1] = 1
     experiment: str
@@ -77,15 +77,11 @@ class TrainerInput(Model):
     seed: int
     metric: str
     architecture: Architecture
-    dataset: DatasetSpec
-    epochs: Annotated[int, Field(ge=1)]
-    reward_epochs: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)]
-    optimizer: OptimizerSpec
-    threads: Annotated[int, Field(ge=1)] = 1
-    language: LanguageSpec = LanguageSpec()
-    gpu: GpuSpec = GpuSpec()
-    dataset_cache: str | None = None
+
+
+class TrainerInput(TrainingSpec, _Attempt):
+    """What one child is told: the JSON document in ``NAS_INPUT`` where it has a process of its own."""
+
     final: FinalSettings | None = None
     """None: a child of the search."""
     stop: StopRule | None = None

@@ -59,3 +59,25 @@ def counting(decisions: Sequence[Decision], choices: Choices) -> tuple[bool, ...
         when = decision.when if isinstance(decision, Categorical) else None
         out.append(when is None or (out[when.step] and choices[when.step] in when.choices))
     return tuple(out)
+
+
+def longest(decisions: Sequence[Decision]) -> Choices:
+    """Return the choices that take the most words: the longest options, with all that hangs on them, and all inputs.
+
+    The options' and kinds' names stand for what a space makes of them.
+    """
+    # From the last one back: what hangs on a decision comes after it, and is known by then.
+    choices = [0] * len(decisions)
+    lengths: list[dict[int, int]] = [{} for _ in decisions]
+    """By step: what the decisions that hang on each of its choices add."""
+    for step, decision in reversed(list(enumerate(decisions))):
+        if isinstance(decision, Anchor):
+            choices[step] = 2**decision.index - 1
+            continue
+        told = [len(option) + lengths[step].get(choice, 0) for choice, option in enumerate(decision.options)]
+        choices[step] = told.index(max(told))
+        if decision.when is not None:
+            for choice in decision.when.choices:
+                below = lengths[decision.when.step]
+                below[choice] = below.get(choice, 0) + len(decision.kind) + max(told)
+    return answer(decisions, lambda step, _: choices[step])

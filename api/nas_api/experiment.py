@@ -378,7 +378,31 @@ class EarlyStoppingSpec(Model):
     """Number of children that must have reached that epoch before any is stopped."""
 
 
-class TrainerSpec(Model):
+class TrainingSpec(Model):
+    """What the manifest says of a training, and its trainer is told as it is written there."""
+
+    dataset: DatasetSpec
+    """What children train on."""
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 50
+    """Passes over the training set."""
+    reward_epochs: Annotated[int, Field(ge=1, le=10_000)] = 5
+    """Number of last epochs of which the best one gives the metric (paper section 4.1: 5)."""
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 64
+    """Images per step (batch normalisation needs at least two), or parallel streams of text."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """The optimiser."""
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    """CPU threads per child."""
+    language: LanguageSpec = LanguageSpec()
+    """How a recurrent cell is trained on trainer.dataset.text."""
+    gpu: GpuSpec = GpuSpec()
+    """How a GPU is used; the GPU itself is requested in trainer.template."""
+    dataset_cache: Annotated[str, StringConstraints(pattern=r"^/.+$", max_length=1024)] | None = None
+    """A folder of the node, on a volume that trainer.template mounts: a dataset in S3 is downloaded into it once and
+    then shared by all children on the node. If not set, every child downloads the dataset."""
+
+
+class TrainerSpec(TrainingSpec):
     """How one child is trained."""
 
     model_config = {
@@ -402,32 +426,13 @@ class TrainerSpec(Model):
         )
     }
 
-    dataset: DatasetSpec
-    """What children train on."""
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 50
-    """Passes over the training set."""
-    reward_epochs: Annotated[int, Field(ge=1, le=10_000)] = 5
-    """Number of last epochs of which the best one gives the metric (paper section 4.1: 5)."""
     early_stopping: EarlyStoppingSpec | None = None
     """Ends hopeless children of the search early; the rewards that the policy learns from them are underestimates. If
     not set, all children are trained to the end."""
-    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 64
-    """Images per step (batch normalisation needs at least two), or parallel streams of text."""
-    optimizer: OptimizerSpec = OptimizerSpec()
-    """The optimiser."""
-    threads: Annotated[int, Field(ge=1, le=256)] = 1
-    """CPU threads per child."""
-    language: LanguageSpec = LanguageSpec()
-    """How a recurrent cell is trained on trainer.dataset.text."""
-    gpu: GpuSpec = GpuSpec()
-    """How a GPU is used; the GPU itself is requested in trainer.template."""
     children_per_pod: Annotated[int, Field(ge=1, le=16)] = 1
     """How many children of the search share a pod, and with it a process and a GPU: small networks leave most of a GPU
     unused. The pod ends with its last child; a sample that has no result by then is tried again alone. Each child has
     trainer.threads; the template's memory is for all of them together. Final training runs have a pod each."""
-    dataset_cache: Annotated[str, StringConstraints(pattern=r"^/.+$", max_length=1024)] | None = None
-    """A folder of the node, on a volume that trainer.template mounts: a dataset in S3 is downloaded into it once and
-    then shared by all children on the node. If not set, every child downloads the dataset."""
     deadline: Duration = "6h"
     """Time limit of one child's pod; a child that exceeds it is lost and not tried again. A pod of several children has
     this time multiplied by their number."""

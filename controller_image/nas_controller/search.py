@@ -26,13 +26,13 @@ from nas_api.child import MAX_RESULT_BYTES, StoreLocation
 from nas_api.experiment import NASExperiment, Problem, TrainerSpec
 from nas_api.handover import Provenance
 from nas_api.source import architecture_source
+from nas_api.trainer_input import trainer_input
 from nas_controller import decisions, earlier, snapshots
 from nas_controller.clock import Clock, SystemClock
 from nas_controller.earlier import FindEarlier
 from nas_controller.errors import EarlierUnsuitable, SearchChanged
 from nas_controller.executor import Blocked, End, Ended, Event, Executor, Launch
 from nas_controller.executor import Started as Runs
-from nas_controller.launch_input import trainer_input
 from nas_controller.policies.factory import make_policy
 from nas_controller.recovery import recover
 from nas_controller.state import BestSample, MakePolicy, SearchState

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas_api import names
-from nas_api.child import StoreLocation, TrainerInput
+from nas_api.child import StoreLocation
 from nas_api.child_job import child_job, owner_reference, restricted_pod, s3_environment, s3_location
 from nas_api.experiment import NASExperiment
 from nas_api.pod_template import overlay
-from nas_api.search_space import search_space
+from nas_api.trainer_input import largest_launch
 from nas_kube.resources import JOBS, PODS, Resource
 from nas_operator.settings import Settings
 
@@ -133,31 +133,16 @@ def controller_pod(experiment: NASExperiment, index: int, quick_failures: int, s
 def trials(experiment: NASExperiment, settings: Settings) -> tuple[Trial, ...]:
     """Return what the API server must accept before the search starts: a child's Job, its pod, the controller's.
 
-    The pods are tried too, because a Job's template is only looked at by admission (quota, Pod Security) once
+    The Job is of the largest launch that there may be, so that none is refused only once the search has come to it. The
+    pods are tried too, because a Job's template is only looked at by admission (quota, Pod Security) once
     its pod is made.
 
     Raises:
-        ValueError: a template cannot be laid over ours; the message names the place.
+        ValueError: a template cannot be laid over ours, or a pod cannot be told of so many children; the message names
+            the place.
     """
-    spec = experiment.spec
-    space = search_space(spec.search_space)
-    width = len(space.decisions(0))
-    trainer_input = TrainerInput(
-        experiment=experiment.metadata.name,
-        sample=0,
-        attempt=1,
-        seed=spec.searcher.seed,
-        metric=spec.objective.metric,
-        architecture=space.decode((0,) * width),
-        dataset=spec.trainer.dataset,
-        epochs=spec.trainer.epochs,
-        reward_epochs=spec.trainer.reward_epochs,
-        batch_size=spec.trainer.batch_size,
-        optimizer=spec.trainer.optimizer,
-        threads=spec.trainer.threads,
-        store=StoreLocation(s3=s3_location(experiment)),
-    )
-    job = child_job(experiment, 0, (trainer_input,), settings.trainer_image)
+    inputs = largest_launch(experiment, StoreLocation(s3=s3_location(experiment)))
+    job = child_job(experiment, 0, inputs, settings.trainer_image)
     template = job["spec"]["template"]
     pod = {
         **template,

@@ -13,12 +13,12 @@ from nas_api import names
 from nas_api.child import Result, StoreLocation
 from nas_api.experiment import NASExperiment
 from nas_api.search_space import search_space
+from nas_api.trainer_input import trainer_input
 from nas_cli.local_executor import LocalExecutor
 from nas_cli.local_trainer import BuiltInTrainer
 from nas_controller.executor import End, Ended, Event, Executor, Launch, Started
 from nas_controller.executors.kubernetes import KubernetesExecutor
 from nas_controller.executors.table import TableExecutor
-from nas_controller.launch_input import trainer_input
 from nas_store.folder import FolderStore
 
 

@@ -18,11 +18,11 @@ from nas_api.child import StoreLocation
 from nas_api.experiment import NASExperiment, Outcome, Problem, SampleCounts
 from nas_api.reasons import Reason
 from nas_api.search_space import search_space
+from nas_api.trainer_input import trainer_input
 from nas_controller.executor import Blocked, End, Ended, Event, Launch, Started
 from nas_controller.executors import kubernetes
 from nas_controller.executors.kubernetes import KubernetesExecutor
 from nas_controller.kubernetes_status import KubernetesSink, Loss
-from nas_controller.launch_input import trainer_input
 from nas_controller.search import Ending, Search
 from nas_controller.status import SearchStatus
 from nas_kube.client import KubeClient

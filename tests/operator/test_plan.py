@@ -8,6 +8,7 @@ import pytest
 from experiments import manifest
 
 from nas_api import names
+from nas_api.child import read_trainer_document
 from nas_api.experiment import NASExperiment
 from nas_api.reasons import Reason
 from nas_operator import builders
@@ -236,6 +237,44 @@ def test_a_changed_template_is_tried_while_the_controller_runs() -> None:
     assert isinstance(trial, Try)
     assert not trial.quota_counts
     assert trial.trials[0].body["spec"]["template"]["spec"]["nodeSelector"] == {"gpu": "yes"}
+
+
+def test_what_is_tried_is_what_children_will_be_told() -> None:
+    """All that the manifest says of a training, and as many children as will share a pod."""
+    trainer = {
+        "dataset": {"cifar10": {"uri": "s3://data/cifar"}},
+        "childrenPerPod": 2,
+        "gpu": {"autocast": False},
+        "language": {"layers": 7},
+        "datasetCache": "/cache",
+    }
+    job, pod, _ = builders.trials(parsed(experiment(trainer=trainer)), SETTINGS)
+    (document,) = [
+        item["value"]
+        for item in job.body["spec"]["template"]["spec"]["containers"][0]["env"]
+        if item["name"] == names.ENV_TRAINER_INPUT
+    ]
+    assert document in str(pod.body)
+    children = read_trainer_document(document)
+    assert [(child.gpu.autocast, child.language.layers, child.dataset_cache) for child in children] == [
+        (False, 7, "/cache"),
+        (False, 7, "/cache"),
+    ]
+
+
+def test_a_pod_of_too_many_deep_networks_is_told_before_the_search_comes_to_them() -> None:
+    layers = {"initial": 4, "increment": 4, "everySamples": 100}
+    trainer = {
+        "dataset": {"cifar10": {"uri": f"/{'x' * 1000}"}},
+        "datasetCache": f"/{'x' * 1000}",
+        "childrenPerPod": 16,
+    }
+    spec = {"searchSpace": {"convolutional": {"layers": layers}}, "trainer": trainer, "parallelism": 16}
+    assert CreatePod in kinds(look(experiment(**spec, budget={"samples": 100})))
+    done = plan(Observed(raw=experiment(**spec, budget={"samples": 1000})), NOW, SETTINGS)
+    assert done.actions == ()
+    assert condition(done, "Progressing")["reason"] == "InvalidTemplate"
+    assert "spec.trainer.childrenPerPod: 16 children need" in condition(done, "Progressing")["message"]
 
 
 def refused(raw: dict[str, Any], reason: Reason, *, seconds: float, detail: str = "the server's words") -> Refusal:

@@ -1,0 +1,114 @@
+"""What a trainer is told: by the controller for a child, by the operator for the launch that it tries first. Pure."""
+
+from hashlib import blake2b
+from typing import Protocol
+
+from nas_api.architecture import Architecture
+from nas_api.child import FinalSettings, StoreLocation, TrainerInput, trainer_document
+from nas_api.decisions import longest
+from nas_api.experiment import FinalTrainingSpec, NASExperiment, OptimizerSpec, TrainingSpec
+from nas_api.search_space import search_space
+from nas_api.stopping import StopRule
+
+# As long as any number of a sample or attempt: a budget may have 1,000,000 samples.
+_LONGEST_NUMBER = 9_999_999
+_LARGEST_SEED = 2**31 - 1
+_LONGEST_BOUND = -1.2345678901234567e-300
+
+
+class FinalTraining(Protocol):
+    """What a final training has in the place of what the manifest says."""
+
+    @property
+    def settings(self) -> FinalSettings: ...
+
+    @property
+    def optimizer(self) -> OptimizerSpec: ...
+
+    @property
+    def epochs(self) -> int: ...
+
+
+def training_seed(seed: int, sample: int) -> int:
+    """Return the seed of a sample's training: the same for each attempt, so that a retry repeats it."""
+    return int.from_bytes(blake2b(f"{seed}/{sample}/train".encode(), digest_size=4).digest(), "little") >> 1
+
+
+def trainer_input(
+    experiment: NASExperiment,
+    location: StoreLocation,
+    sample: int,
+    attempt: int,
+    architecture: Architecture,
+    final: FinalTraining | None = None,
+    stop: StopRule | None = None,
+) -> TrainerInput:
+    """Return the input document of an attempt.
+
+    Args:
+        experiment: the manifest.
+        location: where the store is for the trainer.
+        sample: the sample's number.
+        attempt: counts the launches of this sample from 1.
+        architecture: what is trained.
+        final: makes it a final training.
+        stop: what may end it early.
+    """
+    spec = experiment.spec
+    # Whatever both know is handed on as it is: a new field of theirs needs nothing here.
+    training = {name: getattr(spec.trainer, name) for name in TrainingSpec.model_fields}
+    if final is not None:
+        training |= {"optimizer": final.optimizer, "epochs": final.epochs}
+    return TrainerInput(
+        experiment=experiment.metadata.name,
+        sample=sample,
+        attempt=attempt,
+        seed=training_seed(spec.searcher.seed, sample),
+        metric=spec.objective.metric,
+        architecture=architecture,
+        final=None if final is None else final.settings,
+        stop=stop,
+        store=location,
+        **training,
+    )
+
+
+def largest_launch(experiment: NASExperiment, location: StoreLocation) -> tuple[TrainerInput, ...]:
+    """Return what the trainer is told in the launch of this experiment that takes the most words.
+
+    As many children as share a pod, each with the longest architecture of the budget's last sample and with the
+    longest numbers; or a final training, where that is longer. What an earlier experiment adds to a schedule of
+    depths (warmStart), or has found (fixed), only the controller knows.
+    """
+    spec = experiment.spec
+    space = search_space(spec.search_space)
+    architecture = space.decode(longest(space.decisions(spec.budget.samples - 1)))
+    plain = trainer_input(experiment, location, _LONGEST_NUMBER, _LONGEST_NUMBER, architecture)
+    plain = plain.model_copy(update={"seed": _LARGEST_SEED})
+    child = plain
+    if (stopping := spec.trainer.early_stopping) is not None:
+        stop = StopRule(epoch=stopping.epoch, bound=_LONGEST_BOUND, goal=spec.objective.goal)
+        child = plain.model_copy(update={"stop": stop})
+    launches = [(child,) * spec.trainer.children_per_pod]
+    if spec.final_training is not None:
+        launches.append((_longest_final(plain, spec.final_training),))
+    return max(launches, key=lambda inputs: len(trainer_document(inputs)))
+
+
+def _longest_final(plain: TrainerInput, spec: FinalTrainingSpec) -> TrainerInput:
+    grid, optimizer = spec.grid, plain.optimizer
+    return plain.model_copy(
+        update={
+            "epochs": spec.epochs,
+            "final": FinalSettings(
+                batch_norm_epsilon=max((FinalSettings().batch_norm_epsilon, *grid.batch_norm_epsilon), key=len),
+                decay_epoch=max(grid.decay_epoch, default=None),
+            ),
+            "optimizer": optimizer.model_copy(
+                update={
+                    "learning_rate": max((optimizer.learning_rate, *grid.learning_rate), key=len),
+                    "weight_decay": max((optimizer.weight_decay, *grid.weight_decay), key=len),
+                }
+            ),
+        }
+    )
