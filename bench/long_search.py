@@ -1,11 +1,11 @@
-"""A whole search of many samples: does it slow down as it goes, and what does it write?
+"""A whole search of many samples: does it slow down as it goes, what does it write, and how long is its report drawn?
 
     .venv/bin/python bench/long_search.py --samples 12800 --in-flight 100
 
 The real search (log, policy, results, snapshots) with children whose accuracy is computed at once from their
 architecture, in the convolutional space of --layers layers with skips. Prints, for each tenth of the search,
 milliseconds a sample, all of them the controller's own, and at the end the ratio of the last tenth to the second: the
-first has few samples to learn from.
+first has few samples to learn from. The report's seconds are of the processor, once its log is read.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import logging
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -27,6 +28,8 @@ from nas_controller.executors.table import TableExecutor
 from nas_controller.policies.draws import Purpose, uniforms
 from nas_controller.search import Ending, Search
 from nas_controller.status import SearchStatus
+from nas_log.log import read_log
+from nas_report import read, render
 from nas_store.folder import FolderStore
 
 
@@ -101,6 +104,11 @@ def main() -> int:
         took = time.monotonic() - began
         if ending is not Ending.FINISHED:
             raise SystemExit(f"the search ended as {ending}")
+        history = read(read_log(store))
+        assert history is not None
+        began = time.process_time()
+        page = render(history, experiment, datetime.now(UTC))
+        drawn = time.process_time() - began
         sizes = [path.stat().st_size for path in sorted(Path(folder, "snapshots").iterdir())]
     print(
         json.dumps(
@@ -109,6 +117,8 @@ def main() -> int:
                 "ms_a_sample": round(took * 1000 / arguments.samples, 1),
                 "last_tenth_to_second": round(pace.milliseconds[-1] / pace.milliseconds[1], 2),
                 "last_snapshot_bytes": sizes[-1] if sizes else 0,
+                "report_seconds": round(drawn, 2),
+                "report_bytes": len(page.encode()),
             }
         )
     )

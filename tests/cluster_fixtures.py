@@ -8,14 +8,14 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from patience import HANG_SECONDS, eventually
 
 from nas_api import names
 from nas_kube.client import KubeClient
@@ -38,26 +38,13 @@ class ControlPlane:
     def kubectl(self, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run kubectl and return what it said, whether it succeeded or not."""
         command = ["kubectl", *words]
-        return subprocess.run(
-            command, env=self.environment, input=stdin, capture_output=True, text=True, timeout=60, check=False
-        )
-
-
-def eventually(check: Callable[[], Any], *, seconds: float = 20.0, message: str = "") -> Any:
-    """Return the first true value of ``check``; fail the test when none comes in time."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = check()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {seconds:.0f} s: {message or check}")
-        time.sleep(0.1)
+        options: dict[str, Any] = {"capture_output": True, "text": True, "check": False, "timeout": HANG_SECONDS}
+        return subprocess.run(command, env=self.environment, input=stdin, **options)
 
 
 def _cluster(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "hack.cluster", *words]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from uuid import uuid4
 
 import boto3
 import pytest
+from hack.cluster.network import choose_ports
+from patience import eventually
 
 from nas_api.child import S3Location
 
@@ -61,9 +62,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     root, sidecar = folder / "data", folder / "metadata"
     root.mkdir()
     sidecar.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = choose_ports(["s3"], ())["s3"]
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [
@@ -77,12 +76,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         _wait_until_it_listens(process, port, folder / "server.log")
         yield S3Server(f"http://127.0.0.1:{port}", root)
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -95,14 +90,13 @@ def s3_location(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Locat
 
 
 def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
+    def listens() -> bool:
         if process.poll() is not None:
             pytest.fail(f"versitygw ended with {process.returncode}: {log.read_text()}")
         try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    pytest.fail("versitygw does not listen after 20 s")
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            return False
+        return True
+
+    eventually(listens, message="versitygw listens")

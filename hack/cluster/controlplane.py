@@ -18,6 +18,8 @@ from hack.cluster.processes import is_alive, spawn
 from hack.cluster.say import say, tail
 
 PORTS = ("etcd", "etcd-peer", "apiserver", "controller-manager", "scheduler", "kwok")
+# A busy machine may take a minute for what takes a quiet one some seconds.
+_HANG_SECONDS = 300.0
 FAKE_NODE_ANNOTATION = {"kwok.x-k8s.io/node": "fake"}
 _FAKE_NODE_RESOURCES = {"cpu": "64", "memory": "512Gi", "pods": "1000", "ephemeral-storage": "1Ti"}
 
@@ -27,17 +29,17 @@ def start(instance: Instance, name: str, command: list[str]) -> None:
     instance.record(spawn(name, command, instance.token, instance.folder / "log" / f"{name}.log"))
 
 
-def wait_for(instance: Instance, what: str, component: str, condition: Callable[[], bool], seconds: float) -> None:
+def wait_for(instance: Instance, what: str, component: str, condition: Callable[[], bool]) -> None:
     """Poll until the condition holds.
 
-    Raises: ClusterError, with the end of the component's log, when the time is over or a component has ended.
+    Raises: ClusterError, with the end of the component's log, when a component has ended or seems to hang.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + _HANG_SECONDS
     while not condition():
         dead = [process.name for process in instance.processes if not is_alive(process)]
         blamed = dead[0] if dead else component
         if dead or time.monotonic() > deadline:
-            reason = f"{blamed} has ended" if dead else f"not within {seconds:.0f} s"
+            reason = f"{blamed} has ended" if dead else f"not within {_HANG_SECONDS:.0f} s"
             log = instance.folder / "log" / f"{blamed}.log"
             raise ClusterError(f"{what}: {reason}; the end of {log}:\n{tail(log)}")
         time.sleep(0.1)
@@ -174,12 +176,12 @@ def bring_up(instance: Instance) -> None:
     api = Api(instance)
     _start_etcd(instance)
     _start_apiserver(instance)
-    wait_for(instance, "API server ready", "apiserver", api.ready, 60)
+    wait_for(instance, "API server ready", "apiserver", api.ready)
     _start_controller_manager(instance)
     _start_scheduler(instance)
     # The service account is made by the controller manager: with it there, all four are known to work together.
     account = "/api/v1/namespaces/default/serviceaccounts/default"
-    wait_for(instance, "default service account", "controller-manager", lambda: api.get(account) is not None, 60)
+    wait_for(instance, "default service account", "controller-manager", lambda: api.get(account) is not None)
     say("control plane ready")
 
 
@@ -231,5 +233,5 @@ def bring_up_fake_nodes(instance: Instance) -> None:
         ]
         return len(fake) >= instance.kwok_nodes and all(is_ready(node) for node in fake)
 
-    wait_for(instance, "fake nodes ready", "kwok", ready, 60)
+    wait_for(instance, "fake nodes ready", "kwok", ready)
     say("fake nodes ready")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hack.cluster.errors import ClusterError
+from hack.cluster.paths import cache_folder, locked
 from hack.cluster.say import say
 
 # Package: a file that is there when it is installed.
@@ -69,7 +70,10 @@ def ensure(packages: dict[str, str]) -> None:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise ClusterError(f"missing: {' '.join(absent)}; `deps` installs them as root on Debian")
-    say(f"apt-get install {' '.join(absent)}")
-    _install(absent)
+    # Two commands at once, as tests run them, would find apt's own lock taken and fail.
+    with locked(cache_folder()):
+        if absent := missing(packages):
+            say(f"apt-get install {' '.join(absent)}")
+            _install(absent)
     if still := missing(packages):
         raise ClusterError(f"installed, and yet not there: {', '.join(packages[name] for name in still)}")

@@ -249,7 +249,7 @@ def bring_up(instance: Instance) -> None:
     _prepare_host(instance)
     _write_cni(instance)
     start(instance, "containerd", ["containerd", "--config", str(_write_containerd(instance))])
-    wait_for(instance, "containerd ready", "containerd", lambda: _containerd_answers(instance), 30)
+    wait_for(instance, "containerd ready", "containerd", lambda: _containerd_answers(instance))
     for archive in _system_images():
         load_image(instance, archive)
     _start_kubelet(instance)
@@ -257,9 +257,9 @@ def bring_up(instance: Instance) -> None:
     manifest = (MANIFESTS / "coredns.yaml").read_text().replace("DNS_IP", instance.dns_ip)
     kubectl(instance, "apply", "--server-side", "-f", "-", stdin=manifest)
     api = Api(instance)
-    wait_for(instance, "node ready", "kubelet", lambda: node_is_ready(api), 120)
+    wait_for(instance, "node ready", "kubelet", lambda: node_is_ready(api))
     say("node ready")
-    wait_for(instance, "CoreDNS available", "kubelet", lambda: _dns_is_available(api), 120)
+    wait_for(instance, "CoreDNS available", "kubelet", lambda: _dns_is_available(api))
     say("CoreDNS available")
 
 
@@ -281,7 +281,7 @@ def advertise_gpus(instance: Instance, count: int) -> None:
         if node["metadata"]["name"] != NODE_NAME:
             status["allocatable"] = resources
         api.must("PATCH", f"/api/v1/nodes/{node['metadata']['name']}/status", {"status": status}, MERGE_PATCH)
-    wait_for(instance, "GPUs allocatable", "kubelet", lambda: _all_have_gpus(api, count), 60)
+    wait_for(instance, "GPUs allocatable", "kubelet", lambda: _all_have_gpus(api, count))
 
 
 def _all_have_gpus(api: Api, count: int) -> bool:

@@ -113,7 +113,7 @@ def _kill(process: Process) -> None:
         os.close(descriptor)
 
 
-def end(processes: Iterable[Process], patience_seconds: float = 5.0) -> list[Process]:
+def end(processes: Iterable[Process], patience_seconds: float = 60.0) -> list[Process]:
     """Kill them, wait until they are gone, and return those that even then live.
 
     No grace is given: all that they could still write is about to be removed, and so the orderly end of a cluster is

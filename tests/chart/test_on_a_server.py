@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from chart.conftest import CHART
 from chart.test_chart import EVERYTHING, Render, pod_specs
-from cluster_fixtures import ControlPlane, eventually
+from cluster_fixtures import ControlPlane
+from patience import eventually
 
 S3 = "embeddedS3.enabled=true"
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("programs")]

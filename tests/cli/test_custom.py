@@ -1,26 +1,29 @@
 """A user's own trainer under ``nas run``: programs in sh that know nothing of us, and how each end is told."""
 
+import itertools
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from experiments import manifest
+from patience import HANG_SECONDS, eventually
 
 from nas_api import names
 from nas_api.child import StoreLocation
+from nas_cli import local_executor
 from nas_cli.main import main
 from nas_log.log import read_log
-from nas_log.records import Finished, Lost, Observed, Record
+from nas_log.records import Finished, Launched, Lost, Observed, Record
 from nas_store import open_store
 
 NAS = [sys.executable, "-c", "from nas_cli.main import main; main()"]
@@ -231,12 +234,19 @@ def test_a_divergence_is_observed(own: Own, tmp_path: Path) -> None:
     assert json.loads(line)["state"] == "Diverged" and json.loads(line)["metric"] is None
 
 
-def test_a_deadline_ends_all_that_the_command_has_started(own: Own, tmp_path: Path) -> None:
+def test_a_deadline_ends_all_that_the_command_has_started(
+    own: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "run"
-    script = 'sleep 77 & echo $! > "$NAS_DIR/pid"; wait'
+    pid = folder / "children" / "0" / "pid"
+    # Time passes only when the command has started what it starts.
+    times = itertools.count(step=2)
+    clock = SimpleNamespace(monotonic=lambda: next(times) if written(pid) else 0)
+    monkeypatch.setattr(local_executor, "time", clock)
+    script = 'sleep 7777 & echo $! > "$NAS_DIR/pid"; wait'
     nas("run", own(script, samples=1, trainer={"deadline": "1s"}), "--folder", folder)
     assert [record.reason for record in lost(folder)] == ["DeadlineExceeded"]
-    assert gone(int((folder / "children" / "0" / "pid").read_text()))
+    eventually(lambda: gone(int(pid.read_text())))
 
 
 @pytest.mark.parametrize(
@@ -267,7 +277,7 @@ def test_parallelism_is_the_manifests(own: Own, tmp_path: Path) -> None:
     script += f'while [ "$(ls "{tmp_path}/begun" | wc -l)" -lt 6 ]; do sleep 0.05; done\n{GOOD}'
     spec = {"parallelism": 6, "budget": {"samples": 6}}
     folder = tmp_path / "run"
-    nas("run", own(script, trainer={"deadline": "20s"}, **spec), "--folder", folder)
+    nas("run", own(script, trainer={"deadline": "5m"}, **spec), "--folder", folder)
     assert lost(folder) == []
 
 
@@ -282,25 +292,26 @@ def begin(manifest: Path, folder: Path) -> "subprocess.Popen[str]":
 
 
 def gone(process: int) -> bool:
-    """Return whether a process ends within 10 s."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except FileNotFoundError:
-            return True
-        time.sleep(0.05)
-    return False
+    """Return whether a process has ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def written(path: Path) -> bool:
+    """Return whether a file has its line."""
+    return path.exists() and path.read_text().endswith("\n")
 
 
 def wait_for(path: Path, process: "subprocess.Popen[str]") -> int:
     """Return the number in a file once it is there."""
-    deadline = time.monotonic() + 60
-    while not (path.exists() and path.read_text().strip()):
+
+    def there() -> bool:
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        return written(path)
+
+    eventually(there, message=str(path))
     return int(path.read_text())
 
 
@@ -308,12 +319,12 @@ def wait_for(path: Path, process: "subprocess.Popen[str]") -> int:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_outlives_a_run_that_ends_and_nothing_is_lost(own: Own, tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "run"
-    manifest = own(f'[ -e "{tmp_path}/go" ] || {{ sleep 77 & echo $! > "$NAS_DIR/pid"; wait; }}\n{GOOD}', samples=3)
+    manifest = own(f'[ -e "{tmp_path}/go" ] || {{ sleep 7777 & echo $! > "$NAS_DIR/pid"; wait; }}\n{GOOD}', samples=3)
     process = begin(manifest, folder)
     sleeping = [wait_for(folder / "children" / str(launch) / "pid", process) for launch in (0, 1)]
     os.kill(process.pid, number)
-    output, _ = process.communicate(timeout=60)
-    assert all(gone(each) for each in sleeping)
+    output, _ = process.communicate(timeout=HANG_SECONDS)
+    eventually(lambda: all(gone(each) for each in sleeping))
     if number == signal.SIGINT:
         assert process.returncode == 0 and "Resume with: nas run" in output
     (tmp_path / "go").touch()
@@ -325,16 +336,12 @@ def test_nothing_outlives_a_run_that_ends_and_nothing_is_lost(own: Own, tmp_path
 
 
 @pytest.mark.slow
-def test_cheap_children_are_quick(own: Own, tmp_path: Path) -> None:
-    """At least 20 children a second, with what the search costs beside them."""
-    manifest = own(LOOKUP, samples=200, parallelism=8)
-    nas("run", own(LOOKUP, samples=1), "--folder", tmp_path / "warm")
-    manifest = own(LOOKUP, samples=200, parallelism=8)
-    began = time.monotonic()
-    assert nas("run", manifest, "--folder", tmp_path / "run").exit_code == 0
-    rate = 200 / (time.monotonic() - began)
-    print(f"{rate:.0f} children a second")
-    assert rate >= 20
+def test_many_cheap_children_beside_each_other_are_all_observed(own: Own, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert nas("run", own(LOOKUP, samples=200, parallelism=8), "--folder", folder).exit_code == 0
+    found = records(folder)
+    assert Counter(record.sample for record in found if isinstance(record, Observed)) == Counter(range(200))
+    assert sum(isinstance(record, Launched) for record in found) == 200
 
 
 def test_faults_of_decisions_come_with_line_and_cure(tmp_path: Path) -> None:

@@ -5,13 +5,13 @@ import queue
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import HANG_SECONDS, eventually
 
 from nas_api import names
 from nas_api.child import StoreLocation, TrainerInput
@@ -59,7 +59,7 @@ def events() -> "queue.SimpleQueue[Event]":
 Events = "queue.SimpleQueue[Event]"
 
 
-def built_in(folder: Path, seconds: float = 60) -> LocalExecutor:
+def built_in(folder: Path, seconds: float = HANG_SECONDS) -> LocalExecutor:
     return LocalExecutor(BuiltInTrainer(folder / "children"), seconds, lambda _launch, _message: None)
 
 
@@ -76,11 +76,11 @@ def executor(tmp_path: Path, events: Events) -> Iterator[LocalExecutor]:
     local.close()
 
 
-def ended(events: Events, seconds: float = 60) -> Ended:
+def ended(events: Events) -> Ended:
     """Return the next end; a start must come before it."""
-    event = events.get(timeout=seconds)
+    event = events.get(timeout=HANG_SECONDS)
     assert isinstance(event, Started)
-    event = events.get(timeout=seconds)
+    event = events.get(timeout=HANG_SECONDS)
     assert isinstance(event, Ended)
     return event
 
@@ -147,17 +147,17 @@ def test_a_child_that_somebody_kills(
     executor: LocalExecutor, child: Child, events: Events, number: signal.Signals, end: End
 ) -> None:
     executor.launch(endless(child))
-    assert isinstance(events.get(timeout=60), Started)
+    assert isinstance(events.get(timeout=HANG_SECONDS), Started)
     (process,) = pids(executor)
     os.kill(process, number)
-    said = events.get(timeout=30)
+    said = events.get(timeout=HANG_SECONDS)
     assert isinstance(said, Ended)
     assert said.end is end
 
 
 def test_a_cancelled_child_says_nothing_more(executor: LocalExecutor, child: Child, events: Events) -> None:
     executor.launch(endless(child))
-    assert isinstance(events.get(timeout=60), Started)
+    assert isinstance(events.get(timeout=HANG_SECONDS), Started)
     executor.cancel(0)
     executor.cancel(7)  # one that does not exist is no error
     executor.launch(child(1))
@@ -168,9 +168,9 @@ def test_a_cancelled_child_says_nothing_more(executor: LocalExecutor, child: Chi
 def test_a_launch_that_exists_is_adopted(executor: LocalExecutor, child: Child, events: Events) -> None:
     executor.launch(endless(child))
     executor.launch(endless(child))
-    assert isinstance(events.get(timeout=60), Started)
-    time.sleep(0.3)
-    assert events.empty()
+    assert isinstance(events.get(timeout=HANG_SECONDS), Started)
+    executor.launch(endless(child, 1))
+    assert events.get(timeout=HANG_SECONDS) == Started(1)
 
 
 def test_nothing_outlives_close(tmp_path: Path, child: Child, events: Events) -> None:
@@ -178,7 +178,7 @@ def test_nothing_outlives_close(tmp_path: Path, child: Child, events: Events) ->
     local.start(events.put)
     for number in range(2):
         local.launch(endless(child, number))
-        assert isinstance(events.get(timeout=60), Started)
+        assert isinstance(events.get(timeout=HANG_SECONDS), Started)
     running = pids(local)
     local.close()
     assert not any(Path(f"/proc/{pid}").exists() for pid in running)
@@ -191,9 +191,9 @@ def test_nothing_outlives_a_killed_run(tmp_path: Path, child: Child) -> None:
         "import sys, time; from pathlib import Path; from nas_api.child import TrainerInput;"
         "from nas_cli.local_executor import LocalExecutor; from nas_cli.local_trainer import BuiltInTrainer;"
         "from nas_controller.executor import Launch;"
-        "local = LocalExecutor(BuiltInTrainer(Path(sys.argv[1])), 60, print);"
+        "local = LocalExecutor(BuiltInTrainer(Path(sys.argv[1])), 7777, print);"
         "local.start(lambda event: print(event, flush=True));"
-        "local.launch(Launch(0, (TrainerInput.model_validate_json(sys.argv[2]),))); time.sleep(60)"
+        "local.launch(Launch(0, (TrainerInput.model_validate_json(sys.argv[2]),))); time.sleep(7777)"
     )
     text = endless(child).inputs[0].model_dump_json(by_alias=True)
     run = subprocess.Popen([sys.executable, "-c", program, str(tmp_path), text], stdout=subprocess.PIPE, text=True)
@@ -203,13 +203,10 @@ def test_nothing_outlives_a_killed_run(tmp_path: Path, child: Child) -> None:
     assert len(below) >= 2  # the fork server and the child
     run.kill()
     run.communicate()
-    deadline = time.monotonic() + 20
-    while alive := [pid for pid in below if Path(f"/proc/{pid}").exists() and not _zombie(pid)]:
-        assert time.monotonic() < deadline, alive
-        time.sleep(0.05)
+    eventually(lambda: all(_gone(pid) for pid in below), message=lambda: [pid for pid in below if not _gone(pid)])
 
 
-def _zombie(pid: int) -> bool:
+def _gone(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:

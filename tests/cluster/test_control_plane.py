@@ -4,14 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hack.cluster import instance, processes
+from patience import HANG_SECONDS, eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 REPOSITORY = Path(__file__).resolve().parents[2]
 NAMES = ("test-one", "test-two")
 
@@ -38,7 +38,7 @@ def test_two_beside_each_other_with_fake_nodes_and_an_audit_log(state: Path) -> 
     cluster("gpus", "--name", NAMES[0], "8")
     job = ["kubectl", "create", "job", "one", "--image=none"]
     cluster("run-with", "--name", NAMES[0], "--", *job)
-    wait = ["kubectl", "wait", "--for=condition=Complete", "job/one", "--timeout=60s"]
+    wait = ["kubectl", "wait", "--for=condition=Complete", "job/one", f"--timeout={HANG_SECONDS:.0f}s"]
     cluster("run-with", "--name", NAMES[0], "--", *wait)
     assert "job-controller" in audit.read_text()
     other = cluster("run-with", "--name", NAMES[1], "--", "kubectl", "get", "jobs,nodes", "-A", "-o", "name")
@@ -55,17 +55,19 @@ def test_two_beside_each_other_with_fake_nodes_and_an_audit_log(state: Path) -> 
         assert not record.folder.exists()
 
 
-@pytest.mark.parametrize("seconds", [0.3, 1.0, 2.0])
-def test_an_interrupted_up_is_removed_by_down(state: Path, seconds: float) -> None:
+@pytest.mark.parametrize("moment", ["cluster.json", "log/etcd.log", "log/apiserver.log"])
+def test_an_interrupted_up_is_removed_by_down(state: Path, moment: str) -> None:
+    """It is interrupted as soon as there is one of its files."""
     command = [sys.executable, "-m", "hack.cluster", "up", "--name", NAMES[0], "--control-plane-only"]
     with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE) as beginning:
-        time.sleep(seconds)
+        eventually((instance.folder_of(NAMES[0]) / moment).exists, message=moment)
         beginning.send_signal(signal.SIGTERM)
         beginning.communicate()
     record = instance.load(NAMES[0])
+    assert record is not None
     cluster("down", "--name", NAMES[0])
     assert not instance.folder_of(NAMES[0]).exists()
-    assert record is None or processes.find_by_token(record.token) == []
+    assert processes.find_by_token(record.token) == []
 
 
 def test_a_killed_one_is_not_healthy_and_comes_up_anew(state: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hack.cluster import deps, instance, leftovers, network, oci, processes
 from hack.cluster.errors import ClusterError
+from patience import eventually
 
 ROUTES = """Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
 eth0\t00000000\t0102A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0
@@ -93,9 +94,7 @@ def test_a_process_is_found_by_its_token() -> None:
     token = instance.new_token()
     with subprocess.Popen(["sleep", "60"], env={**os.environ, processes.TOKEN_VARIABLE: token}) as sleeper:
         # Between fork and exec the child still shows this process's environment.
-        deadline = 200
-        while not (found := processes.find_by_token(token)) and (deadline := deadline - 1):
-            sleeper.poll()
+        found = eventually(lambda: processes.find_by_token(token))
         assert [process.pid for process in found] == [sleeper.pid]
         sleeper.kill()
     assert processes.find_by_token(token) == []

@@ -1,5 +1,6 @@
 """Plays the node where there is none: reads each child's input, writes its result and ends its pod."""
 
+import math
 import threading
 from collections import Counter
 from typing import Any
@@ -15,11 +16,13 @@ from nas_store import open_store
 
 
 class Node(threading.Thread):
-    """Ends every trainer pod of a namespace with success."""
+    """Ends trainer pods of a namespace with success, as many as it may."""
 
     def __init__(self, client: KubeClient, namespace: str) -> None:
         super().__init__(daemon=True)
         self.client, self.namespace = client, namespace
+        self.allowed = math.inf
+        """How many samples it trains at most, so that a search does not end before a test has done what it wants."""
         self.trained: Counter[int] = Counter()
         self.stopped = threading.Event()
 
@@ -27,7 +30,8 @@ class Node(threading.Thread):
         done: set[str] = set()
         while not self.stopped.wait(0.2):
             for pod in self.client.list(PODS, self.namespace, label_selector=f"{names.LABEL_ROLE}=trainer").items:
-                if pod["metadata"]["uid"] not in done and "deletionTimestamp" not in pod["metadata"]:
+                waits = pod["metadata"]["uid"] not in done and "deletionTimestamp" not in pod["metadata"]
+                if waits and self.trained.total() < self.allowed:
                     done.add(pod["metadata"]["uid"])
                     self._train(pod)
 

@@ -8,6 +8,7 @@ from typing import Protocol
 import pytest
 from controller.test_kubernetes import Bench
 from experiments import manifest
+from patience import HANG_SECONDS
 
 from nas_api import names
 from nas_api.child import Result, StoreLocation
@@ -41,7 +42,8 @@ class Table:
 
 class Local:
     def __init__(self, store: FolderStore, folder: Path, request: pytest.FixtureRequest) -> None:
-        self.executor: Executor = LocalExecutor(BuiltInTrainer(folder / "children"), 60.0, lambda launch, words: None)
+        trainer = BuiltInTrainer(folder / "children")
+        self.executor: Executor = LocalExecutor(trainer, HANG_SECONDS, lambda launch, words: None)
 
     def train(self, launch: Launch) -> None:
         """The process trains."""
@@ -90,9 +92,9 @@ def child(tmp_path: Path, number: int, *samples: int) -> Launch:
 
 def next_end(events: "SimpleQueue[Event]") -> Ended:
     """Return the next end; before it a child may say that it runs."""
-    event = events.get(timeout=60)
+    event = events.get(timeout=HANG_SECONDS)
     while isinstance(event, Started):
-        event = events.get(timeout=60)
+        event = events.get(timeout=HANG_SECONDS)
     assert isinstance(event, Ended)
     return event
 

@@ -8,7 +8,6 @@ import copy
 import json
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +22,7 @@ from demo.demo import MANIFEST, install
 from demo.places import NAMESPACE, Built
 from demo.steps import Steps
 from hack.cluster import leftovers
+from patience import HANG_SECONDS, eventually
 
 from nas_api import names
 from nas_api.child import S3Location
@@ -30,9 +30,12 @@ from nas_api.child_job import s3_location
 from nas_api.experiment import NASExperiment
 from nas_log.log import read_log
 from nas_log.records import Record
+from nas_store import Store
 from nas_store.s3 import S3Store
 
 Document = dict[str, Any]
+SEARCH_HANG_SECONDS = 1800.0
+"""As HANG_SECONDS, for what waits for a search: a slow machine trains a child in half a minute."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,13 @@ class World:
     ) -> subprocess.CompletedProcess[str]:
         """Run kubectl and return what became of it."""
         command = ["kubectl", "-n", namespace, *words]
-        return subprocess.run(
-            command, env=self.environment, input=stdin, capture_output=True, text=True, timeout=120, check=False
-        )
+        options: dict[str, Any] = {"capture_output": True, "text": True, "check": False, "timeout": HANG_SECONDS}
+        return subprocess.run(command, env=self.environment, input=stdin, **options)
 
     def helm(self, *words: str) -> str:
         """Run helm and return its output; a failure fails the test."""
-        command = ["helm", *words, "--namespace", NAMESPACE]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=280, check=False)
+        command = ["helm", *words, "--namespace", NAMESPACE, "--timeout", f"{HANG_SECONDS:.0f}s"]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"helm {' '.join(words)}: {done.stdout}{done.stderr}"
         return done.stdout
 
@@ -97,27 +99,37 @@ class World:
         status = self.experiment(name, namespace).get("status", {})
         return {item["type"]: item for item in status.get("conditions", ())}
 
-    def wait_complete(self, name: str, seconds: float, namespace: str = NAMESPACE) -> Document:
-        """Return an experiment's status once it is Complete; fail when it is Failed, or not in time."""
+    def install(self, *more: str) -> None:
+        """Install or upgrade the release."""
+        install(self.place, NAMESPACE, "--timeout", f"{HANG_SECONDS:.0f}s", *more)
+
+    def patch(self, name: str, spec: Document, namespace: str = NAMESPACE) -> None:
+        """Change some fields of an experiment's spec."""
+        self.kubectl("patch", "nas", name, "--type=merge", "-p", json.dumps({"spec": spec}), namespace=namespace)
+
+    def propose_no_more(self, name: str) -> None:
+        """Spend an experiment's budget: it is complete when what is open has ended.
+
+        A test that must do something before a search ends lets it begin with a budget that no machine spends meanwhile.
+        """
+        self.patch(name, {"budget": {"samples": 1}})
+
+    def wait_complete(self, name: str, namespace: str = NAMESPACE) -> Document:
+        """Return an experiment's status once it is Complete; fail when it is Failed."""
 
         def done() -> bool:
             conditions = self.conditions(name, namespace)
             assert conditions.get("Failed", {}).get("status") != "True", conditions["Failed"]
             return conditions.get("Complete", {}).get("status") == "True"
 
-        self.eventually(done, seconds, lambda: self.experiment(name, namespace).get("status"))
+        self.eventually(done, lambda: self.experiment(name, namespace).get("status"))
         status: Document = self.experiment(name, namespace)["status"]
         return status
 
-    def eventually(self, check: Callable[[], Any], seconds: float, show: Callable[[], Any] = str) -> Any:
-        """Return the first true value of ``check``; fail with what ``show`` returns when none comes in time."""
-        deadline = time.monotonic() + seconds
-        while True:
-            if value := check():
-                return value
-            if time.monotonic() > deadline:
-                pytest.fail(f"not within {seconds:.0f} s; now: {json.dumps(show(), indent=1, default=str)}")
-            time.sleep(0.5)
+    def eventually(self, check: Callable[[], Any], show: Callable[[], Any]) -> Any:
+        """Return the first true value of ``check``; fail with what ``show`` returns when none comes."""
+        shown = lambda: json.dumps(show(), indent=1, default=str)  # noqa: E731
+        return eventually(check, message=shown, seconds=SEARCH_HANG_SECONDS)
 
     def objects(self, document: Document) -> list[str]:
         """Return the keys below an experiment's prefix, relative to it."""
@@ -127,12 +139,15 @@ class World:
             found += [item["Key"].removeprefix(location.prefix) for item in page.get("Contents", ())]
         return found
 
-    def log(self, document: Document, monkeypatch: pytest.MonkeyPatch) -> list[Record]:
-        """Return an experiment's log, read through the store and checked for gaps and changed objects."""
+    def store(self, document: Document, monkeypatch: pytest.MonkeyPatch) -> Store:
+        """Return where an experiment keeps everything, as it is reached from this machine."""
         for key, value in self.keys().items():
             monkeypatch.setenv(key, value)
-        location = self.location(document).model_copy(update={"endpoint": self.endpoint})
-        return read_log(S3Store(location))
+        return S3Store(self.location(document).model_copy(update={"endpoint": self.endpoint}))
+
+    def log(self, document: Document, monkeypatch: pytest.MonkeyPatch) -> list[Record]:
+        """Return an experiment's log, read through the store and checked for gaps and changed objects."""
+        return read_log(self.store(document, monkeypatch))
 
     def s3(self) -> Any:
         """Return an S3 client of this machine."""
@@ -184,8 +199,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     try:
         if not kept:
             place.prepare(Steps())
-            install(place, NAMESPACE)
-        yield World(place, {**os.environ, **place.environment()})
+        world = World(place, {**os.environ, **place.environment()})
+        if not kept:
+            world.install()
+        yield world
     finally:
         if not kept:
             place.down()

@@ -15,7 +15,7 @@ from e2e.conftest import Document, World
 from nas_api import names
 from nas_log.records import Lost, Observed
 
-pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(3600)]
 EXAMPLE = Path("examples/custom")
 # Four samples fare as a user's may; the rest are trained.
 MOODS = """
@@ -49,7 +49,7 @@ def test_a_users_own_trainer_completes_and_its_failures_are_told(
     spec["trainer"] |= {"command": ["sh", "-c", MOODS], "attempts": 2, "epochs": 3}
     world.apply(document)
     name = document["metadata"]["name"]
-    status = world.wait_complete(name, 300)
+    status = world.wait_complete(name)
     assert (status["samples"]["observed"], status["samples"]["lost"]) == (4, 4)
 
     records = world.log(world.experiment(name), monkeypatch)

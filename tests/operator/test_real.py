@@ -6,21 +6,23 @@ There is no node, so pods stay pending and a test plays the kubelet and the cont
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import yaml
-from cluster_fixtures import REPOSITORY, ControlPlane, eventually
+from cluster_fixtures import REPOSITORY, ControlPlane
 from experiments import manifest
+from hack.cluster.network import choose_ports
+from patience import HANG_SECONDS, eventually
 
 from nas_api import names
 from nas_kube.client import KubeClient
@@ -37,6 +39,7 @@ from nas_kube.resources import (
     SERVICE_ACCOUNTS,
     Resource,
 )
+from nas_operator.plan import pause
 
 pytestmark = pytest.mark.cluster
 
@@ -97,9 +100,7 @@ class Operator:
     """One operator process for one namespace."""
 
     def __init__(self, kubeconfig: Path, namespace: str, folder: Path, **environment: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = choose_ports(["health"], ())["health"]
         self.log = folder / f"operator-{self.port}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -125,19 +126,19 @@ class Operator:
     def started(self) -> "Operator":
         """Wait until the watches are open."""
         done = "Initial authentication has finished."
-        eventually(lambda: any(line["event"] == done for line in self.lines()), message=self.log.read_text())
+        eventually(lambda: any(line["event"] == done for line in self.lines()), message=self.log.read_text)
         return self
 
     def probe(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=HANG_SECONDS) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=HANG_SECONDS)
 
 
 @pytest.fixture
@@ -235,14 +236,16 @@ class Lab:
         return {item["reason"]: item["note"] for item in found if item["regarding"]["kind"] == names.KIND}
 
     def until_pods(self, *indices: str) -> None:
-        eventually(lambda: self.pods() == list(indices), message=f"pods {indices}")
+        eventually(lambda: self.pods() == list(indices), message=lambda: f"pods {indices}; there are {self.pods()}")
 
     def until(self, kind: str, status: str, reason: str) -> dict[str, Any]:
         def reached() -> dict[str, Any] | None:
             item = self.condition(kind)
             return item if (item.get("status"), item.get("reason")) == (status, reason) else None
 
-        found: dict[str, Any] = eventually(reached, message=f"{kind}={status}/{reason}")
+        found: dict[str, Any] = eventually(
+            reached, message=lambda: f"{kind}={status}/{reason}, but {self.condition(kind)}"
+        )
         return found
 
 
@@ -327,10 +330,14 @@ def test_two_operators_do_no_harm(start: Any, lab: Lab) -> None:
         seen.add(pod["metadata"]["uid"])
         lab.client.delete(PODS, lab.namespace, pod["metadata"]["name"], uid=pod["metadata"]["uid"])
     last = eventually(successor, message="one controller after the last deletion")
+    # Long enough, as a rule, for an operator that would take it down: one that is only slow to do so is not found out.
     time.sleep(2)
-    (settled,) = lab.live_pods()
-    recorded = lab.experiment()["status"]["controller"]["pod"]
-    assert settled["metadata"]["name"] == recorded
+
+    def agreed() -> dict[str, Any] | None:
+        live, recorded = lab.live_pods(), lab.experiment()["status"]["controller"]["pod"]
+        return live[0] if [pod["metadata"]["name"] for pod in live] == [recorded] else None
+
+    settled = eventually(agreed, message="one controller, which the status names")
     assert settled["metadata"]["uid"] not in seen
     # Nobody takes a controller down that nobody else has: the one that came last stays, or gave way to a newer one.
     assert settled["metadata"]["creationTimestamp"] >= last["metadata"]["creationTimestamp"]
@@ -339,10 +346,10 @@ def test_two_operators_do_no_harm(start: Any, lab: Lab) -> None:
 def test_a_deleted_pod_is_replaced_at_once(operator: Operator, lab: Lab) -> None:
     lab.make()
     lab.until_pods("1")
-    began = time.monotonic()
     lab.client.delete(PODS, lab.namespace, lab.pod(1)["metadata"]["name"])
     lab.until_pods("2")
-    assert time.monotonic() - began < 3
+    # Only a failure that is counted makes a pause.
+    assert lab.pod(2)["metadata"]["annotations"][names.ANNOTATION_QUICK_FAILURES] == "0"
     eventually(lambda: "ControllerReplaced" in lab.events())
 
 
@@ -350,15 +357,17 @@ def test_a_controller_that_keeps_failing_is_slowed_down_and_told(operator: Opera
     lab.make()
     for index in (1, 2):
         eventually(lambda index=index: str(index) in lab.pods(), message=f"pod {index}")
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        ended = {"exitCode": 1, "startedAt": now, "finishedAt": now, "message": "ModuleNotFoundError: torch"}
+        now = datetime.now(UTC).replace(microsecond=0)
+        moment = now.isoformat().replace("+00:00", "Z")
+        ended = {"exitCode": 1, "startedAt": moment, "finishedAt": moment, "message": "ModuleNotFoundError: torch"}
         status = {"name": "controller", "ready": False, "restartCount": 0, "image": "i", "imageID": "i"}
         lab.play_kubelet(index, {"phase": "Failed", "containerStatuses": [{**status, "state": {"terminated": ended}}]})
-    told = lab.until("Progressing", "False", "ControllerFailed")
-    assert "2 times in a row. exit code 1: ModuleNotFoundError: torch" in told["message"]
-    assert "3" not in lab.pods()
     eventually(lambda: lab.pods() == ["2", "3"], message="the third after a pause, the first tidied away")
-    assert lab.pod(3)["metadata"]["annotations"][names.ANNOTATION_QUICK_FAILURES] == "2"
+    third = lab.pod(3)["metadata"]
+    assert third["annotations"][names.ANNOTATION_QUICK_FAILURES] == "2"
+    assert datetime.fromisoformat(third["creationTimestamp"]) - now >= pause(2) > timedelta(0)
+    eventually(lambda: "ControllerFailed" in lab.events())
+    assert "2 times in a row. exit code 1: ModuleNotFoundError: torch" in lab.events()["ControllerFailed"]
 
 
 def test_suspend_and_resume(operator: Operator, lab: Lab) -> None:
@@ -428,8 +437,7 @@ def test_templates_that_the_server_refuses(
         {"trainer": {**trainer, "template": template}} if part == "trainer" else {"controller": {"template": template}}
     )
     lab.make(**spec)
-    eventually(lambda: lab.condition("Progressing").get("status") == "False")
-    told = lab.condition("Progressing")
+    told = eventually(lambda: (it := lab.condition("Progressing")).get("status") == "False" and it)
     assert told["reason"] in ("InvalidTemplate", "ConfigMissing")
     assert f"spec.{part}.template" in told["message"]
     assert words in told["message"]
@@ -467,14 +475,14 @@ def test_a_full_quota_means_waiting(operator: Operator, lab: Lab) -> None:
     told = lab.until("Progressing", "False", "QuotaExceeded")
     assert "exceeded quota: q" in told["message"]
     lab.client.patch(RESOURCE_QUOTAS, lab.namespace, "q", {"spec": {"hard": {"pods": "5"}}})
-    eventually(lambda: lab.pods() == ["1"], seconds=30)
+    lab.until_pods("1")
 
 
 def test_a_change_of_the_controllers_template_replaces_the_pod(operator: Operator, lab: Lab) -> None:
     lab.make()
     lab.until_pods("1")
     lab.spec(parallelism=5)
-    time.sleep(1.5)
+    eventually(lambda: (it := lab.experiment())["status"]["observedGeneration"] == it["metadata"]["generation"])
     assert lab.pods() == ["1"]
     lab.spec(controller={"template": {"metadata": {"labels": {"team": "a"}}}})
     lab.until_pods("2")
@@ -515,7 +523,7 @@ def test_a_missing_volume_is_told_although_no_status_does(operator: Operator, la
         "type": "Warning",
     }
     lab.client.create(CORE_EVENTS, lab.namespace, {"apiVersion": "v1", "kind": "Event", **event})
-    eventually(lambda: lab.condition("Progressing").get("reason") == "ConfigMissing", seconds=45)
+    eventually(lambda: lab.condition("Progressing").get("reason") == "ConfigMissing")
     assert 'configmap "ca" not found' in lab.condition("Progressing")["message"]
     assert made["metadata"]["uid"] == lab.experiment()["metadata"]["uid"]
 
@@ -550,7 +558,7 @@ def test_deleting_an_experiment_leaves_nothing(operator: Operator, lab: Lab) -> 
                 return False
         return lab.pods() == []
 
-    eventually(gone, seconds=30)
+    eventually(gone)
     time.sleep(1.5)
     assert lab.pods() == []
 
@@ -567,7 +575,7 @@ def test_a_namesake_starts_anew(operator: Operator, lab: Lab) -> None:
         found = lab.client.list(PODS, lab.namespace, label_selector=f"{names.LABEL_ROLE}=controller").items
         return [item["metadata"]["name"] for item in found] == [wanted]
 
-    eventually(only_the_new, seconds=30)
+    eventually(only_the_new)
 
 
 def test_probes(operator: Operator) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from patience import HANG_SECONDS
 
 from nas_api import names
 from nas_api.child import ExitCode, Result, StoreLocation, TrainerInput, TrainerPack, trainer_document
@@ -133,7 +134,7 @@ def test_initial_weights_follow_from_the_seed_whoever_else_draws(
 def test_they_train_at_the_same_time_on_one_copy_of_the_dataset(
     document: Document, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    met = threading.Barrier(3, timeout=30)
+    met = threading.Barrier(3, timeout=HANG_SECONDS)
     seen: list[int] = []
     train_epoch = training.Training._train_epoch
 
@@ -198,10 +199,8 @@ def test_sigterm_saves_all_of_them(document: Document, tmp_path: Path) -> None:
         assert line, "the trainer ended too soon"
         waited_for = {(words, of) for words, of in waited_for if words not in line or f'"sample": {of},' not in line}
     process.send_signal(signal.SIGTERM)
-    sent = time.monotonic()
-    process.communicate(timeout=30)
+    process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == ExitCode.TERMINATED
-    assert time.monotonic() - sent < 10
     assert "SIGTERM" in message(tmp_path)
     store = FolderStore(tmp_path / "store")
     for each in pack[:3]:
@@ -217,7 +216,7 @@ def test_an_interruption_reaches_all_that_have_not_deferred_it() -> None:
     def endless(defer: Defer) -> None:
         at_work.set()
         try:
-            until = time.monotonic() + 60
+            until = time.monotonic() + HANG_SECONDS
             while time.monotonic() < until:
                 time.sleep(0.001)
         finally:
@@ -226,7 +225,7 @@ def test_an_interruption_reaches_all_that_have_not_deferred_it() -> None:
     def last_words(defer: Defer) -> None:
         defer()
         deferred.set()
-        assert interrupted.wait(60)
+        assert interrupted.wait(HANG_SECONDS)
         time.sleep(0.05)
 
     def fails(defer: Defer) -> None:
@@ -238,7 +237,7 @@ def test_an_interruption_reaches_all_that_have_not_deferred_it() -> None:
     before = signal.signal(signal.SIGUSR1, handler)
 
     def send() -> None:
-        assert at_work.wait(60) and deferred.wait(60)
+        assert at_work.wait(HANG_SECONDS) and deferred.wait(HANG_SECONDS)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
     sender = threading.Thread(target=send)
