@@ -389,7 +389,8 @@ class TrainerSpec(Model):
             ),
             (
                 "self.childrenPerPod == 1 || !self.gpu.compile",
-                "childrenPerPod must be 1 with gpu.compile: torch.compile does not support children in one process",
+                "childrenPerPod must be 1 with gpu.compile: torch.compile does not support several children in one"
+                " process",
             ),
             (
                 "!has(self.earlyStopping) || self.earlyStopping.epoch < self.epochs",
