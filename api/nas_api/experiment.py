@@ -413,7 +413,8 @@ class TrainerSpec(TrainingSpec):
             ),
             (
                 "self.childrenPerPod == 1 || !self.gpu.compile",
-                "childrenPerPod must be 1 with gpu.compile: torch.compile does not support children in one process",
+                "childrenPerPod must be 1 with gpu.compile: torch.compile does not support several children in one"
+                " process",
             ),
             (
                 "!has(self.earlyStopping) || self.earlyStopping.epoch < self.epochs",
