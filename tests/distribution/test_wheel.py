@@ -93,6 +93,10 @@ def test_a_manifest_is_validated(nas: Nas) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        ("status", "Complete"),
+        ("best", "accuracy"),
+        ("best -o json", '"architecture"'),
+        ("best --code", "class "),
         ("samples", "accuracy"),
         ("samples -o json", '"accuracy"'),
         ("logs --sample 0", "Trained"),
@@ -105,3 +109,10 @@ def test_a_search_is_read_without_torch(nas: Nas, searched: Path, words: str, ex
     done = nas(command, searched, *options)
     assert (done.returncode, done.stderr) == (0, "")
     assert expected in done.stdout
+
+
+def test_a_search_on_this_machine_says_what_it_needs(nas: Nas) -> None:
+    done = nas("run", ROOT / "examples" / "digits.yaml")
+    assert done.returncode == 1
+    assert 'pip install "nas-operator[run]"' in done.stderr
+    assert "Traceback" not in done.stderr
