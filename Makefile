@@ -74,6 +74,10 @@ requirements: venv ## Pin the requirements anew from pyproject.toml; UPGRADE= ke
 	    -o requirements/$$group.txt; \
 	done
 
+.PHONY: wheel
+wheel: venv ## Build the package into dist/
+	$(BIN)/uv build -q --wheel --no-build-isolation --python $(BIN)/python
+
 .PHONY: images
 images: $(BIN)/uv ## Build the images and load them into the demo's cluster
 	$(PYTHON) -m demo images

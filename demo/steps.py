@@ -29,11 +29,7 @@ class Steps:
         print(f"[{time.monotonic() - self.began:6.1f} s] {text}", flush=True)
 
     def step(self, title: str, action: Callable[[], object]) -> None:
-        """Run a step.
-
-        Raises:
-            DemoError: it failed.
-        """
+        """Run a step; what it raises passes."""
         self.say(f"==> {title}")
         start = time.monotonic()
         action()

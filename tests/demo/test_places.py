@@ -12,6 +12,7 @@ from demo.images import COMPONENTS, sources
 from demo.places import Built, Current, choose
 from demo.steps import ROOT, DemoError
 from hack.cluster import images as archives
+from hack.cluster.paths import images_folder
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
@@ -63,7 +64,7 @@ def test_an_image_is_tagged_by_what_goes_into_it(tmp_path: Path, monkeypatch: py
 
 def test_archives_of_other_tags_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = archives.images_folder()
+    folder = images_folder()
     folder.mkdir(parents=True)
     kept = {"localhost_nas-operator_new@2.tar", "localhost_nas-trainer_old@3.tar", "localhost_nas-s3_1.tar"}
     for name in (*kept, "localhost_nas-operator_old@1.tar"):
