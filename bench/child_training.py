@@ -29,15 +29,16 @@ from nas_api.decisions import Anchor
 from nas_api.experiment import NASExperiment
 from nas_api.search_space import SearchSpace, search_space
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
-from nas_trainer.data import load
-from nas_trainer.training import Training, best_of_last
+from nas_trainer.images.data import load
+from nas_trainer.images.training import Training, best_of_last
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "digits.yaml"
 BAR_SECONDS = 2.5
 # The clock that every process of a machine shares; the parent's reading is the process's start.
 _FIRST_STEP = """
 import sys, time
-from nas_trainer import main, training
+from nas_trainer import main
+from nas_trainer.images import training
 
 step = training.Training._step
 

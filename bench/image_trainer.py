@@ -20,9 +20,9 @@ from torch.nn import functional
 from nas_api.child import FinalSettings, StoreLocation
 from nas_api.experiment import DatasetSpec, DigitsDataset, OptimizerSpec
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
-from nas_trainer.data import Images, load
-from nas_trainer.network import Network
-from nas_trainer.training import Training
+from nas_trainer.images.data import Images, load
+from nas_trainer.images.network import Network
+from nas_trainer.images.training import Training
 
 BAR = 1.10
 NETWORKS = {

@@ -29,7 +29,7 @@ from nas_cli.local_run import read_status
 from nas_cli.main import main
 from nas_store import Store, open_store
 from nas_trainer.export import onnx_model
-from nas_trainer.training import FromPixels
+from nas_trainer.images.training import FromPixels
 
 NETWORK = ConvolutionalArchitecture.parse_short("*2 3x3:6 2x1:12/1x2p<0 5x3:8<0,1")
 UID = "12345678-0000-0000-0000-000000000000"

@@ -21,10 +21,10 @@ from nas_api.source import network_source
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_store.folder import FolderStore
 from nas_trainer import export
-from nas_trainer.data import fixed_order, load
+from nas_trainer.images.data import fixed_order, load
+from nas_trainer.images.training import Training
 from nas_trainer.main import main
 from nas_trainer.task import ExportFailed
-from nas_trainer.training import Training
 
 Draw = Callable[..., ConvolutionalArchitecture]
 DIGITS = DatasetSpec(digits=DigitsDataset(training_images=300))

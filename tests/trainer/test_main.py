@@ -20,7 +20,8 @@ from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.stopping import Stopped, StopRule
 from nas_store import open_store
 from nas_store.folder import FolderStore
-from nas_trainer import checkpoint, training
+from nas_trainer import checkpoint
+from nas_trainer.images import training
 from nas_trainer.main import main
 
 Draw = Callable[..., ConvolutionalArchitecture]

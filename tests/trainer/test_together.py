@@ -20,7 +20,8 @@ from nas_api.experiment import DatasetSpec, DigitsDataset, LanguageSpec, Optimiz
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellSpace, RecurrentCellSpec
 from nas_store.folder import FolderStore
-from nas_trainer import checkpoint, training
+from nas_trainer import checkpoint
+from nas_trainer.images import training
 from nas_trainer.main import main
 from nas_trainer.together import Defer, run_together
 

@@ -30,14 +30,14 @@ from nas_api.stopping import Rung, Stopped
 from nas_store import Store, open_store
 from nas_store.errors import StoreError
 from nas_trainer import checkpoint
-from nas_trainer.data import Images
 from nas_trainer.files import DatasetUnavailable
-from nas_trainer.language import language_training
+from nas_trainer.images.data import Images
+from nas_trainer.images.training import image_training, load_images
 from nas_trainer.process import leave_message
 from nas_trainer.task import ExportFailed, Progress, Task, Unsuitable
-from nas_trainer.text import Text, load_text
+from nas_trainer.text.data import Text, load_text
+from nas_trainer.text.training import language_training
 from nas_trainer.together import Defer, run_together
-from nas_trainer.training import image_training, load_images
 
 # A child that ends sooner is cheaper to repeat than to save.
 _CHECKPOINT_SECONDS = 60.0

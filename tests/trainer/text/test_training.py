@@ -18,8 +18,10 @@ from nas_api.source import architecture_source
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_api.stopping import Stopped, StopRule
 from nas_store.folder import FolderStore
-from nas_trainer import checkpoint, language
-from nas_trainer.language import (
+from nas_trainer import checkpoint
+from nas_trainer.main import main
+from nas_trainer.text.data import Text, load_text
+from nas_trainer.text.training import (
     BITS_PER_CHARACTER,
     PERPLEXITY,
     LanguageModel,
@@ -28,8 +30,6 @@ from nas_trainer.language import (
     model_parameters,
     streams,
 )
-from nas_trainer.main import main
-from nas_trainer.text import Text
 
 CELL = RecurrentCellArchitecture.parse_short(
     "add/tanh add/sigmoid elem_mult/relu add/tanh elem_mult/tanh add/sigmoid add/tanh; inject add/tanh at 4; c=5"
@@ -390,7 +390,7 @@ def test_a_final_test_reads_the_test_set_once_and_hands_the_model_over(
 
     # Train on training and validation text, nothing of the test's: that is measured by the readable module.
     document = TrainerInput.model_validate_json(environment[names.ENV_TRAINER_INPUT])
-    text = language.load_text(TextDataset(uri=str(tmp_path)), document.store, test=True)
+    text = load_text(TextDataset(uri=str(tmp_path)), document.store, test=True)
     assert len(text.train) == 80 * 6 and len(text.held_out) == 20 * 6
     source = architecture_source(CELL)
     assert source is not None

@@ -16,11 +16,11 @@ from nas_api.child import FinalSettings, TrainerInput
 from nas_api.experiment import LanguageSpec, OptimizerSpec, TextDataset
 from nas_api.handover import Vocabulary
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
-from nas_trainer.cell import RecurrentCell, linear
 from nas_trainer.descent import Descent
+from nas_trainer.images.training import choose_device
 from nas_trainer.task import Progress, Unsuitable
-from nas_trainer.text import END, UNKNOWN, Text, load_text
-from nas_trainer.training import choose_device
+from nas_trainer.text.cell import RecurrentCell, linear
+from nas_trainer.text.data import END, UNKNOWN, Text, load_text
 
 PERPLEXITY = "perplexity"
 BITS_PER_CHARACTER = "bitsPerCharacter"
@@ -34,12 +34,12 @@ def language_training(document: TrainerInput, load: Callable[..., Text] = load_t
 
     Args:
         document: what is asked for.
-        load: :func:`~nas_trainer.text.load_text`, or what calls it once for several children.
+        load: :func:`~nas_trainer.text.data.load_text`, or what calls it once for several children.
 
     Raises:
         Unsuitable: the metric is not one of the text's, the architecture is no cell, or the budget of parameters is
             too small for any.
-        DatasetUnavailable: see :func:`nas_trainer.text.load_text`.
+        DatasetUnavailable: see :func:`nas_trainer.text.data.load_text`.
         StoreUnreachable: the dataset's server does not answer.
     """
     spec = document.dataset.text or TextDataset()

@@ -19,9 +19,9 @@ from nas_api.child import S3Location, StoreLocation
 from nas_api.experiment import CifarDataset, DatasetSpec, DigitsDataset
 from nas_store import open_store
 from nas_store.s3 import S3Store
-from nas_trainer import data
-from nas_trainer.data import fixed_order, load
 from nas_trainer.files import DatasetUnavailable, open_files
+from nas_trainer.images import data
+from nas_trainer.images.data import fixed_order, load
 
 NOWHERE = StoreLocation(folder="/nowhere")
 TRAIN, TEST = 250, 50

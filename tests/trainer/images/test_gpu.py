@@ -9,10 +9,10 @@ from torch import Tensor
 from nas_api.child import FinalSettings, StoreLocation
 from nas_api.experiment import DatasetSpec, DigitsDataset, GpuSpec, OptimizerSpec
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
-from nas_trainer import training
-from nas_trainer.cuda_graph import WARM_UP_STEPS, RecordedStep
-from nas_trainer.data import load
-from nas_trainer.training import Training
+from nas_trainer.images import training
+from nas_trainer.images.cuda_graph import WARM_UP_STEPS, RecordedStep
+from nas_trainer.images.data import load
+from nas_trainer.images.training import Training
 
 
 class Tape:

@@ -17,11 +17,11 @@ from nas_api.child import FinalSettings, StoreLocation, TrainerInput
 from nas_api.experiment import DatasetSpec, GpuSpec, OptimizerSpec
 from nas_api.handover import Preprocessing
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
-from nas_trainer import data
-from nas_trainer.cuda_graph import GpuRecorder, RecordedStep, Step
-from nas_trainer.data import Images, whiten
 from nas_trainer.descent import Descent
-from nas_trainer.network import Network, multiply_adds
+from nas_trainer.images import data
+from nas_trainer.images.cuda_graph import GpuRecorder, RecordedStep, Step
+from nas_trainer.images.data import Images, whiten
+from nas_trainer.images.network import Network, multiply_adds
 from nas_trainer.task import Progress, Unsuitable
 
 METRIC = "accuracy"
@@ -33,7 +33,7 @@ _SEEDS = 2**63
 
 
 def load_images(spec: DatasetSpec, store: StoreLocation, *, cache: str | None, test: bool) -> Images:
-    """Return a dataset on the device, ready for each of its streams; see :func:`nas_trainer.data.load`."""
+    """Return a dataset on the device, ready for each of its streams; see :func:`nas_trainer.images.data.load`."""
     device = choose_device()
     images = data.load(spec, store, cache=cache, test=test).to(device, _memory_format(device))
     if device.type == "cuda":
@@ -50,7 +50,7 @@ def image_training(document: TrainerInput, load: Callable[..., Images] = load_im
 
     Raises:
         Unsuitable: the document asks for another metric, for batches of one image, or for what the image cannot do.
-        DatasetUnavailable: see :func:`nas_trainer.data.load`.
+        DatasetUnavailable: see :func:`nas_trainer.images.data.load`.
         StoreUnreachable: the dataset's server does not answer.
     """
     if document.metric != METRIC:

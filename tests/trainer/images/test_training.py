@@ -19,11 +19,11 @@ from nas_api.child import StoreLocation, TrainerInput
 from nas_api.experiment import DatasetSpec, DigitsDataset, OptimizerSpec
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_trainer import checkpoint
-from nas_trainer.data import Images, fixed_order, load
-from nas_trainer.network import Network
+from nas_trainer.images.data import Images, fixed_order, load
+from nas_trainer.images.network import Network
+from nas_trainer.images.training import Training, augment, best_of_last, central_crops
 from nas_trainer.optimizer import NesterovSGD
 from nas_trainer.task import Progress
-from nas_trainer.training import Training, augment, best_of_last, central_crops
 
 Draw = Callable[..., ConvolutionalArchitecture]
 NOWHERE = StoreLocation(folder="/nowhere")
@@ -144,8 +144,8 @@ import sys, torch
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.child import StoreLocation
 from nas_api.experiment import DatasetSpec, DigitsDataset, OptimizerSpec
-from nas_trainer.data import load
-from nas_trainer.training import Training
+from nas_trainer.images.data import load
+from nas_trainer.images.training import Training
 images = load(DatasetSpec(digits=DigitsDataset(training_images=100)), StoreLocation(folder="/"))
 network = ConvolutionalArchitecture.parse_short("3x3:4")
 Training(network, images, OptimizerSpec(), 50, 0, torch.device("cpu")).run(1, lambda: None)

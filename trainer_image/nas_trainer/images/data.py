@@ -21,8 +21,8 @@ from torch import Tensor
 
 from nas_api.child import StoreLocation
 from nas_api.experiment import CifarDataset, DatasetSpec, DigitsDataset
-from nas_trainer.cifar import Labelled, class_names, read_cifar
 from nas_trainer.files import DatasetUnavailable, open_files
+from nas_trainer.images.cifar import Labelled, class_names, read_cifar
 
 DIGITS_IMAGES = 1797
 DIGITS_VALIDATION_IMAGES = 397
