@@ -19,8 +19,9 @@ from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_trainer.descent import Descent
 from nas_trainer.images.training import choose_device
 from nas_trainer.task import Progress, Unsuitable
-from nas_trainer.text.cell import RecurrentCell, linear
+from nas_trainer.text.cell import RecurrentCell
 from nas_trainer.text.data import END, UNKNOWN, Text, load_text
+from nas_trainer.text.operations import linear
 
 PERPLEXITY = "perplexity"
 BITS_PER_CHARACTER = "bitsPerCharacter"
