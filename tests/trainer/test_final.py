@@ -179,7 +179,7 @@ def test_a_trial_of_the_grid_is_measured_on_the_validation_set(tmp_path: Path, d
 
 
 def test_a_final_test_goes_on_from_its_checkpoint(tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas_trainer.main._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("nas_trainer.child._CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(Training, "onnx", lambda self: (b"a model", 0.0))
     assert main(final_job(tmp_path, draw(1, layers=2))) == ExitCode.OK
     first = result(tmp_path, draw(1, layers=2))

@@ -81,7 +81,7 @@ def test_a_result_is_written_once_and_repeated_as_the_message(job: Job, draw: Dr
 
 def test_nothing_is_trained_when_the_result_exists(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FolderStore(tmp_path / "store").put_if_absent(names.result_key(3), b"even one that is malformed")
-    monkeypatch.setattr("nas_trainer.main.image_training", None)
+    monkeypatch.setattr("nas_trainer.child.image_training", None)
     assert main(job()) == ExitCode.OK
 
 
@@ -240,7 +240,7 @@ def test_sigterm_saves_and_the_next_attempt_ends_with_the_same_bits(job: Job, dr
 def test_a_long_training_saves_now_and_then_and_goes_on_from_there(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas_trainer.main._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("nas_trainer.child._CHECKPOINT_SECONDS", 0.0)
     assert main(job(epochs=2)) == ExitCode.OK
     store = FolderStore(tmp_path / "store")
     (tmp_path / "store" / names.result_key(3)).unlink()
@@ -296,7 +296,7 @@ def test_one_that_meets_the_bound_ends_as_if_there_were_no_rule(job: Job, tmp_pa
 def test_an_interrupted_child_is_judged_by_its_own_attempt_s_rule_and_only_once(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas_trainer.main._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("nas_trainer.child._CHECKPOINT_SECONDS", 0.0)
     hopeless = StopRule(epoch=2, bound=1.1, goal="Maximize")
     result = tmp_path / "store" / names.result_key(3)
     # From before the rule's epoch, and from just after it: judged, with the very bits of one that went through.

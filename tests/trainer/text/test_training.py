@@ -329,7 +329,7 @@ def test_a_child_goes_on_from_its_checkpoint(job: Job, tmp_path: Path, monkeypat
     assert main(job(epochs=4)) == ExitCode.OK
     whole = result(tmp_path)
     (tmp_path / "store" / names.result_key(3)).unlink()
-    monkeypatch.setattr("nas_trainer.main._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("nas_trainer.child._CHECKPOINT_SECONDS", 0.0)
     assert main(job(epochs=2)) == ExitCode.OK
     (tmp_path / "store" / names.result_key(3)).unlink()
     epochs: list[int] = []
