@@ -19,7 +19,7 @@ from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_cli.manifest import read_experiment
 from nas_trainer.images.network import multiply_adds
-from nas_trainer.text.training import fitting_width, model_parameters
+from nas_trainer.text.model import fitting_width, model_parameters
 
 PAPER = Path(__file__).resolve().parents[1] / "examples" / "paper"
 SEARCHES = (

@@ -32,7 +32,7 @@ from nas_api.spaces.recurrent_cell import (
 )
 from nas_trainer.optimizer import NesterovSGD
 from nas_trainer.text.cell import RecurrentCell
-from nas_trainer.text.training import LanguageModel, fitting_width
+from nas_trainer.text.model import LanguageModel, fitting_width
 
 STEPS, BATCH, WORDS = 35, 20, 10_000
 NASCELL = RecurrentCellArchitecture.parse_short(

@@ -139,7 +139,7 @@ def test_out_of_memory_has_its_own_code(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(training.Training, "_train_epoch", fail)
+    monkeypatch.setattr(training.ImageTraining, "_train_epoch", fail)
     assert main(job()) == ExitCode.OUT_OF_MEMORY
     assert "lower trainer.batchSize" in message(tmp_path)
 
@@ -161,7 +161,7 @@ def test_an_unexpected_error_is_raised_with_its_traceback(job: Job, monkeypatch:
     def fail(*_: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(training.Training, "_train_epoch", fail)
+    monkeypatch.setattr(training.ImageTraining, "_train_epoch", fail)
     with pytest.raises(RuntimeError, match="mat1"):
         main(job())
 
@@ -245,9 +245,9 @@ def test_a_long_training_saves_now_and_then_and_goes_on_from_there(
     store = FolderStore(tmp_path / "store")
     (tmp_path / "store" / names.result_key(3)).unlink()
     trained: list[int] = []
-    train = training.Training._train_epoch
+    train = training.ImageTraining._train_epoch
     monkeypatch.setattr(
-        training.Training, "_train_epoch", lambda self, epoch: trained.append(epoch) or train(self, epoch)
+        training.ImageTraining, "_train_epoch", lambda self, epoch: trained.append(epoch) or train(self, epoch)
     )
     assert main(job(epochs=3, attempt=2)) == ExitCode.OK
     assert trained == [2]

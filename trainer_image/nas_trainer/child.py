@@ -27,10 +27,10 @@ from nas_store.errors import StoreError
 from nas_trainer import checkpoint
 from nas_trainer.files import DatasetUnavailable
 from nas_trainer.images.data import Images
-from nas_trainer.images.training import image_training, load_images
+from nas_trainer.images.training import image_training, images_on_device
 from nas_trainer.task import ExportFailed, Progress, Task, Unsuitable
 from nas_trainer.text.data import Text, load_text
-from nas_trainer.text.training import language_training
+from nas_trainer.text.training import text_training
 from nas_trainer.together import Defer
 
 # A child that ends sooner is cheaper to repeat than to save.
@@ -63,8 +63,8 @@ class Shared:
 
     building: threading.Lock = field(default_factory=threading.Lock)
     """Held while a network is built: torch draws initial weights from one generator for all threads, seeded by each."""
-    images: Callable[..., Images] = field(default_factory=lambda: lru_cache(1)(load_images))
-    """``load_images``, once."""
+    images: Callable[..., Images] = field(default_factory=lambda: lru_cache(1)(images_on_device))
+    """``images_on_device``, once."""
     text: Callable[..., Text] = field(default_factory=lambda: lru_cache(1)(load_text))
     """``load_text``, once."""
 
@@ -109,7 +109,7 @@ def _task(document: TrainerInput, shared: Shared) -> Task:
         with _storage_failures(), shared.building:
             if document.dataset.text is None:
                 return image_training(document, shared.images)
-            return language_training(document, shared.text)
+            return text_training(document, shared.text)
     except Unsuitable as error:
         raise Failure(ExitCode.INVALID_INPUT, str(error)) from error
     except DatasetUnavailable as error:

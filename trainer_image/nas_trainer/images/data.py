@@ -8,11 +8,8 @@ its time: each has mean 0 and deviation 1 over its pixels and channels. Digits h
 training images.
 """
 
-import gzip
 import hashlib
-import importlib.util
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,8 +20,9 @@ from nas_api.child import StoreLocation
 from nas_api.experiment import CifarDataset, DatasetSpec, DigitsDataset
 from nas_trainer.files import DatasetUnavailable, open_files
 from nas_trainer.images.cifar import Labelled, class_names, read_cifar
+from nas_trainer.images.digits import DIGITS_IMAGES, read_digits
+from nas_trainer.images.preprocessing import whiten
 
-DIGITS_IMAGES = 1797
 DIGITS_VALIDATION_IMAGES = 397
 
 
@@ -64,7 +62,7 @@ class Images:
         )
 
 
-def load(spec: DatasetSpec, store: StoreLocation, *, cache: str | None = None, test: bool = False) -> Images:
+def load_images(spec: DatasetSpec, store: StoreLocation, *, cache: str | None = None, test: bool = False) -> Images:
     """Return the dataset that a manifest names.
 
     Args:
@@ -83,17 +81,6 @@ def load(spec: DatasetSpec, store: StoreLocation, *, cache: str | None = None, t
     return _digits(spec.digits or DigitsDataset(), test)
 
 
-def whiten(images: Tensor) -> Tensor:
-    """Give each of some images (n, channels, height, width) mean 0 and deviation 1, in place; return them.
-
-    One that is all of one colour becomes 0.
-    """
-    images -= images.mean((1, 2, 3), keepdim=True)
-    # Pixels are whole numbers: a smaller deviation than this is that of one pixel that differs a little.
-    images /= images.std((1, 2, 3), keepdim=True, correction=0).clamp_min(images[0].numel() ** -0.5)
-    return images
-
-
 def fixed_order(count: int) -> NDArray[np.int64]:
     """Return 0..count-1 in an order that looks random and never changes."""
     keys = [hashlib.sha256(str(index).encode()).digest() for index in range(count)]
@@ -101,22 +88,10 @@ def fixed_order(count: int) -> NDArray[np.int64]:
 
 
 def _digits(spec: DigitsDataset, test: bool) -> Images:
-    # Importing scikit-learn costs more than training a small child does; its data file is all we need.
-    package = importlib.util.find_spec("sklearn")
-    if package is None or not package.submodule_search_locations:
-        raise DatasetUnavailable("scikit-learn, which carries the digits, is not installed: use the trainer's image")
-    path = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
-    try:
-        with gzip.open(path, "rt") as file:
-            table = np.loadtxt(file, delimiter=",", dtype=np.float32)
-    except (OSError, ValueError) as error:
-        raise DatasetUnavailable(f"the digits of scikit-learn cannot be read ({error}): install it again") from error
-    if table.shape != (DIGITS_IMAGES, 65):
-        raise DatasetUnavailable(f"the digits of scikit-learn have the shape {table.shape}: install it again")
     seen = spec.training_images + DIGITS_VALIDATION_IMAGES
     if test and seen >= DIGITS_IMAGES:
         raise DatasetUnavailable("no digits are left to test on: lower trainer.dataset.digits.trainingImages")
-    table = table[fixed_order(DIGITS_IMAGES)]
+    table = read_digits()[fixed_order(DIGITS_IMAGES)]
     training, end = (seen, DIGITS_IMAGES) if test else (spec.training_images, seen)
     images = torch.from_numpy(table[:end, :-1].reshape(-1, 1, 8, 8))
     labels = torch.from_numpy(table[:end, -1].astype(np.int64))
