@@ -123,7 +123,8 @@ def read_trainer_document(text: str) -> tuple[TrainerInput, ...]:
 
 
 MAX_RESULT_BYTES = 2**20
-"""The largest result object that is read; a larger one loses its sample (InvalidResult)."""
+"""The largest result object, or result.json of a user's own trainer, that is read; a larger one loses its sample
+(InvalidResult)."""
 
 MetricName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$")]
 

@@ -22,7 +22,6 @@ POD_FOLDER = "/nas"
 ARCHITECTURE = "architecture.json"
 SETTINGS = "settings.json"
 RESULT = "result.json"
-MAX_RESULT_BYTES = 1 << 20
 _LONGEST_MESSAGE = 1000
 
 
