@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from nas_api.base import Decimal, DnsLabel, Duration, Model, PositiveDecimal
+from nas_api.base import Decimal, DnsLabel, Duration, MetricName, Model, PositiveDecimal
 from nas_api.cel import at_most_one, cel, exactly_one
 from nas_api.names import MAX_EXPERIMENT_NAME
 from nas_api.search_space import SearchSpaceSpec
@@ -48,7 +48,7 @@ class PenaltySpec(Model):
     This is the soft constraint of MnasNet. A sample whose trainer does not report the metric is lost (InvalidResult).
     """
 
-    metric: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$", max_length=63)]
+    metric: Annotated[MetricName, Field(max_length=63)]
     """A metric that the trainer reports and that should be small: parameters, flops, latencySeconds or your own."""
     target: Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) > 0.0", "must be above 0")))]
     """The value at which the reward stays as it is."""
@@ -74,7 +74,7 @@ class ObjectiveSpec(Model):
         )
     }
 
-    metric: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$", max_length=63)] = "accuracy"
+    metric: Annotated[MetricName, Field(max_length=63)] = "accuracy"
     """Name of the metric that the trainer reports."""
     goal: Goal = "Maximize"
     """Whether higher or lower values of the metric are better."""
