@@ -20,7 +20,7 @@ from nas_api.child import StoreLocation
 from nas_api.experiment import CifarDataset, DatasetSpec, DigitsDataset
 from nas_trainer.files import DatasetUnavailable, open_files
 from nas_trainer.images.cifar import Labelled, class_names, read_cifar
-from nas_trainer.images.digits import DIGITS_IMAGES, read_digits
+from nas_trainer.images.digits import read_digits
 from nas_trainer.images.preprocessing import whiten
 
 DIGITS_VALIDATION_IMAGES = 397
@@ -75,10 +75,10 @@ def load_images(spec: DatasetSpec, store: StoreLocation, *, cache: str | None = 
         DatasetUnavailable: a file is missing or broken, or there are too few images for the split.
         StoreUnreachable: the S3 server does not answer.
     """
-    for classes, cifar in ((10, spec.cifar10), (100, spec.cifar100)):
-        if cifar is not None:
-            return _cifar(cifar, classes, store, cache, test)
-    return _digits(spec.digits or DigitsDataset(), test)
+    cifar = spec.cifar10 or spec.cifar100
+    if cifar is not None:
+        return _cifar(cifar, spec.classes, store, cache, test)
+    return _digits(spec.digits or DigitsDataset(), spec.classes, test)
 
 
 def fixed_order(count: int) -> NDArray[np.int64]:
@@ -87,14 +87,14 @@ def fixed_order(count: int) -> NDArray[np.int64]:
     return np.array(sorted(range(count), key=keys.__getitem__), dtype=np.int64)
 
 
-def _digits(spec: DigitsDataset, test: bool) -> Images:
+def _digits(spec: DigitsDataset, classes: int, test: bool) -> Images:
+    pixels, digits = read_digits()
+    order = fixed_order(len(digits))
     seen = spec.training_images + DIGITS_VALIDATION_IMAGES
-    if test and seen >= DIGITS_IMAGES:
+    if test and seen >= len(order):
         raise DatasetUnavailable("no digits are left to test on: lower trainer.dataset.digits.trainingImages")
-    table = read_digits()[fixed_order(DIGITS_IMAGES)]
-    training, end = (seen, DIGITS_IMAGES) if test else (spec.training_images, seen)
-    images = torch.from_numpy(table[:end, :-1].reshape(-1, 1, 8, 8))
-    labels = torch.from_numpy(table[:end, -1].astype(np.int64))
+    training, end = (seen, len(order)) if test else (spec.training_images, seen)
+    images, labels = torch.from_numpy(pixels[order[:end]]), torch.from_numpy(digits[order[:end]])
     mean, deviation = images[:training].mean().item(), images[:training].std().item()
     images = (images - mean) / deviation
     return Images(
@@ -102,9 +102,9 @@ def _digits(spec: DigitsDataset, test: bool) -> Images:
         labels[:training],
         images[training:],
         labels[training:],
-        classes=10,
+        classes,
         augmented=False,
-        class_names=tuple("0123456789"),
+        class_names=tuple(map(str, range(classes))),
         brightest=16.0,
         scale=(mean, deviation),
     )

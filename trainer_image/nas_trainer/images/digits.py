@@ -2,18 +2,20 @@
 
 import gzip
 import importlib.util
+import math
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nas_api.experiment import DigitsDataset
 from nas_trainer.files import DatasetUnavailable
 
-DIGITS_IMAGES = 1797
+_IMAGES = 1797
 
 
-def read_digits() -> NDArray[np.float32]:
-    """Return the digits, float32 (1797, 65): the 64 pixels of each row by row, from 0 to 16, and its label.
+def read_digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the digits' pixels, float32 (n, 1, 8, 8) from 0 to 16, and their labels, int64 (n,).
 
     Raises:
         DatasetUnavailable: scikit-learn is not installed, or damaged.
@@ -28,6 +30,7 @@ def read_digits() -> NDArray[np.float32]:
             table = np.loadtxt(file, delimiter=",", dtype=np.float32)
     except (OSError, ValueError) as error:
         raise DatasetUnavailable(f"the digits of scikit-learn cannot be read ({error}): install it again") from error
-    if table.shape != (DIGITS_IMAGES, 65):
+    shape = (DigitsDataset.channels, DigitsDataset.side, DigitsDataset.side)
+    if table.shape != (_IMAGES, math.prod(shape) + 1):
         raise DatasetUnavailable(f"the digits of scikit-learn have the shape {table.shape}: install it again")
-    return table
+    return table[:, :-1].reshape(-1, *shape), table[:, -1].astype(np.int64)
