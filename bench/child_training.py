@@ -29,24 +29,25 @@ from nas_api.decisions import Anchor
 from nas_api.experiment import NASExperiment
 from nas_api.search_space import SearchSpace, search_space
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
-from nas_trainer.data import load
-from nas_trainer.training import Training, best_of_last
+from nas_trainer.images.data import load_images
+from nas_trainer.images.training import ImageTraining, best_of_last
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "digits.yaml"
 BAR_SECONDS = 2.5
 # The clock that every process of a machine shares; the parent's reading is the process's start.
 _FIRST_STEP = """
 import sys, time
-from nas_trainer import main, training
+from nas_trainer import main
+from nas_trainer.images import training
 
-step = training.Training._step
+step = training.ImageTraining._step
 
 def first(self, *batch):
     print(time.monotonic(), flush=True)
-    training.Training._step = step
+    training.ImageTraining._step = step
     return step(self, *batch)
 
-training.Training._step = first
+training.ImageTraining._step = first
 sys.exit(main.main())
 """
 _IMPORT_TORCH = "import time; started = time.monotonic(); import torch; print(time.monotonic() - started)"
@@ -67,7 +68,7 @@ def children(experiment: NASExperiment, architectures: int, seeds: int) -> None:
     """Print seconds and spreads of trainings in this process."""
     trainer = experiment.spec.trainer
     space, rng = search_space(experiment.spec.search_space), random.Random(0)
-    images = load(trainer.dataset, StoreLocation(folder="/"))
+    images = load_images(trainer.dataset, StoreLocation(folder="/"))
     times: list[float] = []
     accuracies: list[list[float]] = []
     for _ in range(architectures):
@@ -75,7 +76,9 @@ def children(experiment: NASExperiment, architectures: int, seeds: int) -> None:
         row = []
         for seed in range(seeds):
             started = time.process_time()
-            training = Training(architecture, images, trainer.optimizer, trainer.batch_size, seed, torch.device("cpu"))
+            training = ImageTraining(
+                architecture, images, trainer.optimizer, trainer.batch_size, seed, torch.device("cpu")
+            )
             training.run(trainer.epochs, lambda: None)
             times.append(time.process_time() - started)
             row.append(best_of_last(training.progress.metrics, trainer.reward_epochs))

@@ -20,9 +20,9 @@ from torch.nn import functional
 from nas_api.child import FinalSettings, StoreLocation
 from nas_api.experiment import DatasetSpec, DigitsDataset, OptimizerSpec
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
-from nas_trainer.data import Images, load
-from nas_trainer.network import Network
-from nas_trainer.training import Training
+from nas_trainer.images.data import Images, load_images
+from nas_trainer.images.network import Network
+from nas_trainer.images.training import ImageTraining
 
 BAR = 1.10
 NETWORKS = {
@@ -34,7 +34,7 @@ NETWORKS = {
 def dataset(name: str) -> Images:
     """Return the digits as the demo has them, or random images of CIFAR-10's shape, enough for six steps."""
     if name == "digits":
-        return load(DatasetSpec(digits=DigitsDataset()), StoreLocation(folder="/"))
+        return load_images(DatasetSpec(digits=DigitsDataset()), StoreLocation(folder="/"))
     generator = torch.Generator().manual_seed(0)
     images, labels = torch.randn(256, 3, 32, 32, generator=generator), torch.arange(256) % 10
     return Images(images[:192], labels[:192], images[192:], labels[192:], classes=10, augmented=True)
@@ -76,7 +76,7 @@ def our_epoch(
 ) -> Callable[[], None]:
     """Return a function that trains one epoch more; with ``measured`` it ends with the validation."""
     final = FinalSettings(test=not measured)
-    training = Training(architecture, images, spec, batch_size, 0, torch.device("cpu"), final=final)
+    training = ImageTraining(architecture, images, spec, batch_size, 0, torch.device("cpu"), final=final)
     return lambda: training.run(training.progress.epochs + 1, lambda: None)
 
 

@@ -18,8 +18,8 @@ from nas_api.search_space import SearchSpace, search_space
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_cli.manifest import read_experiment
-from nas_trainer.language import fitting_width, model_parameters
-from nas_trainer.network import multiply_adds
+from nas_trainer.images.network import multiply_adds
+from nas_trainer.text.model import fitting_width, model_parameters
 
 PAPER = Path(__file__).resolve().parents[1] / "examples" / "paper"
 SEARCHES = (

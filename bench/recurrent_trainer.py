@@ -30,9 +30,9 @@ from nas_api.spaces.recurrent_cell import (
     RecurrentCellSpace,
     RecurrentCellSpec,
 )
-from nas_trainer.cell import RecurrentCell
-from nas_trainer.language import LanguageModel, fitting_width
 from nas_trainer.optimizer import NesterovSGD
+from nas_trainer.text.cell import RecurrentCell
+from nas_trainer.text.model import LanguageModel, fitting_width
 
 STEPS, BATCH, WORDS = 35, 20, 10_000
 NASCELL = RecurrentCellArchitecture.parse_short(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from nas_api.architecture import Architecture
-from nas_api.base import Model, PositiveDecimal
+from nas_api.base import MetricName, Model, PositiveDecimal
 from nas_api.experiment import TrainingSpec
 from nas_api.stopping import Stopped, StopRule
 
@@ -119,9 +119,8 @@ def read_trainer_document(text: str) -> tuple[TrainerInput, ...]:
 
 
 MAX_RESULT_BYTES = 2**20
-"""The largest result object that is read; a larger one loses its sample (InvalidResult)."""
-
-MetricName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$")]
+"""The largest result object, or result.json of a user's own trainer, that is read; a larger one loses its sample
+(InvalidResult)."""
 
 
 class Result(Model):

@@ -12,8 +12,8 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from nas_api import names
-from nas_api.base import Model
-from nas_api.child import MetricName, Result, TrainerInput
+from nas_api.base import MetricName, Model
+from nas_api.child import Result, TrainerInput
 from nas_api.experiment import TrainerSpec
 from nas_api.harmless import harmless
 
@@ -22,7 +22,6 @@ POD_FOLDER = "/nas"
 ARCHITECTURE = "architecture.json"
 SETTINGS = "settings.json"
 RESULT = "result.json"
-MAX_RESULT_BYTES = 1 << 20
 _LONGEST_MESSAGE = 1000
 
 

@@ -5,11 +5,11 @@ The CustomResourceDefinition is generated from these models (``crd.py``): attrib
 so that the API server itself refuses a bad manifest.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from nas_api.base import Decimal, DnsLabel, Duration, Model, PositiveDecimal
+from nas_api.base import Decimal, DnsLabel, Duration, MetricName, Model, PositiveDecimal
 from nas_api.cel import at_most_one, cel, exactly_one
 from nas_api.names import MAX_EXPERIMENT_NAME
 from nas_api.search_space import SearchSpaceSpec
@@ -48,7 +48,7 @@ class PenaltySpec(Model):
     This is the soft constraint of MnasNet. A sample whose trainer does not report the metric is lost (InvalidResult).
     """
 
-    metric: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$", max_length=63)]
+    metric: Annotated[MetricName, Field(max_length=63)]
     """A metric that the trainer reports and that should be small: parameters, flops, latencySeconds or your own."""
     target: Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) > 0.0", "must be above 0")))]
     """The value at which the reward stays as it is."""
@@ -74,7 +74,7 @@ class ObjectiveSpec(Model):
         )
     }
 
-    metric: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$", max_length=63)] = "accuracy"
+    metric: Annotated[MetricName, Field(max_length=63)] = "accuracy"
     """Name of the metric that the trainer reports."""
     goal: Goal = "Maximize"
     """Whether higher or lower values of the metric are better."""
@@ -233,6 +233,9 @@ Uri = Annotated[str, StringConstraints(pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,62}
 class DigitsDataset(Model):
     """scikit-learn's digits: 1,797 real 8x8 images that ship with the trainer's image."""
 
+    channels: ClassVar[int] = 1
+    side: ClassVar[int] = 8
+
     training_images: Annotated[int, Field(ge=50, le=1400)] = 1000
     """Number of training images; the next 397 are for validation, and the rest are the test set, which no child of the
     search sees."""
@@ -240,6 +243,9 @@ class DigitsDataset(Model):
 
 class CifarDataset(Model):
     """CIFAR images: the binary files, parquet files, or a folder of images for each class."""
+
+    channels: ClassVar[int] = 3
+    side: ClassVar[int] = 32
 
     uri: Uri
     """Where the files are: s3://bucket/prefix, or an absolute path on a volume of the pod. The layout is recognised by
@@ -290,12 +296,17 @@ class DatasetSpec(Model):
 
     @property
     def channels(self) -> int:
-        """Channels of an image, where the dataset has images."""
-        return 1 if self.digits is not None else 3
+        """Channels of an image, where the dataset has images; CIFAR's where only your own trainer knows."""
+        return DigitsDataset.channels if self.digits is not None else CifarDataset.channels
+
+    @property
+    def side(self) -> int:
+        """Height and width of an image in pixels; as ``channels``."""
+        return DigitsDataset.side if self.digits is not None else CifarDataset.side
 
     @property
     def classes(self) -> int:
-        """Classes to tell apart, where the dataset has images."""
+        """Classes to tell apart; as ``channels``, of CIFAR-10."""
         return 100 if self.cifar100 is not None else 10
 
 

@@ -1,7 +1,7 @@
 """An architecture as a readable Python module that needs only torch.
 
 The network is the trainer's, with the same names of parameters, so that its weights load with
-``load_state_dict``. What the paper leaves open is decided here and in ``nas_trainer.network`` alike:
+``load_state_dict``. What the paper leaves open is decided here and in ``nas_trainer.images.network`` alike:
 
 - a convolution keeps ``ceil(size / stride)`` pixels, and is followed by batch normalisation and ReLU;
 - inputs of differing sizes are zero-padded below and on the right, so that their first pixels lie on

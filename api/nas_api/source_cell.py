@@ -1,7 +1,7 @@
 """A recurrent cell as a readable Python module that needs only torch.
 
 It has the cell, written out node by node, the language model around it, and the way from a text to numbers and to its
-perplexity. The parameters' names and shapes are those of ``nas_trainer.language``, so that its weights load;
+perplexity. The parameters' names and shapes are those of ``nas_trainer.text.model``, so that its weights load;
 ``Network.of(weights)`` takes the sizes from them.
 """
 

@@ -5,7 +5,6 @@ metadata. It covers the log's objects up to its number and names the last one's 
 taken for another log's. It is written once; one that cannot be read is passed over for an older one.
 """
 
-import json
 import re
 
 import structlog
@@ -16,7 +15,7 @@ from safetensors.torch import load, save
 from nas_api import names
 from nas_api.search_space import search_space
 from nas_controller.state import Core, MakePolicy, SearchState
-from nas_store import Store
+from nas_store import Store, tensors
 
 _log = structlog.get_logger()
 
@@ -44,8 +43,7 @@ def decode(data: bytes, make_policy: MakePolicy) -> tuple[SearchState, str]:
         SnapshotUnreadable: it is broken, or of another version.
     """
     try:
-        length = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+        metadata = tensors.metadata(data)
         if metadata["version"] != _VERSION:
             raise SnapshotUnreadable(f"it has version {metadata['version']}, not {_VERSION}")
         core = _CORE.validate_json(metadata["core"])

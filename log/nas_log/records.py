@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, TypeAdapter
 
 from nas_api.architecture import Architecture
-from nas_api.base import Model
-from nas_api.child import FinalSettings, MetricName
+from nas_api.base import MetricName, Model
+from nas_api.child import FinalSettings
 from nas_api.experiment import BudgetSpec, FinalTrainingSpec, ObjectiveSpec, OptimizerSpec, SearcherSpec
 from nas_api.reasons import LostReason, Reason
 from nas_api.search_space import SearchSpaceSpec

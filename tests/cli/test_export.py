@@ -28,8 +28,7 @@ from nas_cli.errors import Refusal
 from nas_cli.local_run import read_status
 from nas_cli.main import main
 from nas_store import Store, open_store
-from nas_trainer.export import onnx_model
-from nas_trainer.training import FromPixels
+from nas_trainer.images.export import onnx_model
 
 NETWORK = ConvolutionalArchitecture.parse_short("*2 3x3:6 2x1:12/1x2p<0 5x3:8<0,1")
 UID = "12345678-0000-0000-0000-000000000000"
@@ -77,7 +76,7 @@ def leave_trained(store: Store, module: str, shape: tuple[int, int, int]) -> tor
         classes=tuple("abcdefghij"),
     )
     store.put(names.BEST_PREPROCESSING, before.model_dump_json(by_alias=True).encode())
-    model, _ = onnx_model(FromPixels(network, before), shape, 16.0, "pixels", "logits")
+    model, _ = onnx_model(network, before)
     store.put(names.BEST_ONNX, model)
     store.put(names.BEST_WEIGHTS, save({name: value.clone() for name, value in network.state_dict().items()}))
     return network

@@ -21,10 +21,10 @@ from nas_api.source import network_source
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_store.folder import FolderStore
 from nas_trainer import export
-from nas_trainer.data import fixed_order, load
+from nas_trainer.images.data import fixed_order, load_images
+from nas_trainer.images.training import ImageTraining
 from nas_trainer.main import main
 from nas_trainer.task import ExportFailed
-from nas_trainer.training import Training
 
 Draw = Callable[..., ConvolutionalArchitecture]
 DIGITS = DatasetSpec(digits=DigitsDataset(training_images=300))
@@ -78,7 +78,7 @@ def test_the_last_training_is_tested_once_and_leaves_what_others_can_use(tmp_pat
     exec(network_source(architecture, in_channels=1, epsilon=0.01), namespace)
     network = namespace["Network"]().eval()
     network.load_state_dict(safetensors.torch.load(weights))
-    images = load(DIGITS, StoreLocation(folder="/"), test=True)
+    images = load_images(DIGITS, StoreLocation(folder="/"), test=True)
     assert len(images.train_labels) == 697 and len(images.held_out_labels) == 1100
     with torch.no_grad():
         logits = network(images.held_out_images)
@@ -133,10 +133,10 @@ def test_a_network_learns_from_cifars_files_and_is_tested_on_its_own(tmp_path: P
 def test_a_failed_export_costs_the_model_and_not_the_result(
     tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: Training) -> tuple[bytes, float]:
+    def fail(self: ImageTraining) -> tuple[bytes, float]:
         raise ExportFailed("no such operator")
 
-    monkeypatch.setattr(Training, "onnx", fail)
+    monkeypatch.setattr(ImageTraining, "onnx", fail)
     assert main(final_job(tmp_path, draw(1, layers=2))) == ExitCode.OK
     tested = result(tmp_path, draw(1, layers=2))
     assert "onnxDifference" not in tested.metrics
@@ -146,10 +146,15 @@ def test_a_failed_export_costs_the_model_and_not_the_result(
     assert keys == sorted(key(7) for key in left)
 
 
+def exported(network: torch.nn.Module) -> tuple[bytes, float]:
+    examples = [(torch.rand(batch, 1, 2, 2),) for batch in export.BATCHES]
+    return export.onnx_of(network, examples, {"image": 0}, ("logits",))
+
+
 @pytest.mark.slow
 def test_a_model_that_differs_is_not_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
-    assert export.onnx_model(network, (1, 2, 2), 1.0, "image", "logits")[1] <= 1e-6
+    assert exported(network)[1] <= 1e-6
     converted = export._converted
 
     def another(network: torch.nn.Module, *others: Any) -> bytes:
@@ -160,13 +165,13 @@ def test_a_model_that_differs_is_not_handed_over(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(export, "_converted", another)
     with pytest.raises(ExportFailed, match=r"differ from torch's by 0\.001"):
-        export.onnx_model(network, (1, 2, 2), 1.0, "image", "logits")
+        exported(network)
 
 
 def test_a_damaged_model_is_not_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "_converted", lambda *_: b"nonsense")
     with pytest.raises(ExportFailed, match="onnxruntime refuses it"):
-        export.onnx_model(torch.nn.Flatten(), (1, 2, 2), 1.0, "image", "logits")
+        exported(torch.nn.Flatten())
 
 
 def test_a_trial_of_the_grid_is_measured_on_the_validation_set(tmp_path: Path, draw: Draw) -> None:
@@ -179,21 +184,21 @@ def test_a_trial_of_the_grid_is_measured_on_the_validation_set(tmp_path: Path, d
 
 
 def test_a_final_test_goes_on_from_its_checkpoint(tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas_trainer.main._CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(Training, "onnx", lambda self: (b"a model", 0.0))
+    monkeypatch.setattr("nas_trainer.child._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(ImageTraining, "onnx", lambda self: (b"a model", 0.0))
     assert main(final_job(tmp_path, draw(1, layers=2))) == ExitCode.OK
     first = result(tmp_path, draw(1, layers=2))
     (tmp_path / "store" / names.result_key(7)).unlink()
-    monkeypatch.setattr(Training, "_train_epoch", None)  # all epochs are done
+    monkeypatch.setattr(ImageTraining, "_train_epoch", None)  # all epochs are done
     assert main(final_job(tmp_path, draw(1, layers=2), attempt=2)) == ExitCode.OK
     assert result(tmp_path, draw(1, layers=2)).metrics == first.metrics
 
 
 def test_settings_of_a_final_training_reach_the_network_and_the_optimiser(draw: Draw) -> None:
-    images = load(DIGITS, StoreLocation(folder="/"))
+    images = load_images(DIGITS, StoreLocation(folder="/"))
 
-    def train(epochs: int, learning_rate: str, **settings: Any) -> Training:
-        each = Training(
+    def train(epochs: int, learning_rate: str, **settings: Any) -> ImageTraining:
+        each = ImageTraining(
             draw(1, layers=2),
             images,
             OptimizerSpec(learning_rate=learning_rate),
@@ -209,7 +214,7 @@ def test_settings_of_a_final_training_reach_the_network_and_the_optimiser(draw: 
     assert decayed.progress.losses[:2] == plain.progress.losses[:2]
     assert decayed.progress.losses[2] != plain.progress.losses[2]
     # The third epoch has a tenth of the learning rate, and so has one that resumes there.
-    resumed = Training(draw(1, layers=2), images, OptimizerSpec(learning_rate="0.01"), 64, 1, torch.device("cpu"))
+    resumed = ImageTraining(draw(1, layers=2), images, OptimizerSpec(learning_rate="0.01"), 64, 1, torch.device("cpu"))
     resumed.restore(slow.state(), slow.progress)
     resumed.run(3, lambda: None)
     assert resumed.progress.losses[2] == pytest.approx(decayed.progress.losses[2], rel=1e-5)

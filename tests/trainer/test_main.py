@@ -20,7 +20,8 @@ from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.stopping import Stopped, StopRule
 from nas_store import open_store
 from nas_store.folder import FolderStore
-from nas_trainer import checkpoint, training
+from nas_trainer import checkpoint
+from nas_trainer.images import training
 from nas_trainer.main import main
 
 Draw = Callable[..., ConvolutionalArchitecture]
@@ -80,7 +81,7 @@ def test_a_result_is_written_once_and_repeated_as_the_message(job: Job, draw: Dr
 
 def test_nothing_is_trained_when_the_result_exists(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FolderStore(tmp_path / "store").put_if_absent(names.result_key(3), b"even one that is malformed")
-    monkeypatch.setattr("nas_trainer.main.image_training", None)
+    monkeypatch.setattr("nas_trainer.child.image_training", None)
     assert main(job()) == ExitCode.OK
 
 
@@ -138,7 +139,7 @@ def test_out_of_memory_has_its_own_code(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(training.Training, "_train_epoch", fail)
+    monkeypatch.setattr(training.ImageTraining, "_train_epoch", fail)
     assert main(job()) == ExitCode.OUT_OF_MEMORY
     assert "lower trainer.batchSize" in message(tmp_path)
 
@@ -160,7 +161,7 @@ def test_an_unexpected_error_is_raised_with_its_traceback(job: Job, monkeypatch:
     def fail(*_: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(training.Training, "_train_epoch", fail)
+    monkeypatch.setattr(training.ImageTraining, "_train_epoch", fail)
     with pytest.raises(RuntimeError, match="mat1"):
         main(job())
 
@@ -237,14 +238,14 @@ def test_sigterm_saves_and_the_next_attempt_ends_with_the_same_bits(job: Job, dr
 def test_a_long_training_saves_now_and_then_and_goes_on_from_there(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas_trainer.main._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("nas_trainer.child._CHECKPOINT_SECONDS", 0.0)
     assert main(job(epochs=2)) == ExitCode.OK
     store = FolderStore(tmp_path / "store")
     (tmp_path / "store" / names.result_key(3)).unlink()
     trained: list[int] = []
-    train = training.Training._train_epoch
+    train = training.ImageTraining._train_epoch
     monkeypatch.setattr(
-        training.Training, "_train_epoch", lambda self, epoch: trained.append(epoch) or train(self, epoch)
+        training.ImageTraining, "_train_epoch", lambda self, epoch: trained.append(epoch) or train(self, epoch)
     )
     assert main(job(epochs=3, attempt=2)) == ExitCode.OK
     assert trained == [2]
@@ -293,7 +294,7 @@ def test_one_that_meets_the_bound_ends_as_if_there_were_no_rule(job: Job, tmp_pa
 def test_an_interrupted_child_is_judged_by_its_own_attempt_s_rule_and_only_once(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas_trainer.main._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("nas_trainer.child._CHECKPOINT_SECONDS", 0.0)
     hopeless = StopRule(epoch=2, bound=1.1, goal="Maximize")
     result = tmp_path / "store" / names.result_key(3)
     # From before the rule's epoch, and from just after it: judged, with the very bits of one that went through.

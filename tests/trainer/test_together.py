@@ -21,7 +21,8 @@ from nas_api.experiment import DatasetSpec, DigitsDataset, LanguageSpec, Optimiz
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellSpace, RecurrentCellSpec
 from nas_store.folder import FolderStore
-from nas_trainer import checkpoint, training
+from nas_trainer import checkpoint
+from nas_trainer.images import training
 from nas_trainer.main import main
 from nas_trainer.together import Defer, run_together
 
@@ -136,14 +137,14 @@ def test_they_train_at_the_same_time_on_one_copy_of_the_dataset(
 ) -> None:
     met = threading.Barrier(3, timeout=HANG_SECONDS)
     seen: list[int] = []
-    train_epoch = training.Training._train_epoch
+    train_epoch = training.ImageTraining._train_epoch
 
-    def meet(self: training.Training, epoch: int) -> torch.Tensor:
+    def meet(self: training.ImageTraining, epoch: int) -> torch.Tensor:
         met.wait()
         seen.append(self._images.train_images.data_ptr())
         return train_epoch(self, epoch)
 
-    monkeypatch.setattr(training.Training, "_train_epoch", meet)
+    monkeypatch.setattr(training.ImageTraining, "_train_epoch", meet)
     assert main(environment(tmp_path, *[document(sample) for sample in range(3)])) == ExitCode.OK
     assert len(seen) == 6 and len(set(seen)) == 1
 
@@ -152,14 +153,14 @@ def test_one_that_fails_leaves_the_others_their_results(
     document: Document, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errors = {1: RuntimeError("shapes cannot be multiplied"), 2: torch.OutOfMemoryError("CUDA out of memory")}
-    train_epoch = training.Training._train_epoch
+    train_epoch = training.ImageTraining._train_epoch
 
-    def fail(self: training.Training, epoch: int) -> torch.Tensor:
+    def fail(self: training.ImageTraining, epoch: int) -> torch.Tensor:
         if self._seed in errors:
             raise errors[self._seed]
         return train_epoch(self, epoch)
 
-    monkeypatch.setattr(training.Training, "_train_epoch", fail)
+    monkeypatch.setattr(training.ImageTraining, "_train_epoch", fail)
     pack = [document(sample) for sample in range(4)]
     # The first failure's code, in the order of the samples: that of an unforeseen error.
     assert main(environment(tmp_path, *pack)) == 1

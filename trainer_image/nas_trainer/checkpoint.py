@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 import safetensors
 import safetensors.torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Tensor
 
 from nas_api.base import Model
 from nas_api.child import TrainerInput
+from nas_store import tensors
 from nas_trainer.task import Progress
 
 # What may differ between two attempts of one training, or between a training and a longer one.
@@ -44,12 +45,12 @@ def fingerprint(document: TrainerInput) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def encode(document: TrainerInput, tensors: dict[str, Tensor], progress: Progress) -> bytes:
+def encode(document: TrainerInput, state: dict[str, Tensor], progress: Progress) -> bytes:
     """Return a checkpoint of a training's state after some epoch."""
     metadata = _Metadata(
         fingerprint=fingerprint(document), metrics=progress.metrics, losses=progress.losses
     ).model_dump_json(by_alias=True)
-    plain = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    plain = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
     return safetensors.torch.save(plain, {_KEY: metadata})
 
 
@@ -60,15 +61,14 @@ def decode(document: TrainerInput, data: bytes) -> tuple[dict[str, Tensor], Prog
         ValueError: it is damaged, or of another training, or has gone further than is asked for.
     """
     try:
-        # safetensors.torch.load gives no metadata; the header is its length in 8 bytes and then JSON.
-        length = int.from_bytes(data[:8], "little")
-        metadata = _Metadata.model_validate_json(json.loads(data[8 : 8 + length])["__metadata__"][_KEY])
-        tensors = safetensors.torch.load(data)
-    except (safetensors.SafetensorError, KeyError, TypeError, ValidationError, ValueError) as error:
+        metadata = _Metadata.model_validate_json(tensors.metadata(data)[_KEY])
+        state = safetensors.torch.load(data)
+    # ValueError: a ValidationError, too.
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"it is damaged ({error})") from error
     if metadata.fingerprint != fingerprint(document):
         raise ValueError("it belongs to a training run with another architecture, dataset, optimiser or seed")
     progress = Progress(metadata.metrics, metadata.losses)
     if not 0 < progress.epochs <= document.epochs or len(progress.metrics) not in (0, progress.epochs):
         raise ValueError(f"it has {progress.epochs} epochs out of {document.epochs}")
-    return tensors, progress
+    return state, progress

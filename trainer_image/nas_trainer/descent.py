@@ -1,37 +1,76 @@
-"""What every task that learns by gradient descent has: a network, its optimiser, and the state of both by name."""
+"""What every task that learns by gradient descent has: a network, its optimiser, the state of both by name, and epochs
+in which all that is drawn follows from the seed and the epoch's number.
+"""
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
+from nas_api.child import FinalSettings
 from nas_api.experiment import OptimizerSpec
 from nas_trainer.optimizer import NesterovSGD
 from nas_trainer.task import Progress
 
 N = TypeVar("N", bound=nn.Module)
+# torch takes seeds of 64 bits.
+_SEEDS = 2**63
 
 
-class Descent(Generic[N]):
+def choose_device() -> torch.device:
+    """Return where to train: a GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def seed_weights(seed: int) -> None:
+    """Let the initial weights of the network that is built next follow from a seed."""
+    torch.manual_seed(seed % _SEEDS)
+
+
+class Descent(ABC, Generic[N]):
     """The part of a :class:`~nas_trainer.task.Task` that does not depend on what is learnt.
 
     Args:
         network: on the device where it is trained.
         optimizer: Nesterov SGD's settings.
+        seed: decides, with an epoch's number, what is drawn in that epoch.
+        device: where it is trained.
+        final: what only final trainings change. None: nothing.
     """
 
-    def __init__(self, network: N, optimizer: OptimizerSpec) -> None:
+    def __init__(
+        self, network: N, optimizer: OptimizerSpec, seed: int, device: torch.device, final: FinalSettings | None
+    ) -> None:
         self.network = network
         self._learning_rate = float(optimizer.learning_rate)
         self._optimizer = NesterovSGD(
             network.parameters(), self._learning_rate, float(optimizer.momentum), float(optimizer.weight_decay)
         )
+        self._seed = seed
+        self._device = device
+        self._final = final or FinalSettings()
         self.progress = Progress()
 
     @property
     def parameters(self) -> int:
         """Number of trainable parameters."""
         return sum(parameter.numel() for parameter in self.network.parameters())
+
+    def run(self, epochs: int, after_epoch: Callable[[], None]) -> None:
+        """See :class:`~nas_trainer.task.Task`."""
+        while self.progress.epochs < epochs and not self.progress.diverged:
+            loss, *metric = self._epoch(self.progress.epochs)
+            self.progress = Progress((*self.progress.metrics, *metric), (*self.progress.losses, loss))
+            after_epoch()
+
+    @abstractmethod
+    def _epoch(self, epoch: int) -> list[float]:
+        """Train for an epoch, counted from 0; return its mean loss in nats and the metric on the validation set.
+
+        There is no metric in a final test, which has no validation set.
+        """
 
     def state(self) -> dict[str, Tensor]:
         """See :class:`~nas_trainer.task.Task`: weights, statistics and momentum."""
@@ -49,6 +88,15 @@ class Descent(Generic[N]):
     def weights(self) -> dict[str, Tensor]:
         """See :class:`~nas_trainer.task.Task`."""
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+
+    def _generator(self, epoch: int) -> torch.Generator:
+        """Return what all of an epoch is drawn from."""
+        return torch.Generator(self._device).manual_seed((self._seed * 1_000_003 + epoch) % _SEEDS)
+
+    def _decayed(self, rate: float, epoch: int) -> float:
+        """Return a learning rate, after a final training's ``decay_epoch`` a tenth of it."""
+        decay = self._final.decay_epoch
+        return rate / 10 if decay is not None and epoch >= decay else rate
 
     def _velocities(self) -> Iterator[tuple[str, Tensor]]:
         for (name, _), velocity in zip(self.network.named_parameters(), self._optimizer.velocities, strict=True):

@@ -15,39 +15,18 @@ from nas_trainer.task import ExportFailed
 
 MAX_DIFFERENCE = 1e-4
 """Of any output, absolute."""
-# Each with all of the others as a batch: a batch's size must not be baked in.
-_BATCHES = (1, 3)
-
-
-def onnx_model(
-    network: nn.Module, shape: tuple[int, ...], largest: float, input_name: str, output_name: str
-) -> tuple[bytes, float]:
-    """Return a network as an ONNX model with a batch of any size, and its largest difference from torch's outputs.
-
-    Args:
-        network: takes one float32 tensor (batch, *shape) and returns one tensor; it is put into evaluation mode, on the
-            CPU.
-        shape: of one example.
-        largest: what its values go up to, from 0.
-        input_name: what the model calls its input.
-        output_name: what the model calls its output.
-
-    Raises:
-        ExportFailed: see :func:`onnx_of`.
-    """
-    generator = torch.Generator().manual_seed(0)
-    examples = [(largest * torch.rand(batch, *shape, generator=generator),) for batch in _BATCHES]
-    return onnx_of(network.float(), examples, {input_name: 0}, (output_name,))
+BATCHES = (1, 3)
+"""Sizes of the examples that a model is compared with: a batch's size must not be baked into it."""
 
 
 def onnx_of(
     network: nn.Module, examples: Sequence[tuple[Tensor, ...]], inputs: dict[str, int], outputs: tuple[str, ...]
 ) -> tuple[bytes, float]:
-    """Return a network of several inputs and outputs as an ONNX model, and its largest difference from torch's outputs.
+    """Return a network as an ONNX model with a batch of any size, and its largest difference from torch's outputs.
 
     Args:
         network: takes the inputs in their order; it is put into evaluation mode, on the CPU.
-        examples: inputs to compare with, of differing batch sizes.
+        examples: inputs to compare with, one for each of ``BATCHES``.
         inputs: what the model calls its inputs, and which of their dimensions is the batch.
         outputs: what the model calls its outputs.
 

@@ -9,14 +9,15 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Mapping
+from itertools import chain, repeat
 from pathlib import Path
 
 import structlog
 from pydantic import ValidationError
 
 from nas_api import custom_trainer, names
-from nas_api.child import ExitCode, Result, TrainerInput
-from nas_store import open_store
+from nas_api.child import MAX_RESULT_BYTES, ExitCode, Result, TrainerInput
+from nas_store import Store, open_store
 from nas_store.errors import StoreError
 from nas_trainer.process import configure_logging, leave_message
 
@@ -52,22 +53,13 @@ def main(
     look = f"kubectl logs -n {environment['NAS_NAMESPACE']} {environment['NAS_POD']} -c {names.TRAINER_CONTAINER}"
     result = collect(folder, document, look)
     store = open_store(document.store)
-    tries = 0
-    while True:
-        try:
-            # An earlier attempt's result of this sample is as good: the first one counts.
-            store.put_if_absent(names.result_key(document.sample), result.model_dump_json(by_alias=True).encode())
-        except StoreError as error:
-            if not error.retryable:
-                leave_message(environment, str(error))
-                return ExitCode.STORAGE_REFUSED
-            _log.warning("the store is in trouble: tried again", error=str(error))
-            pause(_PAUSES_SECONDS[min(tries, len(_PAUSES_SECONDS) - 1)])
-            tries += 1
-        else:
-            _log.info("result", sample=document.sample, status=result.status, **result.metrics)
-            leave_message(environment, result.termination_message())
-            return ExitCode.OK
+    try:
+        _upload(store, result, pause)
+    except StoreError as error:
+        leave_message(environment, str(error))
+        return ExitCode.STORAGE_REFUSED
+    leave_message(environment, result.termination_message())
+    return ExitCode.OK
 
 
 def prepare(folder: Path, document: TrainerInput) -> None:
@@ -96,6 +88,26 @@ def collect(folder: Path, document: TrainerInput, look: str) -> Result:
     return custom_trainer.result(document, data, seconds=max(0.0, time.time() - began), look=look)
 
 
+def _upload(store: Store, result: Result, pause: Callable[[float], None]) -> None:
+    """Store a result, however long the store is in trouble.
+
+    Raises:
+        StoreError: the store refuses us.
+    """
+    for seconds in chain(_PAUSES_SECONDS, repeat(_PAUSES_SECONDS[-1])):
+        try:
+            # An earlier attempt's result of this sample is as good: the first one counts.
+            store.put_if_absent(names.result_key(result.sample), result.model_dump_json(by_alias=True).encode())
+        except StoreError as error:
+            if not error.retryable:
+                raise
+            _log.warning("the store is in trouble: tried again", error=str(error))
+            pause(seconds)
+        else:
+            _log.info("result", sample=result.sample, status=result.status, **result.metrics)
+            return
+
+
 def _read(path: Path) -> bytes:
     """Return a file's content; a link could lead to what only this container may read, and a pipe never ends.
 
@@ -106,13 +118,13 @@ def _read(path: Path) -> bytes:
         with open(path, "rb", opener=_plainly) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise NoResult("it is not a regular file")
-            data = file.read(custom_trainer.MAX_RESULT_BYTES + 1)
+            data = file.read(MAX_RESULT_BYTES + 1)
     except FileNotFoundError:
         raise NoResult("the trainer ended with exit code 0 and did not write it") from None
     except OSError as error:
         raise NoResult(f"it cannot be read ({error.strerror})") from error
-    if len(data) > custom_trainer.MAX_RESULT_BYTES:
-        raise NoResult(f"it is larger than {custom_trainer.MAX_RESULT_BYTES} bytes")
+    if len(data) > MAX_RESULT_BYTES:
+        raise NoResult(f"it is larger than {MAX_RESULT_BYTES} bytes")
     return data
 
 

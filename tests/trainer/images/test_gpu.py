@@ -9,10 +9,10 @@ from torch import Tensor
 from nas_api.child import FinalSettings, StoreLocation
 from nas_api.experiment import DatasetSpec, DigitsDataset, GpuSpec, OptimizerSpec
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
-from nas_trainer import training
-from nas_trainer.cuda_graph import WARM_UP_STEPS, RecordedStep
-from nas_trainer.data import load
-from nas_trainer.training import Training
+from nas_trainer.images import training
+from nas_trainer.images.cuda_graph import WARM_UP_STEPS, RecordedStep
+from nas_trainer.images.data import load_images
+from nas_trainer.images.training import ImageTraining
 
 
 class Tape:
@@ -62,10 +62,10 @@ def test_a_recorded_training_is_the_plain_one_and_records_anew_when_the_learning
         return tapes[-1]
 
     monkeypatch.setattr(training, "GpuRecorder", recorder)
-    images = load(DatasetSpec(digits=DigitsDataset(training_images=300)), StoreLocation(folder="/"))
+    images = load_images(DatasetSpec(digits=DigitsDataset(training_images=300)), StoreLocation(folder="/"))
 
-    def train(gpu: GpuSpec | None) -> Training:
-        each = Training(
+    def train(gpu: GpuSpec | None) -> ImageTraining:
+        each = ImageTraining(
             ConvolutionalArchitecture.parse_short("3x3:4 3x3:6p<0"),
             images,
             OptimizerSpec(),
@@ -84,8 +84,8 @@ def test_a_recorded_training_is_the_plain_one_and_records_anew_when_the_learning
 
 
 def test_autocast_computes_layers_in_bfloat16_and_keeps_weights_in_float32() -> None:
-    images = load(DatasetSpec(digits=DigitsDataset(training_images=300)), StoreLocation(folder="/"))
-    each = Training(
+    images = load_images(DatasetSpec(digits=DigitsDataset(training_images=300)), StoreLocation(folder="/"))
+    each = ImageTraining(
         ConvolutionalArchitecture.parse_short("3x3:4 3x3:6<0"), images, OptimizerSpec(), 64, 1, torch.device("cpu")
     )
     each._gpu = GpuSpec()

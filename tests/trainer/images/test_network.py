@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_api.source import network_source
 from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalLayer
-from nas_trainer.network import Network, concatenate, multiply_adds
+from nas_trainer.images.network import Network, concatenate, multiply_adds
 
 Draw = Callable[..., ConvolutionalArchitecture]
 

@@ -10,47 +10,44 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from nas_api.child import FinalSettings, StoreLocation, TrainerInput
 from nas_api.experiment import DatasetSpec, GpuSpec, OptimizerSpec
 from nas_api.handover import Preprocessing
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
-from nas_trainer import data
-from nas_trainer.cuda_graph import GpuRecorder, RecordedStep, Step
-from nas_trainer.data import Images, whiten
-from nas_trainer.descent import Descent
-from nas_trainer.network import Network, multiply_adds
-from nas_trainer.task import Progress, Unsuitable
+from nas_trainer.descent import Descent, choose_device, seed_weights
+from nas_trainer.images.cuda_graph import GpuRecorder, RecordedStep, Step
+from nas_trainer.images.data import Images, load_images
+from nas_trainer.images.export import onnx_model
+from nas_trainer.images.network import Network, multiply_adds
+from nas_trainer.images.preprocessing import UPSAMPLED_BY, augment, central_crops
+from nas_trainer.task import Unsuitable
 
 METRIC = "accuracy"
-UPSAMPLED_BY = 8
-"""Pixels that an image gains in height and width before it is cropped; the paper does not say how many."""
 _HELD_OUT_BATCH = 2048
-# torch takes seeds of 64 bits.
-_SEEDS = 2**63
 
 
-def load_images(spec: DatasetSpec, store: StoreLocation, *, cache: str | None, test: bool) -> Images:
-    """Return a dataset on the device, ready for each of its streams; see :func:`nas_trainer.data.load`."""
+def images_on_device(spec: DatasetSpec, store: StoreLocation, *, cache: str | None, test: bool) -> Images:
+    """Return a dataset on the device, ready for each of its streams; see ``load_images``."""
     device = choose_device()
-    images = data.load(spec, store, cache=cache, test=test).to(device, _memory_format(device))
+    images = load_images(spec, store, cache=cache, test=test).to(device, _memory_format(device))
     if device.type == "cuda":
         torch.cuda.synchronize()
     return images
 
 
-def image_training(document: TrainerInput, load: Callable[..., Images] = load_images) -> "Training":
+def image_training(document: TrainerInput, load: Callable[..., Images] = images_on_device) -> "ImageTraining":
     """Return the training that an input document of a convolutional network asks for.
 
     Args:
         document: what is asked for.
-        load: :func:`load_images`, or what calls it once for several children.
+        load: :func:`images_on_device`, or what calls it once for several children.
 
     Raises:
         Unsuitable: the document asks for another metric, for batches of one image, or for what the image cannot do.
-        DatasetUnavailable: see :func:`nas_trainer.data.load`.
+        DatasetUnavailable: see :func:`nas_trainer.images.data.load_images`.
         StoreUnreachable: the dataset's server does not answer.
     """
     if document.metric != METRIC:
@@ -65,7 +62,7 @@ def image_training(document: TrainerInput, load: Callable[..., Images] = load_im
             "trainer.gpu.compile needs a C compiler in trainer.image: use an image with gcc, or leave it out"
         )
     test = document.final is not None and document.final.test
-    return Training(
+    return ImageTraining(
         document.architecture,
         load(document.dataset, document.store, cache=document.dataset_cache, test=test),
         document.optimizer,
@@ -77,65 +74,7 @@ def image_training(document: TrainerInput, load: Callable[..., Images] = load_im
     )
 
 
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return images (n, c, h, w), each upsampled, cropped at random to its old size, and flipped or not.
-
-    The paper's section 4.1. Upsampling is bilinear.
-    """
-    count, device = len(images), images.device
-    top, left = torch.randint(0, UPSAMPLED_BY + 1, (2, count, 1), generator=generator, device=device)
-    flip = torch.rand(count, 1, generator=generator, device=device) < 0.5
-    return _crops(images, top, left, flip)
-
-
-def central_crops(images: Tensor) -> Tensor:
-    """Return images (n, c, h, w) as the network sees them outside of training: upsampled, then cropped to the middle.
-
-    Their scale is that of the training images.
-    """
-    middle = torch.full((len(images), 1), UPSAMPLED_BY // 2, device=images.device)
-    return _crops(images, middle, middle, torch.zeros_like(middle, dtype=torch.bool))
-
-
-def _crops(images: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
-    """Upsample, crop at (top, left), both (n, 1) in pixels of the larger image, and flip, in one operation."""
-    count, _, height, width = images.shape
-    rows = top + torch.arange(height, device=images.device)
-    columns = torch.arange(width, device=images.device)
-    columns = left + torch.where(flip, columns.flip(0), columns)
-    # Centres of pixels in coordinates where the image's edges are at -1 and 1, in each of both sizes.
-    y = (2 * rows + 1).float() / (height + UPSAMPLED_BY) - 1
-    x = (2 * columns + 1).float() / (width + UPSAMPLED_BY) - 1
-    shape = (count, height, width)
-    grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], 3)
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-class FromPixels(nn.Module):
-    """A network with all that comes before it: from pixels (n, c, h, w) as they are stored to logits."""
-
-    def __init__(self, network: Network, preprocessing: Preprocessing) -> None:
-        super().__init__()
-        self.network = network
-        self._preprocessing = preprocessing
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Whiten, resize and crop as the preprocessing says, then ask the network."""
-        before = self._preprocessing
-        if before.mean is None or before.deviation is None:
-            images = whiten(pixels.clone())
-        else:
-            images = (pixels - before.mean) / before.deviation
-        if before.resized:
-            (height, width), edge = images.shape[2:], before.resized // 2
-            size = (height + before.resized, width + before.resized)
-            images = functional.interpolate(images, size, mode="bilinear", align_corners=False)
-            images = images[:, :, edge : edge + height, edge : edge + width]
-        logits: Tensor = self.network(images)
-        return logits
-
-
-class Training(Descent[Network]):
+class ImageTraining(Descent[Network]):
     """One network, its optimiser and how far they are: a :class:`~nas_trainer.task.Task`.
 
     Args:
@@ -162,9 +101,7 @@ class Training(Descent[Network]):
         final: FinalSettings | None = None,
         gpu: GpuSpec | None = None,
     ) -> None:
-        self._device = device
-        self._seed = seed
-        self._final = final = final or FinalSettings()
+        final = final or FinalSettings()
         self._gpu = (gpu or GpuSpec()) if device.type == "cuda" else None
         self._memory_format = _memory_format(device)
         self._images = images.to(device, self._memory_format)
@@ -173,25 +110,14 @@ class Training(Descent[Network]):
             self._held_out_images = central_crops(self._held_out_images)
         self._batch_size = min(batch_size, len(images.train_labels))
         self._multiply_adds = multiply_adds(architecture, images.shape, images.classes)
-        torch.manual_seed(seed % _SEEDS)
+        seed_weights(seed)
         network = Network(architecture, images.shape[0], images.classes, float(final.batch_norm_epsilon))
         network.to(device).to(memory_format=self._memory_format)  # type: ignore[call-overload]
-        super().__init__(network, optimizer)
+        super().__init__(network, optimizer, seed, device, final)
         # Shares its weights with the network, whose names stay those of a checkpoint.
         compiled = self._gpu is not None and self._gpu.compile
         self._forward: Callable[[Tensor], Tensor] = torch.compile(self.network) if compiled else self.network
         self._recorded: RecordedStep | None = None
-
-    def run(self, epochs: int, after_epoch: Callable[[], None]) -> None:
-        """See :class:`~nas_trainer.task.Task`."""
-        while self.progress.epochs < epochs and not self.progress.diverged:
-            values = [self._train_epoch(self.progress.epochs)]
-            if not self._final.test:
-                values.append(self._measure())
-            # The one synchronisation of device and host in an epoch.
-            loss, *accuracy = torch.stack(values).tolist()
-            self.progress = Progress((*self.progress.metrics, *accuracy), (*self.progress.losses, loss))
-            after_epoch()
 
     def metrics(self, last: int) -> dict[str, float]:
         """See :class:`~nas_trainer.task.Task`: accuracy in [0, 1], training loss in nats, and what an image costs."""
@@ -220,10 +146,15 @@ class Training(Descent[Network]):
 
     def onnx(self) -> tuple[bytes, float]:
         """See :class:`~nas_trainer.task.Task`; takes ``pixels`` (batch, c, h, w) as stored and returns ``logits``."""
-        from nas_trainer.export import onnx_model
+        return onnx_model(self.network, self.contract())
 
-        before = self.contract()
-        return onnx_model(FromPixels(self.network, before), self._images.shape, before.brightest, "pixels", "logits")
+    def _epoch(self, epoch: int) -> list[float]:
+        values = [self._train_epoch(epoch)]
+        if not self._final.test:
+            values.append(self._measure())
+        # The one synchronisation of device and host in an epoch.
+        measured: list[float] = torch.stack(values).tolist()
+        return measured
 
     def _precision(self) -> "torch.autocast | nullcontext[None]":
         autocast = self._gpu is not None and self._gpu.autocast
@@ -232,7 +163,7 @@ class Training(Descent[Network]):
     def _train_epoch(self, epoch: int) -> Tensor:
         """Train on every image once; return the mean loss as a tensor on the device, float32 ()."""
         images, labels = self._images.train_images, self._images.train_labels
-        generator = torch.Generator(self._device).manual_seed((self._seed * 1_000_003 + epoch) % _SEEDS)
+        generator = self._generator(epoch)
         order = torch.randperm(len(labels), generator=generator, device=self._device)
         steps = len(labels) // self._batch_size
         total = torch.zeros((), device=self._device)
@@ -248,9 +179,7 @@ class Training(Descent[Network]):
 
     def _step_of_epoch(self, epoch: int) -> Step:
         """Return what takes a step, with the epoch's learning rate."""
-        decay = self._final.decay_epoch
-        decayed = decay is not None and epoch >= decay
-        learning_rate = self._learning_rate / 10 if decayed else self._learning_rate
+        learning_rate = self._decayed(self._learning_rate, epoch)
         if learning_rate != self._optimizer.learning_rate:
             self._optimizer.learning_rate = learning_rate
             # A recording has the old one in it.
@@ -295,8 +224,3 @@ def _memory_format(device: torch.device) -> torch.memory_format:
 def _has_compiler() -> bool:
     """Return whether torch.compile finds what it builds the launchers of a GPU's kernels with."""
     return "CC" in os.environ or any(shutil.which(name) for name in ("gcc", "clang", "cc"))
-
-
-def choose_device() -> torch.device:
-    """Return where to train: a GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""Training: splits that never change, whole epochs that resume bit for bit, augmentation, divergence."""
+"""Training on images: splits that never change, whole epochs that resume bit for bit, augmentation, divergence."""
 
 import copy
 import dataclasses
@@ -19,11 +19,12 @@ from nas_api.child import StoreLocation, TrainerInput
 from nas_api.experiment import DatasetSpec, DigitsDataset, OptimizerSpec
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_trainer import checkpoint
-from nas_trainer.data import Images, fixed_order, load
-from nas_trainer.network import Network
+from nas_trainer.images.data import Images, fixed_order, load_images
+from nas_trainer.images.network import Network
+from nas_trainer.images.preprocessing import augment, central_crops
+from nas_trainer.images.training import ImageTraining, best_of_last
 from nas_trainer.optimizer import NesterovSGD
 from nas_trainer.task import Progress
-from nas_trainer.training import Training, augment, best_of_last, central_crops
 
 Draw = Callable[..., ConvolutionalArchitecture]
 NOWHERE = StoreLocation(folder="/nowhere")
@@ -36,13 +37,15 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def digits() -> Images:
-    return load(DatasetSpec(digits=DigitsDataset(training_images=300)), NOWHERE)
+    return load_images(DatasetSpec(digits=DigitsDataset(training_images=300)), NOWHERE)
 
 
 def training(
     architecture: ConvolutionalArchitecture, images: Images, seed: int = 1, learning_rate: str = "0.1"
-) -> Training:
-    return Training(architecture, images, OptimizerSpec(learning_rate=learning_rate), 64, seed, torch.device("cpu"))
+) -> ImageTraining:
+    return ImageTraining(
+        architecture, images, OptimizerSpec(learning_rate=learning_rate), 64, seed, torch.device("cpu")
+    )
 
 
 def document(architecture: ConvolutionalArchitecture, **changes: object) -> TrainerInput:
@@ -68,7 +71,7 @@ def document(architecture: ConvolutionalArchitecture, **changes: object) -> Trai
 
 
 def test_digits_are_scikit_learns_and_splits_never_change() -> None:
-    images = load(DatasetSpec(digits=DigitsDataset(training_images=1000)), NOWHERE)
+    images = load_images(DatasetSpec(digits=DigitsDataset(training_images=1000)), NOWHERE)
     assert images.train_images.shape == (1000, 1, 8, 8)
     assert images.held_out_images.shape == (397, 1, 8, 8)
     truth = load_digits()
@@ -84,9 +87,9 @@ def test_digits_are_scikit_learns_and_splits_never_change() -> None:
 
 
 def test_no_child_sees_a_test_image() -> None:
-    images = load(DatasetSpec(digits=DigitsDataset(training_images=1400)), NOWHERE)
+    images = load_images(DatasetSpec(digits=DigitsDataset(training_images=1400)), NOWHERE)
     assert len(images.train_labels) + len(images.held_out_labels) == 1797  # a user may leave no test set
-    images = load(DatasetSpec(digits=DigitsDataset(training_images=1000)), NOWHERE)
+    images = load_images(DatasetSpec(digits=DigitsDataset(training_images=1000)), NOWHERE)
     assert len(images.train_labels) + len(images.held_out_labels) == 1397
 
 
@@ -144,11 +147,11 @@ import sys, torch
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.child import StoreLocation
 from nas_api.experiment import DatasetSpec, DigitsDataset, OptimizerSpec
-from nas_trainer.data import load
-from nas_trainer.training import Training
-images = load(DatasetSpec(digits=DigitsDataset(training_images=100)), StoreLocation(folder="/"))
+from nas_trainer.images.data import load_images
+from nas_trainer.images.training import ImageTraining
+images = load_images(DatasetSpec(digits=DigitsDataset(training_images=100)), StoreLocation(folder="/"))
 network = ConvolutionalArchitecture.parse_short("3x3:4")
-Training(network, images, OptimizerSpec(), 50, 0, torch.device("cpu")).run(1, lambda: None)
+ImageTraining(network, images, OptimizerSpec(), 50, 0, torch.device("cpu")).run(1, lambda: None)
 print([name for name in ("torch._dynamo", "sklearn", "scipy", "boto3") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

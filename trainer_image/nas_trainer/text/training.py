@@ -1,4 +1,4 @@
-"""Training of one language model: a recurrent cell in layers, between an embedding and a softmax (paper section 4.2).
+"""Training of one language model: whole epochs, each a function of the state before it, the seed and its number.
 
 As in the literature (Zaremba et al., 2014) the text is laid out as streams side by side, which are read in windows;
 the state is carried from window to window and starts at 0 with each epoch. Perplexity is e to the mean loss over all
@@ -16,30 +16,28 @@ from nas_api.child import FinalSettings, TrainerInput
 from nas_api.experiment import LanguageSpec, OptimizerSpec, TextDataset
 from nas_api.handover import Vocabulary
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
-from nas_trainer.cell import RecurrentCell, linear
-from nas_trainer.descent import Descent
-from nas_trainer.task import Progress, Unsuitable
-from nas_trainer.text import END, UNKNOWN, Text, load_text
-from nas_trainer.training import choose_device
+from nas_trainer.descent import Descent, choose_device, seed_weights
+from nas_trainer.task import Unsuitable
+from nas_trainer.text.data import END, UNKNOWN, Text, load_text
+from nas_trainer.text.export import onnx_model
+from nas_trainer.text.model import LanguageModel, fitting_width
 
 PERPLEXITY = "perplexity"
 BITS_PER_CHARACTER = "bitsPerCharacter"
 _NO_TARGET = -100
-# torch takes seeds of 64 bits.
-_SEEDS = 2**63
 
 
-def language_training(document: TrainerInput, load: Callable[..., Text] = load_text) -> "LanguageTraining":
+def text_training(document: TrainerInput, load: Callable[..., Text] = load_text) -> "TextTraining":
     """Return the training that an input document with a text asks for.
 
     Args:
         document: what is asked for.
-        load: :func:`~nas_trainer.text.load_text`, or what calls it once for several children.
+        load: :func:`~nas_trainer.text.data.load_text`, or what calls it once for several children.
 
     Raises:
         Unsuitable: the metric is not one of the text's, the architecture is no cell, or the budget of parameters is
             too small for any.
-        DatasetUnavailable: see :func:`nas_trainer.text.load_text`.
+        DatasetUnavailable: see :func:`nas_trainer.text.data.load_text`.
         StoreUnreachable: the dataset's server does not answer.
     """
     spec = document.dataset.text or TextDataset()
@@ -52,7 +50,7 @@ def language_training(document: TrainerInput, load: Callable[..., Text] = load_t
     if not isinstance(document.architecture, RecurrentCellArchitecture):
         raise Unsuitable(f"a {document.architecture.space} architecture cannot be trained on text")
     test = document.final is not None and document.final.test
-    return LanguageTraining(
+    return TextTraining(
         document.architecture,
         load(spec, document.store, cache=document.dataset_cache, test=test),
         document.language,
@@ -84,108 +82,7 @@ def streams(tokens: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return read.view(count, steps).t().contiguous(), following.view(count, steps).t().contiguous()
 
 
-def model_parameters(architecture: RecurrentCellArchitecture, words: int, width: int, spec: LanguageSpec) -> int:
-    """Return how many parameters a language model of that width has."""
-    columns = architecture.base * width
-    embeddings = words * width * (1 if spec.shared_embeddings else 2)
-    return embeddings + words + spec.layers * (2 * width * columns + columns)
-
-
-def fitting_width(architecture: RecurrentCellArchitecture, words: int, spec: LanguageSpec) -> int:
-    """Return the largest width within the budget of parameters; a multiple of 8 from 64 on, as processors like it.
-
-    Raises:
-        Unsuitable: the budget allows none.
-    """
-    width = 0
-    while model_parameters(architecture, words, width + 1, spec) <= spec.parameters:
-        width += 1
-    if width == 0:
-        raise Unsuitable(
-            f"trainer.language.parameters {spec.parameters:,} are too few for {words:,} words: raise it, or lower"
-            " trainer.dataset.text.vocabulary"
-        )
-    return width - width % 8 if width >= 64 else width
-
-
-class LanguageModel(nn.Module):
-    """Words to what may follow them: embedding, cells one upon another, softmax."""
-
-    def __init__(self, architecture: RecurrentCellArchitecture, words: int, width: int, spec: LanguageSpec) -> None:
-        super().__init__()
-        bound = 1 / math.sqrt(width)
-        self.width = width
-        self.embedding = nn.Parameter(torch.empty(words, width).uniform_(-bound, bound))
-        self.cells = nn.ModuleList([RecurrentCell(architecture, width, width) for _ in range(spec.layers)])
-        self.decoder = (
-            None if spec.shared_embeddings else nn.Parameter(torch.empty(words, width).uniform_(-bound, bound))
-        )
-        self.bias = nn.Parameter(torch.zeros(words))
-        self._dropout = float(spec.dropout)
-
-    def layers(self) -> list[RecurrentCell]:
-        """Return the cells from the embedding up."""
-        return list(self.cells)  # type: ignore[arg-type]
-
-    def softmax(self) -> Tensor:
-        """Return the softmax's weights, (words, width)."""
-        return self.embedding if self.decoder is None else self.decoder
-
-    def start(self, streams: int) -> tuple[Tensor, Tensor]:
-        """Return the state before a text: h and c of each layer, both zeros (layers, streams, width)."""
-        zeros = self.bias.new_zeros(len(self.cells), streams, self.width)
-        return zeros, zeros
-
-    def forward(
-        self, words: Tensor, states: Tensor, memories: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run a window.
-
-        Args:
-            words: int64 (steps, streams).
-            states: h of each layer before it, (layers, streams, width).
-            memories: c likewise.
-            generator: decides what is dropped, when training.
-
-        Returns:
-            Logits (steps * streams, words), and the new states and memories.
-        """
-        x = self._dropped(functional.embedding(words, self.embedding), generator)
-        new_states, new_memories = [], []
-        for cell, state, memory in zip(self.layers(), states, memories, strict=True):
-            x, new_memory = cell(x, state, memory)
-            new_states.append(x[-1])
-            new_memories.append(new_memory)
-            x = self._dropped(x, generator)
-        logits = linear(x.flatten(0, 1), self.softmax(), self.bias)
-        return logits, torch.stack(new_states), torch.stack(new_memories)
-
-    def _dropped(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        if generator is None or self._dropout == 0:
-            return x
-        kept = 1 - self._dropout
-        return x * torch.empty_like(x).bernoulli_(kept, generator=generator).div_(kept)
-
-
-class _Step(nn.Module):
-    """A language model that reads one word of each stream at a time."""
-
-    def __init__(self, model: LanguageModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, words: Tensor, states: Tensor, memories: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        model = self.model
-        x = model.embedding[words]
-        new_states, new_memories = [], []
-        for layer, cell in enumerate(model.layers()):
-            x, memory = cell.step(x, states[layer], memories[layer])
-            new_states.append(x)
-            new_memories.append(memory)
-        return functional.linear(x, model.softmax(), model.bias), torch.stack(new_states), torch.stack(new_memories)
-
-
-class LanguageTraining(Descent[LanguageModel]):
+class TextTraining(Descent[LanguageModel]):
     """One language model, its optimiser and how far they are: a :class:`~nas_trainer.task.Task`.
 
     Args:
@@ -215,25 +112,14 @@ class LanguageTraining(Descent[LanguageModel]):
         final: FinalSettings | None = None,
     ) -> None:
         self._spec = spec
-        self._seed = seed
-        self._device = device
         self._metric = metric
-        self._final = final or FinalSettings()
         self._train = tuple(each.to(device) for each in streams(text.train, streams_count))
         self._held_out = tuple(each.to(device) for each in streams(text.held_out, streams_count))
         self._vocabulary = Vocabulary(unit=text.unit, unknown=UNKNOWN, end_of_line=END, tokens=text.vocabulary)
         words = len(text.vocabulary)
-        torch.manual_seed(seed % _SEEDS)
+        seed_weights(seed)
         network = LanguageModel(architecture, words, fitting_width(architecture, words, spec), spec).to(device)
-        super().__init__(network, optimizer)
-
-    def run(self, epochs: int, after_epoch: Callable[[], None]) -> None:
-        """See :class:`~nas_trainer.task.Task`."""
-        while self.progress.epochs < epochs and not self.progress.diverged:
-            loss = self._train_epoch(self.progress.epochs)
-            measured = () if self._final.test else (self._in_metric(self._measure()),)
-            self.progress = Progress((*self.progress.metrics, *measured), (*self.progress.losses, loss))
-            after_epoch()
+        super().__init__(network, optimizer, seed, device, final)
 
     def metrics(self, last: int) -> dict[str, float]:
         """See :class:`~nas_trainer.task.Task`: the text's metrics, training loss in nats, and what a token costs."""
@@ -256,19 +142,11 @@ class LanguageTraining(Descent[LanguageModel]):
     def onnx(self) -> tuple[bytes, float]:
         """See :class:`~nas_trainer.task.Task`; one step: takes ``words`` (batch), ``states`` and ``memories``
         (layers, batch, width), and returns ``logits`` (batch, words), ``newStates`` and ``newMemories``."""
-        from nas_trainer.export import onnx_of
+        return onnx_model(self.network)
 
-        generator = torch.Generator().manual_seed(0)
-        count, width = len(self.network.cells), self.network.width
-        examples = [
-            (
-                torch.randint(len(self.network.bias), (batch,), generator=generator),
-                *torch.rand(2, count, batch, width, generator=generator).unbind(0),
-            )
-            for batch in (1, 3)
-        ]
-        inputs = {"words": 0, "states": 1, "memories": 1}
-        return onnx_of(_Step(self.network), examples, inputs, ("logits", "newStates", "newMemories"))
+    def _epoch(self, epoch: int) -> list[float]:
+        loss = self._train_epoch(epoch)
+        return [loss] if self._final.test else [loss, self._in_metric(self._measure())]
 
     def _in_metric(self, nats: float) -> float:
         return nats / math.log(2) if self._metric == BITS_PER_CHARACTER else _perplexity(nats)
@@ -276,14 +154,12 @@ class LanguageTraining(Descent[LanguageModel]):
     def _rate(self, epoch: int) -> float:
         """Return the learning rate of an epoch, counted from 0."""
         falls = max(0, epoch + 1 - self._spec.steady_epochs)
-        rate = self._learning_rate / float(self._spec.learning_rate_divisor) ** falls
-        decay = self._final.decay_epoch
-        return rate / 10 if decay is not None and epoch >= decay else rate
+        return self._decayed(self._learning_rate / float(self._spec.learning_rate_divisor) ** falls, epoch)
 
     def _train_epoch(self, epoch: int) -> float:
         """Read the training text once; return the mean loss of a token in nats."""
         read, following = self._train
-        generator = torch.Generator(self._device).manual_seed((self._seed * 1_000_003 + epoch) % _SEEDS)
+        generator = self._generator(epoch)
         self._optimizer.learning_rate = self._rate(epoch)
         clip = float(self._spec.gradient_clip)
         parameters = list(self.network.parameters())

@@ -18,18 +18,11 @@ from nas_api.source import architecture_source
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_api.stopping import Stopped, StopRule
 from nas_store.folder import FolderStore
-from nas_trainer import checkpoint, language
-from nas_trainer.language import (
-    BITS_PER_CHARACTER,
-    PERPLEXITY,
-    LanguageModel,
-    LanguageTraining,
-    fitting_width,
-    model_parameters,
-    streams,
-)
+from nas_trainer import checkpoint
 from nas_trainer.main import main
-from nas_trainer.text import Text
+from nas_trainer.text.data import Text, load_text
+from nas_trainer.text.model import LanguageModel, fitting_width, model_parameters
+from nas_trainer.text.training import BITS_PER_CHARACTER, PERPLEXITY, TextTraining, streams
 
 CELL = RecurrentCellArchitecture.parse_short(
     "add/tanh add/sigmoid elem_mult/relu add/tanh elem_mult/tanh add/sigmoid add/tanh; inject add/tanh at 4; c=5"
@@ -53,13 +46,13 @@ def text() -> Text:
     return Text(torch.tensor(tokens[:500]), torch.tensor(tokens[500:]), tuple("abcdefghijk"))
 
 
-def training(text: Text, **changes: Any) -> LanguageTraining:
+def training(text: Text, **changes: Any) -> TextTraining:
     values: dict[str, Any] = {"spec": SPEC, "optimizer": PLAIN, "seed": 1, **changes}
     spec, optimizer, seed = (values.pop(name) for name in ("spec", "optimizer", "seed"))
-    return LanguageTraining(CELL, text, spec, optimizer, 4, seed, torch.device("cpu"), **values)
+    return TextTraining(CELL, text, spec, optimizer, 4, seed, torch.device("cpu"), **values)
 
 
-def trained(text: Text, epochs: int = 3, **changes: Any) -> LanguageTraining:
+def trained(text: Text, epochs: int = 3, **changes: Any) -> TextTraining:
     out = training(text, **changes)
     out.run(epochs, lambda: None)
     return out
@@ -329,14 +322,12 @@ def test_a_child_goes_on_from_its_checkpoint(job: Job, tmp_path: Path, monkeypat
     assert main(job(epochs=4)) == ExitCode.OK
     whole = result(tmp_path)
     (tmp_path / "store" / names.result_key(3)).unlink()
-    monkeypatch.setattr("nas_trainer.main._CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("nas_trainer.child._CHECKPOINT_SECONDS", 0.0)
     assert main(job(epochs=2)) == ExitCode.OK
     (tmp_path / "store" / names.result_key(3)).unlink()
     epochs: list[int] = []
-    train = LanguageTraining._train_epoch
-    monkeypatch.setattr(
-        LanguageTraining, "_train_epoch", lambda self, epoch: epochs.append(epoch) or train(self, epoch)
-    )
+    train = TextTraining._train_epoch
+    monkeypatch.setattr(TextTraining, "_train_epoch", lambda self, epoch: epochs.append(epoch) or train(self, epoch))
     assert main(job(epochs=4, attempt=2)) == ExitCode.OK
     assert epochs == [2, 3]
     assert result(tmp_path).history == whole.history
@@ -376,8 +367,8 @@ def test_a_final_test_reads_the_test_set_once_and_hands_the_model_over(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = []
-    measure = LanguageTraining._measure
-    monkeypatch.setattr(LanguageTraining, "_measure", lambda self: measured.append(1) or measure(self))
+    measure = TextTraining._measure
+    monkeypatch.setattr(TextTraining, "_measure", lambda self: measured.append(1) or measure(self))
     environment = job(final=FinalSettings(test=True))
     assert main(environment) == ExitCode.OK
     assert len(measured) == 1
@@ -390,7 +381,7 @@ def test_a_final_test_reads_the_test_set_once_and_hands_the_model_over(
 
     # Train on training and validation text, nothing of the test's: that is measured by the readable module.
     document = TrainerInput.model_validate_json(environment[names.ENV_TRAINER_INPUT])
-    text = language.load_text(TextDataset(uri=str(tmp_path)), document.store, test=True)
+    text = load_text(TextDataset(uri=str(tmp_path)), document.store, test=True)
     assert len(text.train) == 80 * 6 and len(text.held_out) == 20 * 6
     source = architecture_source(CELL)
     assert source is not None

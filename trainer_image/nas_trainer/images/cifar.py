@@ -10,6 +10,7 @@ Each may lie in a folder of its own below the address.
 
 import io
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -18,12 +19,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nas_api.experiment import CifarDataset
 from nas_trainer.files import DatasetUnavailable, Files
 
 Part = Literal["train", "test"]
-SIDE = 32
-"""Height and width of an image in pixels."""
-_PIXELS = 3 * SIDE * SIDE
+_SIDE = CifarDataset.side
+_SHAPE = (CifarDataset.channels, _SIDE, _SIDE)
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm")
 _IMAGE_COLUMNS = ("img", "image")
 
@@ -124,7 +125,7 @@ def _binary_files(names: list[str], classes: int, part: Part) -> list[str]:
 def _read_binary(files: Files, names: list[str], classes: int) -> Labelled:
     # A record is the label (CIFAR-100: the coarse one, then the fine one) and all red, all green and all blue pixels.
     before = 1 if classes == 10 else 2
-    record = before + _PIXELS
+    record = before + math.prod(_SHAPE)
     parts = []
     for name, data in zip(names, files.read(names), strict=True):
         if not data or len(data) % record:
@@ -133,7 +134,7 @@ def _read_binary(files: Files, names: list[str], classes: int) -> Labelled:
             )
         parts.append(np.frombuffer(data, dtype=np.uint8).reshape(-1, record))
     records = np.concatenate(parts)
-    return Labelled(records[:, before:].reshape(-1, 3, SIDE, SIDE), records[:, before - 1].astype(np.int64))
+    return Labelled(records[:, before:].reshape(-1, *_SHAPE), records[:, before - 1].astype(np.int64))
 
 
 def _binary_class_names(files: Files, folder: PurePosixPath, classes: int) -> list[str]:
@@ -233,13 +234,14 @@ def _decoded(data: bytes, address: str) -> NDArray[np.uint8]:
     # What Pillow raises for damaged files of several formats.
     except (OSError, SyntaxError, ValueError, TypeError) as error:
         raise DatasetUnavailable(f"{address} is not a readable image ({error}): copy it again") from error
-    if pixels.shape != (SIDE, SIDE, 3):
+    pixels = pixels.transpose(2, 0, 1)
+    if pixels.shape != _SHAPE:
         raise DatasetUnavailable(
-            f"{address} has {pixels.shape[1]}x{pixels.shape[0]} pixels, not {SIDE}x{SIDE}: these are not CIFAR images"
+            f"{address} has {pixels.shape[2]}x{pixels.shape[1]} pixels, not {_SIDE}x{_SIDE}: these are not CIFAR images"
         )
-    return pixels.transpose(2, 0, 1)
+    return pixels
 
 
 def _labelled(pixels: Sequence[NDArray[np.uint8]], labels: Sequence[int]) -> Labelled:
-    stacked = np.stack(pixels) if pixels else np.zeros((0, 3, SIDE, SIDE), np.uint8)
+    stacked = np.stack(pixels) if pixels else np.zeros((0, *_SHAPE), np.uint8)
     return Labelled(stacked, np.array(labels, dtype=np.int64))

@@ -8,7 +8,7 @@ from nas_api.child import S3Location, StoreLocation
 from nas_api.experiment import TextDataset
 from nas_store import open_store
 from nas_trainer.files import DatasetUnavailable
-from nas_trainer.text import Text, load_text
+from nas_trainer.text.data import Text, load_text
 
 NOWHERE = StoreLocation(folder="/nowhere")
 

@@ -16,7 +16,8 @@ from nas_api.spaces.recurrent_cell import (
     RecurrentCellSpace,
     RecurrentCellSpec,
 )
-from nas_trainer.cell import RecurrentCell, linear, product
+from nas_trainer.text.cell import RecurrentCell
+from nas_trainer.text.operations import linear, product
 
 Step = Callable[[list[Tensor], list[Tensor], Tensor], tuple[Tensor, Tensor]]
 """From W_i x + b_i, U_i h and c to the new h and c."""

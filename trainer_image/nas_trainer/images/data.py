@@ -8,11 +8,8 @@ its time: each has mean 0 and deviation 1 over its pixels and channels. Digits h
 training images.
 """
 
-import gzip
 import hashlib
-import importlib.util
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,10 +18,11 @@ from torch import Tensor
 
 from nas_api.child import StoreLocation
 from nas_api.experiment import CifarDataset, DatasetSpec, DigitsDataset
-from nas_trainer.cifar import Labelled, class_names, read_cifar
 from nas_trainer.files import DatasetUnavailable, open_files
+from nas_trainer.images.cifar import Labelled, class_names, read_cifar
+from nas_trainer.images.digits import read_digits
+from nas_trainer.images.preprocessing import whiten
 
-DIGITS_IMAGES = 1797
 DIGITS_VALIDATION_IMAGES = 397
 
 
@@ -64,7 +62,7 @@ class Images:
         )
 
 
-def load(spec: DatasetSpec, store: StoreLocation, *, cache: str | None = None, test: bool = False) -> Images:
+def load_images(spec: DatasetSpec, store: StoreLocation, *, cache: str | None = None, test: bool = False) -> Images:
     """Return the dataset that a manifest names.
 
     Args:
@@ -77,21 +75,10 @@ def load(spec: DatasetSpec, store: StoreLocation, *, cache: str | None = None, t
         DatasetUnavailable: a file is missing or broken, or there are too few images for the split.
         StoreUnreachable: the S3 server does not answer.
     """
-    for classes, cifar in ((10, spec.cifar10), (100, spec.cifar100)):
-        if cifar is not None:
-            return _cifar(cifar, classes, store, cache, test)
-    return _digits(spec.digits or DigitsDataset(), test)
-
-
-def whiten(images: Tensor) -> Tensor:
-    """Give each of some images (n, channels, height, width) mean 0 and deviation 1, in place; return them.
-
-    One that is all of one colour becomes 0.
-    """
-    images -= images.mean((1, 2, 3), keepdim=True)
-    # Pixels are whole numbers: a smaller deviation than this is that of one pixel that differs a little.
-    images /= images.std((1, 2, 3), keepdim=True, correction=0).clamp_min(images[0].numel() ** -0.5)
-    return images
+    cifar = spec.cifar10 or spec.cifar100
+    if cifar is not None:
+        return _cifar(cifar, spec.classes, store, cache, test)
+    return _digits(spec.digits or DigitsDataset(), spec.classes, test)
 
 
 def fixed_order(count: int) -> NDArray[np.int64]:
@@ -100,26 +87,14 @@ def fixed_order(count: int) -> NDArray[np.int64]:
     return np.array(sorted(range(count), key=keys.__getitem__), dtype=np.int64)
 
 
-def _digits(spec: DigitsDataset, test: bool) -> Images:
-    # Importing scikit-learn costs more than training a small child does; its data file is all we need.
-    package = importlib.util.find_spec("sklearn")
-    if package is None or not package.submodule_search_locations:
-        raise DatasetUnavailable("scikit-learn, which carries the digits, is not installed: use the trainer's image")
-    path = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
-    try:
-        with gzip.open(path, "rt") as file:
-            table = np.loadtxt(file, delimiter=",", dtype=np.float32)
-    except (OSError, ValueError) as error:
-        raise DatasetUnavailable(f"the digits of scikit-learn cannot be read ({error}): install it again") from error
-    if table.shape != (DIGITS_IMAGES, 65):
-        raise DatasetUnavailable(f"the digits of scikit-learn have the shape {table.shape}: install it again")
+def _digits(spec: DigitsDataset, classes: int, test: bool) -> Images:
+    pixels, digits = read_digits()
+    order = fixed_order(len(digits))
     seen = spec.training_images + DIGITS_VALIDATION_IMAGES
-    if test and seen >= DIGITS_IMAGES:
+    if test and seen >= len(order):
         raise DatasetUnavailable("no digits are left to test on: lower trainer.dataset.digits.trainingImages")
-    table = table[fixed_order(DIGITS_IMAGES)]
-    training, end = (seen, DIGITS_IMAGES) if test else (spec.training_images, seen)
-    images = torch.from_numpy(table[:end, :-1].reshape(-1, 1, 8, 8))
-    labels = torch.from_numpy(table[:end, -1].astype(np.int64))
+    training, end = (seen, len(order)) if test else (spec.training_images, seen)
+    images, labels = torch.from_numpy(pixels[order[:end]]), torch.from_numpy(digits[order[:end]])
     mean, deviation = images[:training].mean().item(), images[:training].std().item()
     images = (images - mean) / deviation
     return Images(
@@ -127,9 +102,9 @@ def _digits(spec: DigitsDataset, test: bool) -> Images:
         labels[:training],
         images[training:],
         labels[training:],
-        classes=10,
+        classes,
         augmented=False,
-        class_names=tuple("0123456789"),
+        class_names=tuple(map(str, range(classes))),
         brightest=16.0,
         scale=(mean, deviation),
     )

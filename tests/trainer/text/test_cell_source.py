@@ -14,7 +14,7 @@ from nas_api.spaces.recurrent_cell import (
     RecurrentCellSpace,
     RecurrentCellSpec,
 )
-from nas_trainer.cell import RecurrentCell
+from nas_trainer.text.cell import RecurrentCell
 
 
 def drawn(seed: int, base: int) -> RecurrentCellArchitecture:

@@ -19,9 +19,9 @@ from nas_api.child import S3Location, StoreLocation
 from nas_api.experiment import CifarDataset, DatasetSpec, DigitsDataset
 from nas_store import open_store
 from nas_store.s3 import S3Store
-from nas_trainer import data
-from nas_trainer.data import fixed_order, load
 from nas_trainer.files import DatasetUnavailable, open_files
+from nas_trainer.images import data
+from nas_trainer.images.data import fixed_order, load_images
 
 NOWHERE = StoreLocation(folder="/nowhere")
 TRAIN, TEST = 250, 50
@@ -121,7 +121,7 @@ def stored(layout: str, classes: int, part: str) -> NDArray[np.int64]:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_is_recognised_split_and_whitened(tmp_path: Path, layout: str, classes: int) -> None:
     LAYOUTS[layout](tmp_path, classes)
-    images = load(spec(tmp_path, classes), NOWHERE)
+    images = load_images(spec(tmp_path, classes), NOWHERE)
     assert images.train_images.shape == (150, 3, 32, 32)
     assert images.held_out_images.shape == (100, 3, 32, 32)
     assert images.classes == classes
@@ -139,9 +139,11 @@ def test_every_layout_is_recognised_split_and_whitened(tmp_path: Path, layout: s
 def test_a_final_test_knows_the_names_of_the_classes(tmp_path: Path, layout: str, classes: int) -> None:
     LAYOUTS[layout](tmp_path, classes)
     numbers, names = (tuple(form.format(each) for each in range(classes)) for form in ("{}", "class{:02}"))
-    assert load(spec(tmp_path, classes), NOWHERE).class_names == ()
+    assert load_images(spec(tmp_path, classes), NOWHERE).class_names == ()
     # Binary and parquet files may say nothing; folders have names.
-    assert load(spec(tmp_path, classes), NOWHERE, test=True).class_names == (names if layout == "images" else numbers)
+    assert load_images(spec(tmp_path, classes), NOWHERE, test=True).class_names == (
+        names if layout == "images" else numbers
+    )
     meta = "batches.meta.txt" if classes == 10 else "fine_label_names.txt"
     if layout == "binary":
         (tmp_path / "cifar-batches-bin" / meta).write_text("\n".join(names) + "\n\n")
@@ -151,13 +153,13 @@ def test_a_final_test_knows_the_names_of_the_classes(tmp_path: Path, layout: str
             table = pyarrow.parquet.read_table(path)
             known = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
             pyarrow.parquet.write_table(known, path)
-    assert load(spec(tmp_path, classes), NOWHERE, test=True).class_names == names
+    assert load_images(spec(tmp_path, classes), NOWHERE, test=True).class_names == names
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_final_test_trains_on_all_but_the_test_images(tmp_path: Path, layout: str) -> None:
     LAYOUTS[layout](tmp_path, 10)
-    images = load(spec(tmp_path), NOWHERE, test=True)
+    images = load_images(spec(tmp_path), NOWHERE, test=True)
     assert (
         rows(images.train_images, images.train_labels, 10, "train")
         == stored(layout, 10, "train")[fixed_order(TRAIN)].tolist()
@@ -171,9 +173,9 @@ def test_a_search_does_not_need_the_test_images_and_a_final_test_says_so(tmp_pat
     for path in sorted(tmp_path.rglob("*")):
         if path.is_file() and "test" in path.relative_to(tmp_path).as_posix():
             path.unlink()
-    assert len(load(spec(tmp_path), NOWHERE).train_labels) == 150
+    assert len(load_images(spec(tmp_path), NOWHERE).train_labels) == 150
     with pytest.raises(DatasetUnavailable, match=r"no test images: put test_batch\.bin"):
-        load(spec(tmp_path), NOWHERE, test=True)
+        load_images(spec(tmp_path), NOWHERE, test=True)
 
 
 def test_an_image_of_one_colour_is_whitened_to_zero() -> None:
@@ -243,7 +245,7 @@ def damage_class(folder: Path) -> None:
 def test_a_broken_dataset_says_what_is_wrong_and_what_to_do(tmp_path: Path, damage: Write, words: str) -> None:
     damage(tmp_path / "cifar")  # type: ignore[call-arg]
     with pytest.raises(DatasetUnavailable, match=words) as caught:
-        load(spec(tmp_path / "cifar"), NOWHERE)
+        load_images(spec(tmp_path / "cifar"), NOWHERE)
     assert "\n" not in str(caught.value)
 
 
@@ -252,7 +254,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     write_binary(tmp_path, 10)
     (tmp_path / "cifar-batches-bin" / "data_batch_2.bin").chmod(0)
     with pytest.raises(DatasetUnavailable, match=r"data_batch_2\.bin cannot be read \(Permission denied\)"):
-        load(spec(tmp_path), NOWHERE)
+        load_images(spec(tmp_path), NOWHERE)
 
 
 def test_more_images_to_validate_than_there_are_is_said(tmp_path: Path) -> None:
@@ -261,7 +263,7 @@ def test_more_images_to_validate_than_there_are_is_said(tmp_path: Path) -> None:
     with pytest.raises(
         DatasetUnavailable, match=r"250 training images, and trainer\.dataset\.cifar10\.validationImages"
     ):
-        load(dataset, NOWHERE)
+        load_images(dataset, NOWHERE)
 
 
 # ---------------------------------------------------------------- digits
@@ -269,13 +271,13 @@ def test_more_images_to_validate_than_there_are_is_said(tmp_path: Path) -> None:
 
 def test_the_digits_test_images_are_those_that_no_child_sees() -> None:
     dataset = DatasetSpec(digits=DigitsDataset(training_images=1000))
-    search, final = load(dataset, NOWHERE), load(dataset, NOWHERE, test=True)
+    search, final = load_images(dataset, NOWHERE), load_images(dataset, NOWHERE, test=True)
     assert len(final.train_labels) == 1397 and len(final.held_out_labels) == 400
     seen = torch.cat([search.train_labels, search.held_out_labels])
     assert torch.equal(final.train_labels, seen)
     assert final.train_images.mean().abs() < 1e-5
     with pytest.raises(DatasetUnavailable, match=r"lower trainer\.dataset\.digits\.trainingImages"):
-        load(DatasetSpec(digits=DigitsDataset(training_images=1400)), NOWHERE, test=True)
+        load_images(DatasetSpec(digits=DigitsDataset(training_images=1400)), NOWHERE, test=True)
 
 
 # ---------------------------------------------------------------- S3, and its copy on the node
@@ -308,17 +310,17 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.s3
 def test_a_dataset_in_s3_is_read_from_the_experiments_server(bucket: str, s3_location: S3Location) -> None:
     store = StoreLocation(s3=s3_location)
-    images = load(spec(bucket), store)
+    images = load_images(spec(bucket), store)
     assert len(images.train_labels) == 150
     open_store(StoreLocation(s3=s3_location.model_copy(update={"prefix": "data/cifar10/"}))).put(
         "data_batch_2.bin", b"x"
     )
     with pytest.raises(DatasetUnavailable, match=r"s3://.*/data/cifar10/data_batch_2\.bin has 1 bytes"):
-        load(spec(bucket), store)
+        load_images(spec(bucket), store)
     with pytest.raises(DatasetUnavailable, match=r"nothing-here has no training images"):
-        load(spec(f"s3://{s3_location.bucket}/nothing-here"), store)
+        load_images(spec(f"s3://{s3_location.bucket}/nothing-here"), store)
     with pytest.raises(DatasetUnavailable, match=r"cannot be read \(BucketNotFound\)"):
-        load(spec("s3://no-such-bucket-at-all/x"), store)
+        load_images(spec("s3://no-such-bucket-at-all/x"), store)
 
 
 @pytest.mark.s3
@@ -329,7 +331,7 @@ def test_a_node_downloads_a_dataset_once(
     results = []
 
     def child() -> None:
-        results.append(load(spec(bucket), store, cache=cache))
+        results.append(load_images(spec(bucket), store, cache=cache))
 
     children = [threading.Thread(target=child) for _ in range(4)]
     for each in children:
@@ -342,7 +344,7 @@ def test_a_node_downloads_a_dataset_once(
     assert not [path for path in Path(cache).iterdir() if path.name.startswith(".incoming")]
 
     # The test images are another copy, made when they are wanted.
-    load(spec(bucket), store, cache=cache, test=True)
+    load_images(spec(bucket), store, cache=cache, test=True)
     assert downloads[5:] == ["test_batch.bin"]
 
 
@@ -352,14 +354,14 @@ def test_a_damaged_copy_is_downloaded_again(
     bucket: str, s3_location: S3Location, tmp_path: Path, downloads: list[str], damage: str
 ) -> None:
     store, cache = StoreLocation(s3=s3_location), tmp_path / "cache"
-    first = load(spec(bucket), store, cache=str(cache))
+    first = load_images(spec(bucket), store, cache=str(cache))
     copy = next(path for path in cache.iterdir() if path.is_dir())
     if damage == "content":
         path = copy / "1"
         path.write_bytes(path.read_bytes()[:-1] + b"?")
     else:
         (copy / {"file": "2", "digests": "digests.json"}[damage]).unlink()
-    again = load(spec(bucket), store, cache=str(cache))
+    again = load_images(spec(bucket), store, cache=str(cache))
     assert len(downloads) == 10
     assert torch.equal(first.train_images, again.train_images)
 
@@ -369,12 +371,12 @@ def test_a_dataset_that_changes_is_downloaded_anew(
     bucket: str, s3_location: S3Location, tmp_path: Path, downloads: list[str]
 ) -> None:
     store, cache = StoreLocation(s3=s3_location), str(tmp_path / "cache")
-    first = load(spec(bucket), store, cache=cache)
+    first = load_images(spec(bucket), store, cache=cache)
     changed = S3Store(s3_location.model_copy(update={"prefix": "data/cifar10/"}))
     one, two = (changed.get(f"data_batch_{number}.bin") for number in (1, 2))
     assert one is not None and two is not None
     changed.put("data_batch_1.bin", two)  # the same size, another content
-    again = load(spec(bucket), store, cache=cache)
+    again = load_images(spec(bucket), store, cache=cache)
     assert not torch.equal(first.train_images, again.train_images)
 
 
@@ -382,7 +384,7 @@ def test_a_dataset_that_changes_is_downloaded_anew(
 def test_a_cache_that_cannot_be_written_is_named(bucket: str, s3_location: S3Location, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DatasetUnavailable, match=r"trainer\.datasetCache .*/file/cache cannot be used"):
-        load(spec(bucket), StoreLocation(s3=s3_location), cache=str(tmp_path / "file" / "cache"))
+        load_images(spec(bucket), StoreLocation(s3=s3_location), cache=str(tmp_path / "file" / "cache"))
 
 
 def test_a_folder_needs_no_copy(tmp_path: Path) -> None:

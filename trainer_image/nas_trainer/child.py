@@ -1,0 +1,253 @@
+"""One child, from what it is told to its result: the network is built, goes on from a checkpoint if there is one, is
+trained, measured and, in a final test, left for others.
+
+What learns is a wing's matter (``images``, ``text``); here it is a :class:`~nas_trainer.task.Task`.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import safetensors.torch
+import structlog
+import torch
+
+import nas_api
+from nas_api import names
+from nas_api.child import ExitCode, Result, TrainerInput
+from nas_api.handover import Vocabulary
+from nas_api.stopping import Rung, Stopped
+from nas_store import Store, open_store
+from nas_store.errors import StoreError
+from nas_trainer import checkpoint
+from nas_trainer.files import DatasetUnavailable
+from nas_trainer.images.data import Images
+from nas_trainer.images.training import image_training, images_on_device
+from nas_trainer.task import ExportFailed, Progress, Task, Unsuitable
+from nas_trainer.text.data import Text, load_text
+from nas_trainer.text.training import text_training
+from nas_trainer.together import Defer
+
+# A child that ends sooner is cheaper to repeat than to save.
+_CHECKPOINT_SECONDS = 60.0
+# What CPU allocators say; a GPU's has an exception of its own.
+_OUT_OF_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "out of memory")
+
+_log = structlog.get_logger()
+_Log = structlog.typing.FilteringBoundLogger
+
+
+@dataclass
+class Failure(Exception):
+    """An expected end without a result."""
+
+    code: int
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Terminated(BaseException):
+    """SIGTERM came: pre-empted, cancelled or suspended. No Exception, so that nothing takes it for an error."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the children of one process have in common."""
+
+    building: threading.Lock = field(default_factory=threading.Lock)
+    """Held while a network is built: torch draws initial weights from one generator for all threads, seeded by each."""
+    images: Callable[..., Images] = field(default_factory=lambda: lru_cache(1)(images_on_device))
+    """``images_on_device``, once."""
+    text: Callable[..., Text] = field(default_factory=lambda: lru_cache(1)(load_text))
+    """``load_text``, once."""
+
+
+def train_child(document: TrainerInput, shared: Shared, defer: Defer) -> str:
+    """Train a child, write its result, and return the termination message.
+
+    Args:
+        document: what it is told.
+        shared: what it has in common with the other children of the process.
+        defer: makes an interruption wait; called before the result is written.
+
+    Raises:
+        Failure: an expected end without a result.
+        Terminated: it was interrupted; its state is saved.
+    """
+    log = _log.bind(experiment=document.experiment, sample=document.sample, attempt=document.attempt)
+    with _storage_failures():
+        store = open_store(document.store)
+        # Asked for before anything is built: an earlier attempt may have ended right after its result.
+        if store.get(names.result_key(document.sample)) is not None:
+            log.info("the result exists already")
+            return "the result of this sample exists already"
+    started = time.monotonic()
+    torch.set_num_threads(document.threads)
+    with _memory_failures():
+        task = _task(document, shared)
+        _restore(document, store, task, log)
+        stopped = _train(document, store, task, log)
+        metrics = _metrics(document, store, task, log)
+    defer()
+    result = _result(document, task, metrics, stopped, time.monotonic() - started)
+    with _storage_failures():
+        # Somebody else's result of this sample is as good as ours: the first one counts.
+        store.put_if_absent(names.result_key(document.sample), result.model_dump_json(by_alias=True).encode())
+    log.info("result", status=result.status, **result.metrics, seconds=round(result.seconds, 2))
+    return result.termination_message()
+
+
+def _task(document: TrainerInput, shared: Shared) -> Task:
+    try:
+        with _storage_failures(), shared.building:
+            if document.dataset.text is None:
+                return image_training(document, shared.images)
+            return text_training(document, shared.text)
+    except Unsuitable as error:
+        raise Failure(ExitCode.INVALID_INPUT, str(error)) from error
+    except DatasetUnavailable as error:
+        raise Failure(ExitCode.DATASET_UNAVAILABLE, str(error)) from error
+
+
+def _restore(document: TrainerInput, store: Store, task: Task, log: _Log) -> None:
+    with _storage_failures():
+        data = store.get(names.checkpoint_key(document.sample))
+    if data is None:
+        return
+    try:
+        tensors, progress = checkpoint.decode(document, data)
+        task.restore(tensors, progress)
+    except (ValueError, KeyError) as error:
+        # Training from the start costs time and nothing else.
+        log.warning("the checkpoint is not used", reason=str(error))
+    else:
+        log.info("goes on from its checkpoint", epochs=progress.epochs)
+
+
+def _train(document: TrainerInput, store: Store, task: Task, log: _Log) -> Stopped | None:
+    """Train to the end, or to where the document's rule ends it; return where that was."""
+    rule = document.stop
+    saved_at = time.monotonic()
+    # SIGTERM may come in the middle of an epoch, whose half is of no use.
+    newest = (task.state(), task.progress)
+
+    def after_epoch() -> None:
+        nonlocal saved_at, newest
+        newest = (task.state(), task.progress)
+        metric = {document.metric: task.progress.metrics[-1]} if task.progress.metrics else {}
+        log.debug("epoch", number=task.progress.epochs, loss=task.progress.losses[-1], **metric)
+        if time.monotonic() - saved_at >= _CHECKPOINT_SECONDS:
+            _save(document, store, *newest, log)
+            saved_at = time.monotonic()
+
+    try:
+        # One that goes on from a later epoch was let pass by an earlier attempt's rule, and what it cost is spent.
+        if rule is not None and task.progress.epochs <= rule.epoch < document.epochs:
+            task.run(rule.epoch, after_epoch)
+            rung = Rung.of(task.progress.metrics, rule.epoch, rule.goal)
+            if not task.progress.diverged and rule.ends(rung):
+                log.info("stopped early", epoch=rule.epoch, bound=rule.bound)
+                return Stopped(epoch=rule.epoch, of=document.epochs)
+        task.run(document.epochs, after_epoch)
+    except Terminated:
+        if newest[1].epochs:
+            _save(document, store, *newest, log)
+            log.info("checkpoint", epochs=newest[1].epochs)
+        raise
+    return None
+
+
+def _save(document: TrainerInput, store: Store, state: dict[str, torch.Tensor], progress: Progress, log: _Log) -> None:
+    try:
+        store.put(names.checkpoint_key(document.sample), checkpoint.encode(document, state, progress))
+    except StoreError as error:
+        # A training without a checkpoint is slower to repeat, and right all the same.
+        log.warning("the checkpoint could not be written", reason=str(error))
+
+
+def _metrics(document: TrainerInput, store: Store, task: Task, log: _Log) -> dict[str, float]:
+    """Return the result's numbers; a final test leaves the network beside them."""
+    if task.progress.diverged:
+        return {}
+    metrics = task.metrics(document.reward_epochs)
+    if document.final is not None and document.final.test:
+        metrics |= _export(document, store, task, log)
+    return metrics
+
+
+def _export(document: TrainerInput, store: Store, task: Task, log: _Log) -> dict[str, float]:
+    """Leave the network and how to feed it beside the result that will follow; return what there is to say of it."""
+    contract = task.contract()
+    key = names.vocabulary_key if isinstance(contract, Vocabulary) else names.preprocessing_key
+    with _storage_failures():
+        store.put(key(document.sample), contract.model_dump_json(by_alias=True).encode())
+        store.put(names.training_key(document.sample), json.dumps(_training(document)).encode())
+        store.put(names.weights_key(document.sample), safetensors.torch.save(task.weights()))
+    try:
+        model, difference = task.onnx()
+    except ExportFailed as error:
+        # The weights are there, and so will be the result: it has no onnxDifference then.
+        log.warning("no ONNX model", reason=str(error))
+        return {}
+    with _storage_failures():
+        store.put(names.onnx_key(document.sample), model)
+    return {"onnxDifference": difference}
+
+
+def _training(document: TrainerInput) -> dict[str, Any]:
+    """Return what was trained from, without the store, which is no matter of the network's."""
+    told = document.model_dump(mode="json", by_alias=True, exclude={"store"})
+    return {**told, "software": {"nas-operator": nas_api.__version__, "torch": str(torch.__version__)}}
+
+
+def _result(
+    document: TrainerInput, task: Task, metrics: dict[str, float], stopped: Stopped | None, seconds: float
+) -> Result:
+    progress = task.progress
+    return Result(
+        sample=document.sample,
+        attempt=document.attempt,
+        architecture=document.architecture.digest,
+        status="Diverged" if progress.diverged else "Trained",
+        metrics=metrics,
+        history=progress.metrics,
+        stopped=stopped,
+        seconds=seconds,
+        parameters=task.parameters,
+    )
+
+
+@contextmanager
+def _storage_failures() -> Iterator[None]:
+    try:
+        yield
+    except StoreError as error:
+        # One that may pass by itself is an ordinary failure, which is tried again.
+        raise Failure(1 if error.retryable else ExitCode.STORAGE_REFUSED, str(error)) from error
+
+
+@contextmanager
+def _memory_failures() -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch.OutOfMemoryError is a RuntimeError; a CPU's allocator raises a plain one.
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _OUT_OF_MEMORY_WORDS):
+            raise
+        raise Failure(
+            ExitCode.OUT_OF_MEMORY,
+            f"the network does not fit into memory ({first_line(error)}): lower trainer.batchSize, or give"
+            " trainers more memory in trainer.template",
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says in one line, or its type's name where it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0]
