@@ -46,14 +46,12 @@ def image_training(document: TrainerInput, load: Callable[..., Images] = images_
         load: :func:`images_on_device`, or what calls it once for several children.
 
     Raises:
-        Unsuitable: the document asks for another metric, for batches of one image, or for what the image cannot do.
+        Unsuitable: the document asks for another metric, or for what the image cannot do.
         DatasetUnavailable: see :func:`nas_trainer.images.data.load_images`.
         StoreUnreachable: the dataset's server does not answer.
     """
     if document.metric != METRIC:
         raise Unsuitable(f"images are measured by {METRIC!r}, not {document.metric!r}: correct spec.objective.metric")
-    if document.batch_size < 2:
-        raise Unsuitable("batch normalisation needs a trainer.batchSize of 2 or more")
     if not isinstance(document.architecture, ConvolutionalArchitecture):
         raise Unsuitable(f"a {document.architecture.space} architecture cannot be trained on images")
     device = choose_device()
