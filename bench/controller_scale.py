@@ -143,7 +143,7 @@ def controlled(client: KubeClient, wanted: NASExperiment, folder: Path) -> float
         digest = space.decode(policy.propose(sample).choices).digest
         result = Result(sample=sample, attempt=1, architecture=digest, metrics={"accuracy": sample % 97 / 97})
         store.put_if_absent(names.result_key(sample), result.model_dump_json(by_alias=True).encode())
-    executor = KubernetesExecutor(client, wanted, "i", threads=THREADS)
+    executor = KubernetesExecutor(client, wanted, "i", ThreadPoolExecutor(THREADS))
     sink = KubernetesSink(client, wanted, lambda loss: print(f"status lost: {loss}", file=sys.stderr))
     search = Search(wanted, store=store, location=StoreLocation(folder=str(folder)), executor=executor, sink=sink)
     began = time.monotonic()

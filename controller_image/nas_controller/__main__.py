@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import structlog
@@ -42,6 +43,7 @@ from nas_store.errors import CredentialsRefused, StoreError
 
 _log = structlog.get_logger()
 
+_CALLS_AT_ONCE = 8
 _PAUSES_SECONDS = (5.0, 10.0, 20.0, 30.0)
 # Long enough for the status to be written and for the operator to see it.
 _REFUSED_SECONDS = 20.0
@@ -143,7 +145,8 @@ class Controller:
         location = StoreLocation(s3=s3_location(experiment))
         store = open_store(location)
         store.probe()
-        executor = KubernetesExecutor(self._client, experiment, self._image)
+        jobs = ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="jobs")
+        executor = KubernetesExecutor(self._client, experiment, self._image, jobs)
         search = Search(experiment, store=store, location=location, executor=executor, sink=sink)
         with self._lock:
             self._search, self._executor = search, executor

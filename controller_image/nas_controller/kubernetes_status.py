@@ -1,7 +1,6 @@
 """The search's part of the status, written to the API server: by server-side apply, and seldom."""
 
 import threading
-import time
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
@@ -10,15 +9,14 @@ import structlog
 
 from nas_api import names
 from nas_api.experiment import NASExperiment, Problem
+from nas_controller.pace import Pace
 from nas_controller.status import SearchStatus
 from nas_kube.client import KubeClient
+from nas_kube.clock import SYSTEM_CLOCK, Clock, wait_for
 from nas_kube.errors import ApiError, KubeError
 from nas_kube.resources import EXPERIMENTS
 
 _log = structlog.get_logger()
-
-_EVERY_SECONDS = 5.0
-_LONGEST_PAUSE_SECONDS = 30.0
 
 
 class Loss(StrEnum):
@@ -33,43 +31,49 @@ class Loss(StrEnum):
 class KubernetesSink:
     """A :class:`~nas_controller.status.StatusSink` with a thread of its own.
 
-    Writes only what has changed, at most once in 5 s; an outcome at once. Every write carries the epoch, so that
+    Writes only what has changed, when its pace says so; an outcome at once. Every write carries the epoch, so that
     the API server itself refuses a controller that has been replaced, and the object's version, because an apply
     to a status does not look at the uid: without it a namesake created after ours could be hit.
     """
 
-    def __init__(self, client: KubeClient, experiment: NASExperiment, on_loss: Callable[[Loss], None]) -> None:
+    def __init__(
+        self,
+        client: KubeClient,
+        experiment: NASExperiment,
+        on_loss: Callable[[Loss], None],
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         """Prepare; nothing is written before ``publish``.
 
         Args:
             client: the API.
             experiment: whose status; what it says already is not written again.
             on_loss: called once, from the sink's thread.
+            clock: whose time it is.
         """
         self._client = client
         self._meta = experiment.metadata
         self._version: str | None = None
         self._on_loss = on_loss
+        self._clock = clock
         self._changed = threading.Condition()
+        """Guards the next three."""
         status = experiment.status
-        self._written = SearchStatus() if status is None else SearchStatus.of(status)
-        self._wanted = self._written
+        self._pace = Pace(SearchStatus() if status is None else SearchStatus.of(status))
         self._lost: Loss | None = None
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="status", daemon=True)
-        self._thread.start()
+        self._thread = clock.start("status", self._run)
 
     def publish(self, status: SearchStatus) -> None:
         """See :class:`~nas_controller.status.StatusSink`."""
         with self._changed:
-            self._wanted = status
-            self._changed.notify_all()
+            self._want(status)
 
     def publish_problem(self, problem: Problem) -> None:
         """Say what keeps the search from starting; everything else stays as the last controller wrote it."""
         with self._changed:
-            self._wanted = self._wanted.model_copy(update={"problem": problem})
-            self._changed.notify_all()
+            self._want(self._pace.wanted.model_copy(update={"problem": problem}))
 
     def flush(self, seconds: float | None = None) -> bool:
         """Wait until the newest status is written or cannot be any more; None waits as long as it takes.
@@ -77,8 +81,8 @@ class KubernetesSink:
         Returns whether it is written.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._wanted == self._written or self._lost is not None, seconds)
-            return self._wanted == self._written
+            wait_for(self._clock, self._changed, lambda: self._written() or self._lost is not None, seconds)
+            return self._written()
 
     def close(self) -> None:
         """End the thread; what is not written stays unwritten."""
@@ -87,20 +91,16 @@ class KubernetesSink:
             self._changed.notify_all()
         self._thread.join(5.0)
 
+    def _want(self, status: SearchStatus) -> None:
+        self._pace.want(status, self._clock.monotonic())
+        self._changed.notify_all()
+
+    def _written(self) -> bool:
+        return self._pace.wanted == self._pace.written
+
     def _run(self) -> None:
-        written_at, pause = float("-inf"), 0.0
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._wanted != self._written)
-                not_before = written_at + (pause or _EVERY_SECONDS)
-                while not self._closed and (left := not_before - time.monotonic()) > 0:
-                    if self._wanted.outcome is not None and not pause:
-                        break
-                    self._changed.wait(left)
-                if self._closed:
-                    return
-                status = self._wanted
-            written_at = time.monotonic()
+        while (status := self._next()) is not None:
+            began = self._clock.monotonic()
             try:
                 self._write(status)
             except KubeError as error:
@@ -113,13 +113,23 @@ class KubernetesSink:
                     self._on_loss(loss)
                     return
                 # Refused for another reason or not answered: the next try has the newest status.
-                pause = min(2 * pause or 1.0, _LONGEST_PAUSE_SECONDS)
+                with self._changed:
+                    pause = self._pace.failed(began)
                 _log.warning("status not written", error=str(error), pause=pause)
             else:
-                pause = 0.0
                 with self._changed:
-                    self._written = status
+                    self._pace.wrote(status, began)
                     self._changed.notify_all()
+
+    def _next(self) -> SearchStatus | None:
+        """Return what is to be written once it is time; None: nothing any more."""
+        with self._changed:
+            while not self._closed:
+                due, now = self._pace.due(), self._clock.monotonic()
+                if due is not None and due <= now:
+                    return self._pace.wanted
+                self._clock.wait(self._changed, None if due is None else due - now)
+        return None
 
     def _write(self, status: SearchStatus) -> None:
         """Apply a status to our experiment and no other.

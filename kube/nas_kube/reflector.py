@@ -3,7 +3,6 @@
 import json
 import random
 import threading
-import time
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import structlog
 
 from nas_kube.client import KubeClient, Object, Stream
+from nas_kube.clock import SYSTEM_CLOCK, Clock, wait_for
 from nas_kube.errors import ApiError, KubeError
 from nas_kube.resources import Resource
 
@@ -48,6 +48,8 @@ class Reflector:
         label_selector: str | None = None,
         field_selector: str | None = None,
         watch_seconds: float = 240.0,
+        clock: Clock = SYSTEM_CLOCK,
+        jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         """Prepare; nothing is called before ``start``.
 
@@ -59,6 +61,8 @@ class Reflector:
             label_selector: as kubectl has it.
             field_selector: as kubectl has it.
             watch_seconds: how long the server keeps one watch open.
+            clock: whose time it is.
+            jitter: draws a pause between two bounds, so that clients do not come back together.
         """
         self._client = client
         self._resource = resource
@@ -69,39 +73,44 @@ class Reflector:
         self._known: dict[tuple[str, str], Object] = {}
         self._version: str | None = None
         self._last_alive = float("-inf")
+        self._clock = clock
+        self._jitter = jitter
+        self._changed = threading.Condition()
+        """Guards the next three."""
         self._stream: Stream | None = None
-        self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        self._synced = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"reflector-{resource.plural}", daemon=True)
+        self._stopped = False
+        self._synced = False
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin to follow, in the background."""
-        self._thread.start()
+        self._thread = self._clock.start(f"reflector-{self._resource.plural}", self._run)
 
     def wait_synced(self, timeout_seconds: float) -> bool:
         """Wait until everything that was there at the start has been delivered; return whether it was."""
-        return self._synced.wait(timeout_seconds)
+        with self._changed:
+            return wait_for(self._clock, self._changed, lambda: self._synced, timeout_seconds)
 
     def stop(self, timeout_seconds: float = 5.0) -> None:
         """End the thread soon; no event is delivered after this returns, unless one is being handled for longer."""
-        self._stopped.set()
-        with self._lock:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
             stream = self._stream
         if stream is not None:
             stream.close()
-        if self._thread.ident is not None and self._thread is not threading.current_thread():
+        if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_seconds)
 
     @property
     def seconds_since_alive(self) -> float:
         """Seconds since the API server last answered or sent something; infinite before the first answer."""
-        return time.monotonic() - self._last_alive
+        return self._clock.monotonic() - self._last_alive
 
     def _run(self) -> None:
         failures = 0
-        while not self._stopped.is_set():
-            began = time.monotonic()
+        while not self._stopped:
+            began = self._clock.monotonic()
             error: KubeError | None = None
             try:
                 if self._version is None:
@@ -118,15 +127,16 @@ class Reflector:
                 self._version = None  # The next list finds the event again.
                 _log.exception("event not handled, will be delivered again", resource=self._resource.plural)
             # A watch that was good for a while is no sign of a server in trouble.
-            failures = 1 if time.monotonic() - began >= _GOOD_WATCH_SECONDS else failures + 1
+            failures = 1 if self._clock.monotonic() - began >= _GOOD_WATCH_SECONDS else failures + 1
             self._pause(failures, error)
 
     def _pause(self, failures: int, error: KubeError | None) -> None:
         longest = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 10))
-        seconds = random.uniform(longest / 2, longest)
+        seconds = self._jitter(longest / 2, longest)
         if isinstance(error, ApiError) and error.retry_after is not None:
             seconds = max(seconds, error.retry_after)
-        self._stopped.wait(seconds)
+        with self._changed:
+            wait_for(self._clock, self._changed, lambda: self._stopped, seconds)
 
     def _list(self) -> None:
         listing = self._client.list(
@@ -135,7 +145,7 @@ class Reflector:
             label_selector=self._query["labelSelector"],
             field_selector=self._query["fieldSelector"],
         )
-        self._last_alive = time.monotonic()
+        self._last_alive = self._clock.monotonic()
         found = {_key(item): item for item in listing.items}
         for key, gone in list(self._known.items()):
             if key not in found or found[key]["metadata"]["uid"] != gone["metadata"]["uid"]:
@@ -147,7 +157,9 @@ class Reflector:
             elif known["metadata"]["resourceVersion"] != item["metadata"]["resourceVersion"]:
                 self._deliver(EventType.MODIFIED, item)
         self._version = listing.resource_version
-        self._synced.set()
+        with self._changed:
+            self._synced = True
+            self._changed.notify_all()
 
     def _watch(self) -> None:
         stream = self._client.stream(
@@ -161,21 +173,21 @@ class Reflector:
             },
             silence_seconds=self._watch_seconds + 15.0,
         )
-        with self._lock:
+        with self._changed:
             self._stream = stream
         try:
-            if self._stopped.is_set():
+            if self._stopped:
                 # stop() came between our last look and the stream: nobody else will close it.
                 stream.close()
-            self._last_alive = time.monotonic()
+            self._last_alive = self._clock.monotonic()
             for line in stream:
-                if self._stopped.is_set():
+                if self._stopped:
                     return
-                self._last_alive = time.monotonic()
+                self._last_alive = self._clock.monotonic()
                 if line:
                     self._take(json.loads(line))
         finally:
-            with self._lock:
+            with self._changed:
                 self._stream = None
 
     def _take(self, event: dict[str, Any]) -> None:
@@ -187,7 +199,7 @@ class Reflector:
         self._version = item["metadata"]["resourceVersion"]
 
     def _deliver(self, kind: EventType, item: Object) -> None:
-        if self._stopped.is_set():
+        if self._stopped:
             return
         item["metadata"].pop("managedFields", None)
         key = _key(item)

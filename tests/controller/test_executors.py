@@ -1,6 +1,7 @@
 """What the search may expect of any executor: one suite for Jobs, local processes and the table."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -54,7 +55,9 @@ class Jobs:
         plane = request.getfixturevalue("control_plane")
         self._bench = Bench(plane.client, request.getfixturevalue("namespace"))
         self._store = store
-        self.executor: Executor = KubernetesExecutor(plane.client, self._bench.experiment, "trainer:test")
+        self.executor: Executor = KubernetesExecutor(
+            plane.client, self._bench.experiment, "trainer:test", ThreadPoolExecutor(8)
+        )
 
     def train(self, launch: Launch) -> None:
         """Write the result, as a trainer would, and end the pod, as a kubelet would."""

@@ -1,8 +1,10 @@
 """Children as Jobs and the status, on a real control plane; pods' ends are written by the test, as a kubelet would."""
 
 import itertools
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -12,6 +14,7 @@ from cluster_fixtures import ControlPlane
 from controller.node import Node
 from experiments import manifest
 from patience import HANG_SECONDS, eventually
+from virtual_clock import FasterClock
 
 from nas_api import names
 from nas_api.child import StoreLocation
@@ -20,12 +23,12 @@ from nas_api.reasons import Reason
 from nas_api.search_space import search_space
 from nas_api.trainer_input import trainer_input
 from nas_controller.executor import Blocked, End, Ended, Event, Launch, Started
-from nas_controller.executors import kubernetes
 from nas_controller.executors.kubernetes import KubernetesExecutor
 from nas_controller.kubernetes_status import KubernetesSink, Loss
 from nas_controller.search import Ending, Search
 from nas_controller.status import SearchStatus
 from nas_kube.client import KubeClient
+from nas_kube.clock import SYSTEM_CLOCK, Clock
 from nas_kube.errors import ApiError
 from nas_kube.reading import finished
 from nas_kube.resources import EXPERIMENTS, JOBS, PODS, Resource
@@ -46,9 +49,12 @@ class Bench:
         self.experiment = NASExperiment.model_validate(made, extra="ignore")
         self.events: SimpleQueue[Event] = SimpleQueue()
         self.executors: list[KubernetesExecutor] = []
+        self.clock: Clock = SYSTEM_CLOCK
 
     def executor(self) -> tuple[KubernetesExecutor, frozenset[int]]:
-        executor = KubernetesExecutor(self.client, self.experiment, "trainer:test")
+        executor = KubernetesExecutor(
+            self.client, self.experiment, "trainer:test", ThreadPoolExecutor(8), clock=self.clock
+        )
         self.executors.append(executor)
         return executor, executor.start(self.events.put)
 
@@ -215,7 +221,7 @@ def test_a_cancelled_child_is_gone_without_a_word(bench: Bench) -> None:
 def test_api_calls_for_each_child(
     bench: Bench, control_plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One POST a child, and next to nothing else: the watch, and the status once in 5 s."""
+    """One POST a child, and next to nothing else: the watch, and the status by its budget."""
     client = KubeClient.from_kubeconfig(control_plane.kubeconfig)
     calls: Counter[str] = Counter()
     send = client._send
@@ -232,29 +238,26 @@ def test_api_calls_for_each_child(
     )
     node = Node(control_plane.client, bench.namespace)
     node.start()
-    executor = KubernetesExecutor(client, experiment, "trainer:test")
+    executor = KubernetesExecutor(client, experiment, "trainer:test", ThreadPoolExecutor(8))
     sink = KubernetesSink(client, experiment, lambda _: None)
     location = StoreLocation(folder=str(tmp_path))
     search = Search(experiment, store=open_store(location), location=location, executor=executor, sink=sink)
+    began = time.monotonic()
     assert search.run() is Ending.FINISHED
     assert sink.flush(HANG_SECONDS)
+    minutes = (time.monotonic() - began) / 60
     for part in (executor, sink):
         part.close()
     node.stopped.set()
     node.join()
     print(f"{sum(calls.values()) / children:.2f} calls a child: {dict(calls)}")
     assert calls["POST jobs"] == children
+    assert calls["PATCH status"] <= 2 + 6 + children / 4 + minutes
     assert sum(calls.values()) <= 2.2 * children
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubernetes, "_LOOK_AFTER_SECONDS", 1.0)
-    monkeypatch.setattr(kubernetes, "_LOOK_EVERY_SECONDS", 0.5)
-
-
-@pytest.mark.usefixtures("impatient")
 def test_what_keeps_a_pod_from_running(bench: Bench) -> None:
+    bench.clock = FasterClock(20)
     executor, _ = bench.executor()
     executor.launch(bench.child(0))
     unscheduled = bench.next_event()
@@ -273,8 +276,8 @@ def test_what_keeps_a_pod_from_running(bench: Bench) -> None:
     bench.no_event()
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_quota_on_pods_is_told_and_waited_for(bench: Bench) -> None:
+    bench.clock = FasterClock(20)
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     bench.client.create(QUOTAS, bench.namespace, quota)
     executor, _ = bench.executor()

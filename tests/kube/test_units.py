@@ -1,14 +1,17 @@
 """The client's pieces that need no server."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import kubernetes.client
 import pytest
 import yaml
+from virtual_clock import VirtualClock
 
-from nas_kube.client import KubeClient
-from nas_kube.errors import ApiError, ApiUnavailable, KubeConfigError
+from nas_kube.client import KubeClient, Listing
+from nas_kube.errors import ApiError, ApiUnavailable, KubeConfigError, KubeError
 from nas_kube.reflector import EventType, Reflector
 from nas_kube.resources import EXPERIMENTS, JOBS, NODES, PODS, Resource
 
@@ -144,11 +147,49 @@ def test_a_watch_error_is_an_api_error_and_a_bookmark_moves_on() -> None:
     assert reflector._version == "17"
 
 
-def test_a_server_that_is_away_is_asked_again_and_stop_is_prompt() -> None:
-    client = KubeClient(kubernetes.client.Configuration(host="http://127.0.0.1:1"))
-    reflector = Reflector(client, PODS, "n", lambda *_: None)
+class Away(KubeClient):
+    """An API server that does not answer, or says when to come again."""
+
+    def __init__(self, clock: VirtualClock, error: KubeError) -> None:
+        super().__init__(kubernetes.client.Configuration(host="http://127.0.0.1:1"))
+        self.clock, self.error = clock, error
+        self.asked: list[float] = []
+
+    def list(self, *_: Any, **__: Any) -> Listing:
+        self.asked.append(self.clock.now)
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "pauses"),
+    [
+        (ApiUnavailable("no route"), [0.5, 1, 2, 4, 8, 16, 30, 30, 30]),
+        (ApiError(429, "TooManyRequests", "later", retry_after=7.0), [7, 7, 7, 7, 8, 16, 30, 30, 30]),
+    ],
+)
+def test_a_server_that_is_away_is_asked_again_after_growing_pauses(error: KubeError, pauses: list[float]) -> None:
+    clock = VirtualClock()
+    client = Away(clock, error)
+    reflector = Reflector(client, PODS, "n", lambda *_: None, clock=clock, jitter=lambda _, longest: longest)
     reflector.start()
-    assert not reflector.wait_synced(0.3)
+    clock.at(sum(pauses) + 1, reflector.stop)
+    clock.run()
+    assert [later - earlier for earlier, later in pairwise(client.asked)] == pauses
+    assert clock.now == sum(pauses) + 1, "it does not sleep on once it is to stop"
     assert reflector.seconds_since_alive == float("inf")
-    reflector.stop(timeout_seconds=2.0)
-    assert not reflector._thread.is_alive()
+    assert not reflector.wait_synced(10)
+
+
+def test_pauses_of_many_clients_differ() -> None:
+    asked: list[tuple[float, float]] = []
+    clock = VirtualClock()
+
+    def half(shortest: float, longest: float) -> float:
+        asked.append((shortest, longest))
+        return shortest
+
+    reflector = Reflector(Away(clock, ApiUnavailable("")), PODS, "n", lambda *_: None, clock=clock, jitter=half)
+    reflector.start()
+    clock.at(1.0, reflector.stop)
+    clock.run()
+    assert asked == [(0.25, 0.5), (0.5, 1.0), (1.0, 2.0)]

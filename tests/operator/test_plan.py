@@ -12,6 +12,7 @@ from nas_api.child import read_trainer_document
 from nas_api.experiment import NASExperiment
 from nas_api.reasons import Reason
 from nas_operator import builders
+from nas_operator.conditions import differs
 from nas_operator.observed import ControllerPod, Finding, Observed, Refusal
 from nas_operator.plan import CreatePod, DeletePod, EnsureAccess, Plan, Try, pause, plan
 from nas_operator.settings import Settings
@@ -59,11 +60,11 @@ def ended(index: int, *, seconds_ago: float = 0.0, quick_failures: int = 0, quic
     )
 
 
-def look(raw: dict[str, Any], *pods: ControllerPod, **fields: Any) -> Plan:
+def look(raw: dict[str, Any], *pods: ControllerPod, now: datetime = NOW, **fields: Any) -> Plan:
     """Plan with everything checked already, so that a test sees only its own matter."""
     key = builders.digest([trial.body for trial in builders.trials(parsed(raw), SETTINGS)])
     observed = Observed(raw=raw, pods=pods, access=True, accepted=frozenset({key}))
-    return plan(replace(observed, **fields), NOW, SETTINGS)
+    return plan(replace(observed, **fields), now, SETTINGS)
 
 
 def condition(done: Plan, kind: str) -> dict[str, Any]:
@@ -117,6 +118,26 @@ def test_a_running_search_needs_nothing() -> None:
     assert again.status == first.status
     assert again.events == ()
     assert again.requeue_after is None
+
+
+def test_the_operator_writes_what_has_changed_for_it_and_nothing_for_each_child() -> None:
+    """A whole search at any pace: the operator is woken by every status, and its own part stays as it is."""
+    raw = written(look(experiment(status=SEARCHING), pod(1)), experiment(status=SEARCHING))
+    problem = {"reason": "StoreUnreachable", "message": "m"}
+    writes = []
+    for second in range(600):
+        now = NOW + timedelta(seconds=second)
+        samples = {"running": 2 - second % 2, "observed": second // 3}
+        raw["status"] |= {"samples": samples, "progress": f"{second // 3}/200"}
+        raw["status"].pop("problem", None)
+        if 300 <= second < 400:
+            raw["status"]["problem"] = problem
+        done = look(raw, pod(1), now=now)
+        assert done.actions == ()
+        if differs(raw, done.status):
+            writes.append(second)
+            raw = written(done, raw)
+    assert writes == [300, 400]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,9 @@
 """Children as Kubernetes Jobs: one POST each, one watch for all of them, and a closer look only in trouble."""
 
-import heapq
-import itertools
 import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent import futures
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -16,9 +13,11 @@ from nas_api.child_job import child_job
 from nas_api.experiment import NASExperiment
 from nas_api.reasons import EXPLANATIONS, Reason
 from nas_controller.executor import Blocked, End, Ended, Event, Launch, Started
+from nas_controller.executors.agenda import Agenda
 from nas_controller.executors.diagnosis import diagnose, trains
 from nas_controller.executors.ending import ending
 from nas_kube.client import KubeClient
+from nas_kube.clock import SYSTEM_CLOCK, Clock, wait_for
 from nas_kube.errors import ApiError, ApiUnavailable, KubeError
 from nas_kube.reading import finished, status
 from nas_kube.reflector import EventType, Reflector
@@ -43,10 +42,10 @@ class _Child:
     number: int
     launch: Launch | None
     """None for one that an earlier controller launched."""
+    since: float
+    """When it was launched or found; from its creation on, when its Job was made. On the monotonic clock."""
     uid: str | None = None
     """Its Job's; None until the Job is known to exist."""
-    since: float = field(default_factory=time.monotonic)
-    """When its Job was first known to exist, on the monotonic clock."""
     ready: bool = False
     refusals: int = 0
     """How often its POST was refused or not answered."""
@@ -63,14 +62,23 @@ class KubernetesExecutor:
     with one list of pods and one of events.
     """
 
-    def __init__(self, client: KubeClient, experiment: NASExperiment, trainer_image: str, *, threads: int = 8) -> None:
+    def __init__(
+        self,
+        client: KubeClient,
+        experiment: NASExperiment,
+        trainer_image: str,
+        pool: futures.Executor,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         """Prepare; no call is made before ``start``.
 
         Args:
             client: the API.
             experiment: whose children these are; its namespace and uid never change.
             trainer_image: for manifests that name none.
-            threads: calls made at once.
+            pool: makes the calls; it is shut down with this executor.
+            clock: whose time it is.
         """
         self._client = client
         self._experiment = experiment
@@ -81,13 +89,14 @@ class KubernetesExecutor:
         self._children: dict[int, _Child] = {}
         self._synced = False
         self._post: Callable[[Event], None]
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="jobs")
-        self._closed = threading.Event()
-        self._agenda = _Agenda(self._closed)
+        self._pool = pool
+        self._clock = clock
+        self._closed = False
+        self._agenda = Agenda(clock)
         self._deletions = 0
         self._deletions_done = threading.Condition(self._lock)
         selector = f"{names.LABEL_EXPERIMENT_UID}={self._uid},{names.LABEL_ROLE}={names.ROLE_TRAINER}"
-        self._reflector = Reflector(client, JOBS, self._namespace, self._on_job, label_selector=selector)
+        self._reflector = Reflector(client, JOBS, self._namespace, self._on_job, label_selector=selector, clock=clock)
 
     def change(self, experiment: NASExperiment) -> None:
         """Make Jobs from this manifest from now on; those that were refused are tried again at once."""
@@ -122,7 +131,7 @@ class KubernetesExecutor:
 
     def launch(self, launch: Launch) -> None:
         """See :class:`nas_controller.executor.Executor`."""
-        child = _Child(launch.number, launch)
+        child = _Child(launch.number, launch, self._clock.monotonic())
         with self._lock:
             self._children[launch.number] = child
         self._submit(self._create, child)
@@ -139,8 +148,8 @@ class KubernetesExecutor:
     def close(self) -> None:
         """See :class:`nas_controller.executor.Executor`. Waits up to 20 s for cancelled children's deletion."""
         with self._lock:
-            self._deletions_done.wait_for(lambda: self._deletions == 0, 20.0)
-        self._closed.set()
+            wait_for(self._clock, self._deletions_done, lambda: self._deletions == 0, 20.0)
+        self._closed = True
         self._reflector.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._agenda.stop()
@@ -159,7 +168,7 @@ class KubernetesExecutor:
         with self._lock:
             child = self._children.get(number)
             if child is None and not self._synced and kind is not EventType.DELETED:
-                child = self._children[number] = _Child(number, None)
+                child = self._children[number] = _Child(number, None, self._clock.monotonic())
             if child is None or child.ending or (child.uid is not None and child.uid != uid):
                 # Ended or cancelled before, or another Job of this name that is on its way out.
                 return
@@ -228,7 +237,7 @@ class KubernetesExecutor:
         with self._lock:
             if child.uid is None:
                 child.uid = job["metadata"]["uid"]
-                child.since = time.monotonic()
+                child.since = self._clock.monotonic()
             late = child.cancelled
             if late:
                 self._deletions += 1
@@ -269,7 +278,7 @@ class KubernetesExecutor:
         try:
             self._client.delete(JOBS, self._namespace, name, uid=uid)
         except KubeError as error:
-            if error.retryable and not self._closed.is_set():
+            if error.retryable and not self._closed:
                 _log.info("child not deleted yet", launch=number, error=str(error))
                 pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(tries, 10), _LONGEST_PAUSE_SECONDS)
                 self._agenda.add(pause, lambda: self._submit(self._delete, number, uid, tries + 1))
@@ -287,7 +296,7 @@ class KubernetesExecutor:
     def _look(self) -> None:
         """Find out why children that should run do not, and look again in a while."""
         self._look_later()
-        long_ago = time.monotonic() - _LOOK_AFTER_SECONDS
+        long_ago = self._clock.monotonic() - _LOOK_AFTER_SECONDS
         with self._lock:
             idle = [
                 child
@@ -335,7 +344,7 @@ class KubernetesExecutor:
         child = next((item for item in arguments if isinstance(item, _Child)), None)
         future.add_done_callback(lambda done: self._report_unforeseen(done, child))
 
-    def _report_unforeseen(self, future: "Future[None]", child: _Child | None) -> None:
+    def _report_unforeseen(self, future: "futures.Future[None]", child: _Child | None) -> None:
         """An error that nobody foresaw must not leave the search waiting for a child without end."""
         if future.cancelled() or (error := future.exception()) is None:
             return
@@ -344,42 +353,6 @@ class KubernetesExecutor:
             with self._lock:
                 self._children.pop(child.number, None)
             self._post(Ended(child.number, End.FAILED, f"the controller failed: {error!r}"))
-
-
-class _Agenda:
-    """Calls to be made later, by one thread; they must return soon."""
-
-    def __init__(self, closed: threading.Event) -> None:
-        self._closed = closed
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
-        self._numbers = itertools.count()
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="agenda", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def add(self, seconds: float, call: Callable[[], None]) -> None:
-        """Have a call made after some seconds."""
-        with self._changed:
-            heapq.heappush(self._due, (time.monotonic() + seconds, next(self._numbers), call))
-            self._changed.notify()
-
-    def stop(self) -> None:
-        with self._changed:
-            self._changed.notify()
-        if self._thread.ident is not None:
-            self._thread.join(5.0)
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not self._closed.is_set() and (not self._due or self._due[0][0] > time.monotonic()):
-                    self._changed.wait(self._due[0][0] - time.monotonic() if self._due else None)
-                if self._closed.is_set():
-                    return
-                call = heapq.heappop(self._due)[2]
-            call()
 
 
 def _blocked(number: int, reason: Reason, cause: str) -> Blocked:
