@@ -154,7 +154,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({f"{TRAINER}.earlyStopping": {"epoch": 1, "startup": 101}}, f"{TRAINER}.earlyStopping.startup"),
     (
         {f"{TRAINER}.dataset": {"custom": {}}, f"{TRAINER}.earlyStopping": {"epoch": 1}},
-        "earlyStopping must be left out with dataset.custom",
+        "earlyStopping must not be set with dataset.custom",
     ),
     ({f"{TRAINER}.batchSize": 1}, f"{TRAINER}.batchSize"),
     ({f"{TRAINER}.optimizer": {"momentum": "1"}}, f"{TRAINER}.optimizer.momentum"),

@@ -248,7 +248,7 @@ def test_a_local_run_of_that_name_is_hinted_at(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.cluster
 def test_a_real_api_server(control_plane: ControlPlane, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig))
-    assert "there is none" in refusal("status", "digits", "-n", namespace)
+    assert "there is none" in refusal("status", "never-made", "-n", namespace)
     control_plane.client.create(EXPERIMENTS, namespace, manifest(namespace))
     control_plane.client.patch(EXPERIMENTS, namespace, "digits", {"status": STATUS}, subresource="status")
     assert "40/100" in nas("status", "digits", "-n", namespace).stdout
