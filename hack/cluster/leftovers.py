@@ -135,7 +135,9 @@ def _remove_bridge(instance: Instance) -> None:
 
 
 def nft_tables() -> list[str]:
-    """kube-proxy's tables that exist on this host."""
+    """kube-proxy's tables that exist on this host; kube-proxy itself makes them with nft."""
+    if shutil.which("nft") is None:
+        return []
     listed = {line.removeprefix("table ") for line in _run("nft", "list", "tables").splitlines()}
     return [table for table in NFT_TABLES if table in listed]
 

@@ -175,3 +175,9 @@ def test_a_plugin_is_not_there_because_a_program_has_its_name(tmp_path: Path, mo
     monkeypatch.setenv("PATH", str(tmp_path))
     packages = {"plugins": "/nowhere/cni/bridge", "iproute2": "/nowhere/sbin/bridge"}
     assert deps.missing(packages) == ["plugins"]
+
+
+def test_without_nft_there_are_no_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has never run a node does not have the program yet."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert leftovers.nft_tables() == []
