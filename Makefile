@@ -38,7 +38,7 @@ test-fast: venv ## Tests that need nothing but Python, under a minute
 test: venv ## Every test: builds the programs and images, brings clusters up and down (node tests need root)
 	$(PYTHON) -m hack.cluster build
 	@test "$$(id -u)" = 0 || echo "NOT ROOT: the tests that need a real node are skipped" >&2
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: lint
 lint: venv ## Style, types, architecture, and whether generated files are current

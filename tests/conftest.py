@@ -1,12 +1,18 @@
 """Fixtures that tests of several parts share, and what holds for all tests."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
+from workers import Together
+from xdist.remote import Producer
 
 pytest_plugins = ["cluster_fixtures", "s3_server"]
+
+# Before anything imports torch: two workers with as many threads each as the machine has cores wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Hypothesis by itself fails an example that takes 200 ms, and data that are slow to make.
 settings.register_profile("any pace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -14,15 +20,14 @@ settings.load_profile("any pace")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what must stay on one worker where pytest has several (``--dist loadgroup``).
+    """Begin with what needs a real node, if there are other workers for the rest: nothing takes as long."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.get_closest_marker("node") is None)
 
-    The real nodes, because a machine can have one at a time; the control plane, because it is worth bringing up once;
-    else a file, because of what its fixtures make for all of it.
-    """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            shared = next((name for name in ("node", "cluster") if item.get_closest_marker(name)), None)
-            item.add_marker(pytest.mark.xdist_group(shared or item.nodeid.partition("::")[0]))
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Together | None:
+    """Keep together on one worker what must be (``--dist loadfile``)."""
+    return Together(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True)

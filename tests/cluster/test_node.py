@@ -1,14 +1,13 @@
 """A real node comes up, survives the death of all its processes as a new one, and goes without a trace."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hack.cluster import instance, leftovers, processes
+from hack.cluster import deps, instance, leftovers, processes
 
 pytestmark = [pytest.mark.node, pytest.mark.slow]
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -71,9 +70,8 @@ def snapshot() -> dict[str, object]:
 def no_cluster() -> Iterator[None]:
     if os.geteuid() != 0:
         pytest.skip("a real node needs root")
-    for program in ("nft", "ip", "containerd", "runc"):
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed: python3 -m hack.cluster deps")
+    # Before anything is compared: what `up` installs is no trace of a cluster. With what e2e tests need beside it.
+    deps.ensure(deps.ALL)
     cluster("down", "--name", NAME)
     if leftovers.nft_tables():
         pytest.skip("this host has a Kubernetes node already")

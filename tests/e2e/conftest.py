@@ -21,7 +21,7 @@ from botocore.config import Config
 from demo.demo import MANIFEST, install
 from demo.places import NAMESPACE, Built
 from demo.steps import Steps
-from hack.cluster import leftovers
+from hack.cluster import deps, leftovers
 from patience import HANG_SECONDS, eventually
 
 from nas_api import names
@@ -192,6 +192,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """The cluster, up with everything installed."""
     if os.geteuid() != 0:
         pytest.skip("NOT ROOT: a real node needs root, so no search was run end to end")
+    deps.ensure(deps.ALL)
     kept = os.environ.get("NAS_E2E_CLUSTER")
     if not kept and leftovers.nft_tables():
         pytest.skip("this machine has a Kubernetes node already: `make down`, or NAS_E2E_CLUSTER=demo to use it")
