@@ -194,7 +194,12 @@ def test_suspension_frees_the_nodes_and_ends(world: World, experiment: Start) ->
     def show() -> object:
         return world.experiment("paused").get("status"), [item["metadata"]["name"] for item in world.items("pods")]
 
-    world.eventually(lambda: world.items("jobs", selector), show)
+    def running() -> int:
+        status = world.experiment("paused").get("status", {})
+        return int(status.get("samples", {}).get("running", 0))
+
+    # Both: a Job is there before the status tells of it, and what is told before a suspension is compared with below.
+    world.eventually(lambda: running() and world.items("jobs", selector), show)
     world.patch("paused", {"suspend": True})
 
     def no_pod_runs() -> bool:
