@@ -14,6 +14,7 @@ from nas_api import names
 from nas_api.experiment import NASExperiment
 from nas_api.harmless import harmless
 from nas_cli.errors import Refusal
+from nas_cli.folders import local_hint
 from nas_kube.client import KubeClient
 from nas_kube.errors import ApiError, ApiUnavailable, KubeConfigError
 from nas_kube.resources import EXPERIMENTS, PODS
@@ -134,6 +135,18 @@ class Cluster:
             if error.status in (401, 403):
                 raise Refusal(f"you may not do this: {error.message}: ask for the permission") from error
             raise Refusal(f"the API server refuses: {error}") from error
+
+
+def find_experiment(name: str, namespace: str | None, context: str | None) -> NASExperiment:
+    """Return an experiment of a cluster: see :class:`Cluster`.
+
+    Raises:
+        Refusal: there is none; the message also hints at a local run of that name.
+    """
+    try:
+        return Cluster(namespace, context).experiment(name)
+    except Refusal as refusal:
+        raise Refusal(refusal.message + local_hint(name)) from refusal
 
 
 def _samples(metadata: dict[str, Any]) -> list[str]:

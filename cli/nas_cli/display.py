@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -16,7 +16,6 @@ from nas_api.architecture import Architecture
 from nas_api.experiment import (
     Best,
     FinalStatus,
-    NASExperiment,
     NASExperimentStatus,
     Outcome,
     PolicyVitals,
@@ -65,11 +64,6 @@ def duration_text(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-
-
-def in_channels(experiment: NASExperiment) -> int:
-    """Return the channels of the images that an experiment trains on."""
-    return 1 if experiment.spec.trainer.dataset.digits is not None else 3
 
 
 def architecture_table(architecture: Architecture, in_channels: int) -> Table:
@@ -166,41 +160,6 @@ def final_text(final: FinalStatus, metric: str) -> str:
     if final.test_metric is not None:
         line += f", {float(final.test_metric):.4f} on the test set"
     return line
-
-
-def best_document(
-    best: Best,
-    architecture: Architecture,
-    experiment: NASExperiment,
-    metric: float,
-    reward: float,
-    final: FinalStatus | None,
-) -> dict[str, Any]:
-    """Return the best sample as plain JSON values, with its metric and reward in all their digits.
-
-    Beside it what the final training found, which may prefer another sample: null where there is none.
-    """
-    return {
-        "experiment": experiment.metadata.name,
-        "sample": best.sample,
-        "metricName": experiment.spec.objective.metric,
-        "metric": metric,
-        "reward": reward,
-        "digest": best.digest,
-        "uri": best.uri,
-        "architecture": architecture.document(),
-        "final": None
-        if final is None
-        else {
-            "sample": final.sample,
-            "validationMetric": _number(final.best_metric),
-            "testMetric": _number(final.test_metric),
-        },
-    }
-
-
-def _number(decimal: str | None) -> float | None:
-    return None if decimal is None else float(decimal)
 
 
 @dataclass

@@ -1,10 +1,9 @@
 """``nas run``: the same search as in a cluster, with processes for Jobs and a folder for the bucket.
 
 Everything is in the folder: log, results, snapshots and ``best/`` as in a bucket, ``experiment.json`` with
-the manifest and the run's uid, and ``children/`` with what each child said.
+the manifest and the run's uid, ``status.json``, and ``children/`` with what each child said.
 """
 
-import fcntl
 import os
 import signal
 import threading
@@ -23,25 +22,23 @@ from nas_api.base import duration
 from nas_api.child import StoreLocation
 from nas_api.experiment import NASExperiment
 from nas_api.search_space import arranged
-from nas_cli.display import Progress, Status, architecture_table, best_text, in_channels, policy_text
+from nas_cli.display import Progress, Status, architecture_table, best_text, policy_text
 from nas_cli.errors import Refusal
-from nas_cli.folders import EXPERIMENT, is_run
+from nas_cli.folders import EXPERIMENT, is_run, locked
 from nas_cli.local_command import CommandTrainer
 from nas_cli.local_executor import LocalExecutor, Trainer
+from nas_cli.local_status import StatusFile
 from nas_cli.local_trainer import BuiltInTrainer
 from nas_controller.errors import EarlierMissing, EarlierUnsuitable, SearchChanged
 from nas_controller.policies.factory import make_policy
-from nas_controller.recovery import recover
 from nas_controller.search import Ending, Search
-from nas_controller.state import MakePolicy, SearchState
-from nas_controller.status import SearchStatus, search_status
+from nas_controller.state import MakePolicy
+from nas_controller.status import SearchStatus, StatusSink
 from nas_log.errors import LogDamaged
 from nas_report.writer import ReportWriter
 from nas_store import Store, open_store
 from nas_store.errors import StoreError
 
-# Where the store keeps nothing: its keys cannot begin with a dot.
-_LOCK = ".lock"
 _NAMESPACE = "local"
 
 
@@ -55,31 +52,6 @@ def read_run(folder: Path) -> NASExperiment:
         return NASExperiment.model_validate_json((folder / EXPERIMENT).read_bytes())
     except (OSError, ValidationError) as error:
         raise Refusal(f"{folder} is not a readable run: {error}") from error
-
-
-def read_status(folder: Path) -> tuple[NASExperiment, SearchStatus, SearchState | None]:
-    """Return a run's experiment, its status as the cluster would show it, and its state; None before its first record.
-
-    Raises:
-        Refusal: the folder cannot be read.
-    """
-    experiment = read_run(folder)
-    try:
-        state = recover(open_store(StoreLocation(folder=str(folder))), make_policy).state
-    except (LogDamaged, StoreError) as error:
-        raise Refusal(f"{folder} is not a readable run: {error}") from error
-    if state is None:
-        return experiment, SearchStatus(), None
-    uri = (folder / "best" / "architecture.json").absolute().as_uri()
-    return experiment, search_status(state, running=0, best_uri=uri, problem=None), state
-
-
-def stage(folder: Path, status: SearchStatus) -> str:
-    """Return in a few words whether a run is over, at work, or can go on."""
-    if status.outcome is not None:
-        return f"{status.outcome.type}: {status.outcome.message}"
-    with _locked(folder) as free:
-        return "Stopped: the same `nas run` resumes it" if free else "Running"
 
 
 def run(
@@ -112,7 +84,7 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Refusal(f"{folder} cannot be created ({error.strerror}): choose another with --folder") from error
-    with _locked(folder) as free:
+    with locked(folder) as free:
         if not free:
             raise Refusal(f"another `nas run` is at work in {folder}: wait for it, or end it with Ctrl-C")
         experiment = _identified(experiment, folder)
@@ -123,8 +95,9 @@ def run(
         trainer = _trainer(experiment, here, folder / "children", store, progress)
         executor = LocalExecutor(trainer, deadline, progress.failed)
         with progress:
+            sink = _Sinks(progress, StatusFile(folder))
             search = Search(
-                experiment, store=store, location=location, executor=executor, sink=progress, make_policy=make_policy
+                experiment, store=store, location=location, executor=executor, sink=sink, make_policy=make_policy
             )
             with _stopped_by_signals(search):
                 try:
@@ -137,6 +110,17 @@ def run(
                 finally:
                     executor.close()
         _last_words(experiment, folder, ending, search, progress.status, console, again)
+
+
+class _Sinks:
+    """See :class:`nas_controller.status.StatusSink`: several as one."""
+
+    def __init__(self, *sinks: StatusSink) -> None:
+        self._sinks = sinks
+
+    def publish(self, status: SearchStatus) -> None:
+        for sink in self._sinks:
+            sink.publish(status)
 
 
 def _trainer(experiment: NASExperiment, here: Path, folder: Path, store: Store, progress: Progress) -> Trainer:
@@ -200,18 +184,6 @@ def _identity(experiment: NASExperiment) -> dict[str, object]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Hold the folder's lock, which the system takes back from a process that dies; yield whether it was free."""
-    with (folder / _LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-
-
-@contextmanager
 def _stopped_by_signals(search: Search) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end the search in order, from the main thread only."""
     if threading.current_thread() is not threading.main_thread():
@@ -258,7 +230,7 @@ def _last_words(
         # The final training may prefer another of the best: that one is in best/ then.
         console.print(stage.summary(metric), highlight=False)
     architecture = arranged(state.space, best.architecture if winner is None else winner.architecture)
-    console.print(architecture_table(architecture, in_channels(experiment)))
+    console.print(architecture_table(architecture, experiment.spec.trainer.dataset.channels))
     if status.policy is not None and (text := policy_text(status.policy)):
         console.print(text, style="dim", highlight=False, soft_wrap=True)
     module = folder / names.BEST_MODULE

@@ -25,7 +25,7 @@ from nas_api.source import architecture_source
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_cli.errors import Refusal
-from nas_cli.local_run import read_status
+from nas_cli.local_status import read_run_status
 from nas_cli.main import main
 from nas_store import Store, open_store
 from nas_trainer.images.export import onnx_model
@@ -175,7 +175,7 @@ def test_what_a_run_leaves_gives_its_figure_without_any_of_ours(
     torch.testing.assert_close(by_onnx, loaded, atol=1e-4, rtol=0)
 
     provenance = Provenance.model_validate_json((tmp_path / "out" / "provenance.json").read_bytes())
-    _, status, _ = read_status(tmp_path / "run")
+    status = read_run_status(tmp_path / "run").status
     assert status.final is not None and status.final.sample == provenance.sample
     told = float(status.final.test_metric or "nan")
     assert provenance.test_metric == pytest.approx(told, rel=1e-5)

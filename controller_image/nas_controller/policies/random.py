@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from nas_api.decisions import Anchor, Choices, Decision, answer, counting
 from nas_api.experiment import SearcherSpec
 from nas_api.search_space import SearchSpace
 from nas_controller.policies import Proposal, Vitals
 from nas_controller.policies.draws import Purpose, uniforms
+
+if TYPE_CHECKING:
+    # Readers of a log fold it with this policy, and need not have torch.
+    from torch import Tensor
 
 
 class RandomPolicy:
@@ -47,11 +50,11 @@ class RandomPolicy:
         """See :class:`~nas_controller.policies.Policy`."""
         return Vitals(updates=0, entropy=None)
 
-    def dump(self) -> dict[str, Tensor]:
+    def dump(self) -> dict[str, "Tensor"]:
         """Return the empty state."""
         return {}
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: dict[str, "Tensor"]) -> None:
         """Take over the empty state.
 
         Raises:

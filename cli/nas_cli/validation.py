@@ -1,0 +1,34 @@
+"""``nas validate``: what is wrong with the manifests of a file, each fault with its line."""
+
+from pathlib import Path
+
+import click
+
+from nas_cli.errors import Refusal
+from nas_cli.manifest import read_documents
+
+
+def validate_file(file: Path) -> None:
+    """Print what each document of a file is, and on standard error its faults.
+
+    Raises:
+        Refusal: the file cannot be read, or holds no experiment.
+        SystemExit: with 1, one has faults.
+    """
+    try:
+        documents = read_documents(file)
+    except OSError as error:
+        raise Refusal(f"{file} cannot be read: {error.strerror}") from error
+    ours = [document for document in documents if not document.foreign]
+    for document in documents:
+        if document.foreign:
+            click.echo(f"{file}: {document.title} is of another kind: skipped")
+        elif not document.faults:
+            click.echo(f"{file}: {document.title} is valid")
+    for document in ours:
+        for fault in document.faults:
+            click.echo(f"{file}:{fault.line}: {fault.text}", err=True)
+    if not ours:
+        raise Refusal(f"{file} holds no NASExperiment")
+    if any(document.faults for document in ours):
+        raise SystemExit(1)
