@@ -48,8 +48,8 @@ def trained(folder: Path) -> Counter[int]:
 def assert_whole(folder: Path, samples: int, *, killed: bool = False) -> None:
     """Check that every sample was proposed, trained and learnt exactly once.
 
-    Where children were killed, one of them may have died between its result and its own word of it; what shows then that
-    it was not trained again is that it was launched once only.
+    Where children were killed, one of them may have died between its result and its own word of it; what shows then
+    that it was not trained again is that it was launched once only.
     """
     found = records(folder)
     for kind in (Proposed, Observed):
