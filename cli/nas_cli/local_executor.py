@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, wait
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-from nas_controller.executor import End, Ended, Event, Launch, Started
+from nas_controller.executor import End, Ended, Event, Launch, Running
 
 # How long a child may take to save its checkpoint once it is told to end.
 _GRACE_SECONDS = 10.0
@@ -32,7 +32,7 @@ class Process(Protocol):
     def log(self) -> str:
         """Where its output is, for people."""
 
-    def ending(self) -> tuple[End, str]:
+    def read_end(self) -> tuple[End, str]:
         """Return what an exit code of 0 or more means, and the child's last words; called once, before ``close``."""
 
     def terminate(self) -> None:
@@ -160,7 +160,7 @@ class LocalExecutor:
             return
         deadline = time.monotonic() + self._deadline_seconds * len(launch.inputs)
         self._children[launch.number] = _Child(launch, process, deadline)
-        self._post(Started(launch.number))
+        self._post(Running(launch.number))
 
     def _cancel(self, launch: int) -> None:
         child = self._children.get(launch)
@@ -179,7 +179,7 @@ class LocalExecutor:
                 continue
             del self._children[child.launch.number]
             if not child.cancelled:
-                self._post(self._told(child.launch, *self._ending(child)))
+                self._post(self._told(child.launch, *self._read_end(child)))
             child.process.close()
 
     def _told(self, launch: Launch, end: End, message: str) -> Ended:
@@ -187,7 +187,7 @@ class LocalExecutor:
             self._failed(launch, message)
         return Ended(launch.number, end, message)
 
-    def _ending(self, child: _Child) -> tuple[End, str]:
+    def _read_end(self, child: _Child) -> tuple[End, str]:
         code, log = child.process.exitcode or 0, child.process.log
         if child.killed:
             return (
@@ -200,7 +200,7 @@ class LocalExecutor:
             # Who killed it cannot be told from here; the kernel does so when memory runs out.
             hint = ", as the kernel does when memory runs out" if -code == signal.SIGKILL else ""
             return end, f"killed by {signal.Signals(-code).name}{hint}; its log is {log}"
-        return child.process.ending()
+        return child.process.read_end()
 
 
 def _nobody(_event: Event) -> None:

@@ -31,7 +31,7 @@ from nas_cli.local_status import StatusFile
 from nas_cli.local_trainer import BuiltInTrainer
 from nas_controller.errors import EarlierMissing, EarlierUnsuitable, SearchChanged
 from nas_controller.policies.factory import make_policy
-from nas_controller.search import Ending, Search
+from nas_controller.search import Exit, Search
 from nas_controller.state import MakePolicy
 from nas_controller.status import SearchStatus, StatusSink
 from nas_log.errors import LogDamaged
@@ -102,14 +102,14 @@ def run(
             with _stopped_by_signals(search):
                 try:
                     with ReportWriter(store, lambda: experiment):
-                        ending = search.run()
+                        why = search.run()
                 except (SearchChanged, LogDamaged, StoreError) as error:
                     raise Refusal(f"{folder} cannot be used: {error}") from error
                 except (EarlierMissing, EarlierUnsuitable) as error:
                     raise Refusal(str(error)) from error
                 finally:
                     executor.close()
-        _last_words(experiment, folder, ending, search, progress.status, console, again)
+        _last_words(experiment, folder, why, search, progress.status, console, again)
 
 
 class _Sinks:
@@ -204,15 +204,15 @@ def _stopped_by_signals(search: Search) -> Iterator[None]:
 def _last_words(
     experiment: NASExperiment,
     folder: Path,
-    ending: Ending,
+    why: Exit,
     search: Search,
     status: Status,
     console: Console,
     again: str,
 ) -> None:
-    if ending is Ending.FENCED:
+    if why is Exit.FENCED:
         raise Refusal(f"another process has taken over the search in {folder}: this one has stopped")
-    if ending is Ending.STOPPED:
+    if why is Exit.STOPPED:
         console.print(f"\nStopped; nothing is lost. Resume with: [bold]{again}[/bold]", highlight=False, soft_wrap=True)
         return
     outcome = status.outcome

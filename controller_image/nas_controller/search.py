@@ -31,8 +31,7 @@ from nas_controller import decisions, earlier, snapshots
 from nas_controller.clock import Clock, SystemClock
 from nas_controller.earlier import FindEarlier
 from nas_controller.errors import EarlierUnsuitable, SearchChanged
-from nas_controller.executor import Blocked, End, Ended, Event, Executor, Launch
-from nas_controller.executor import Started as Runs
+from nas_controller.executor import Blocked, End, Ended, Event, Executor, Launch, Running
 from nas_controller.policies.factory import make_policy
 from nas_controller.recovery import recover
 from nas_controller.state import BestSample, MakePolicy, SearchState
@@ -68,7 +67,7 @@ _BEST_EVERY_SECONDS = 30.0
 _START_TRIES = 20
 
 
-class Ending(StrEnum):
+class Exit(StrEnum):
     """Why ``Search.run`` returned."""
 
     FINISHED = "Finished"
@@ -215,7 +214,7 @@ class Search:
         self._best_written: int | None = None
         self._best_written_at = float("-inf")
 
-    def run(self) -> Ending:
+    def run(self) -> Exit:
         """Recover from the log, search until the end, and return why it ended.
 
         Raises:
@@ -242,13 +241,13 @@ class Search:
                 self._write_best(final=True)
                 self._publish()
         except _Stopped:
-            return Ending.STOPPED
+            return Exit.STOPPED
         except Fenced as error:
             _log.warning("fenced: another controller goes on with this search", error=str(error))
-            return Ending.FENCED
+            return Exit.FENCED
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
-        return Ending.FINISHED
+        return Exit.FINISHED
 
     @property
     def state(self) -> SearchState:
@@ -462,7 +461,7 @@ class Search:
 
     def _take(self, message: _Message) -> None:
         match message:
-            case Runs():
+            case Running():
                 self._started(message.launch)
             case Blocked():
                 if self._out(message.launch) is not None:

@@ -18,7 +18,7 @@ from nas_controller.errors import EarlierMissing, EarlierUnsuitable
 from nas_controller.policies import Proposal
 from nas_controller.policies.factory import make_policy
 from nas_controller.policies.random import RandomPolicy
-from nas_controller.search import Ending
+from nas_controller.search import Exit
 from nas_controller.state import fold
 from nas_log.log import Log
 from nas_log.records import Inherited, Launched, Lost, Observed, Proposed, Started, WarmStarted
@@ -38,7 +38,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _first(fates: list[str] | None = None, **spec: object) -> Bench:
     bench = Bench(fates or [], policy=RandomPolicy)
-    assert bench.run(make_experiment(**{"budget": {"samples": 12}, **spec})) is Ending.FINISHED
+    assert bench.run(make_experiment(**{"budget": {"samples": 12}, **spec})) is Exit.FINISHED
     return bench
 
 
@@ -66,7 +66,7 @@ def test_probabilities_of_another_search_are_none_of_the_policys() -> None:
 def test_the_policy_learns_the_earlier_samples_before_its_first_proposal() -> None:
     first = _first(["result", "OutOfMemory", "diverged"])
     bench = Bench(find_earlier=_finding(first))
-    assert bench.run(make_experiment(budget={"samples": 5}, searcher=WARM)) is Ending.FINISHED
+    assert bench.run(make_experiment(budget={"samples": 5}, searcher=WARM)) is Exit.FINISHED
 
     kinds = [record.type for record in bench.world.records()]
     assert max(at for at, kind in enumerate(kinds) if kind == "Inherited") < kinds.index("Proposed")
@@ -94,10 +94,10 @@ def test_replay_never_needs_the_other_log_again() -> None:
     progress = bench.world.progress
     bench.world.progress = lambda: bool(bench.search.stop()) or True  # type: ignore[func-returns-value, method-assign]
     experiment = make_experiment(budget={"samples": 5}, searcher=WARM)
-    assert bench.run(experiment) is Ending.STOPPED
+    assert bench.run(experiment) is Exit.STOPPED
     first.world.store.objects.clear()  # type: ignore[attr-defined]
     bench.world.progress = progress  # type: ignore[method-assign]
-    assert bench.run(experiment) is Ending.FINISHED
+    assert bench.run(experiment) is Exit.FINISHED
     records = bench.world.records()
     state = fold(records, CountingPolicy)
     assert state is not None and state.core == bench.search._state.core
@@ -134,7 +134,7 @@ def test_every_policy_takes_a_warm_start(kind: str) -> None:
     first = _first()
     bench = Bench(find_earlier=_finding(first), policy=make_policy)
     searcher = {"seed": 7, kind: {}, "duplicates": "Train", "warmStart": {"experiment": "first"}}
-    assert bench.run(make_experiment(budget={"samples": 6}, searcher=searcher)) is Ending.FINISHED
+    assert bench.run(make_experiment(budget={"samples": 6}, searcher=searcher)) is Exit.FINISHED
     assert len(bench.of_kind(Inherited)) == 12 and len(bench.of_kind(Observed)) == 6
 
 
@@ -180,7 +180,7 @@ def test_the_one_architecture_is_trained_again_and_again_and_finally() -> None:
 def test_every_policy_copes_with_a_space_of_one(kind: str) -> None:
     bench = Bench(find_earlier=_finding(_first()), policy=make_policy)
     spec = _fixed(budget={"samples": 6}, searcher={"seed": 1, kind: {}})
-    assert bench.run(make_experiment(**spec)) is Ending.FINISHED
+    assert bench.run(make_experiment(**spec)) is Exit.FINISHED
     assert len(bench.of_kind(Observed)) == 6
 
 
@@ -189,15 +189,15 @@ def test_what_was_read_once_stays_whatever_becomes_of_the_other() -> None:
     bench = Bench(find_earlier=_finding(first))
     bench.world.progress = lambda: bool(bench.search.stop()) or True  # type: ignore[func-returns-value, method-assign]
     experiment = make_experiment(**_fixed(budget={"samples": 4}))
-    assert bench.run(experiment) is Ending.STOPPED
+    assert bench.run(experiment) is Exit.STOPPED
     first.world.store.objects.clear()  # type: ignore[attr-defined]
     del bench.world.progress
-    assert bench.run(experiment, snapshot_every=1) is Ending.FINISHED
+    assert bench.run(experiment, snapshot_every=1) is Exit.FINISHED
     assert [record.architecture == bench.of_kind(Started)[0].architecture for record in bench.of_kind(Started)] == [
         True,
         True,
     ]
-    assert bench.run(experiment) is Ending.FINISHED, "a snapshot knows the architecture too"
+    assert bench.run(experiment) is Exit.FINISHED, "a snapshot knows the architecture too"
 
 
 def test_a_search_that_has_not_ended_is_waited_for() -> None:
@@ -209,7 +209,7 @@ def test_a_search_that_has_not_ended_is_waited_for() -> None:
         bench.run(make_experiment(**_fixed()))
     del first.world.progress
     first.run(make_experiment())
-    assert bench.run(make_experiment(**_fixed(budget={"samples": 2}))) is Ending.FINISHED
+    assert bench.run(make_experiment(**_fixed(budget={"samples": 2}))) is Exit.FINISHED
 
 
 def test_a_search_that_found_nothing_has_nothing_to_give() -> None:

@@ -38,7 +38,7 @@ from nas_controller.earlier import Earlier
 from nas_controller.executor import End
 from nas_controller.policies.factory import make_policy
 from nas_controller.recovery import recover
-from nas_controller.search import Ending, Search
+from nas_controller.search import Exit, Search
 from nas_controller.state import MakePolicy, SearchState, fold
 from nas_log.errors import LogDamaged
 from nas_log.log import read_objects
@@ -112,17 +112,17 @@ class Run:
         self.deaths = 0
         lost = iter(lost_answers)
         for life in itertools.chain(lives, itertools.repeat(None, 70)):
-            self.search, ending = self._live(experiment, life, lost, snapshot_every)
-            if ending is not None:
+            self.search, why = self._live(experiment, life, lost, snapshot_every)
+            if why is not None:
                 break
             self.deaths += 1
             between(self)
-        assert ending is Ending.FINISHED
+        assert why is Exit.FINISHED
 
     def _live(
         self, experiment: NASExperiment, life: int | None, lost: Iterator[bool], snapshot_every: int
-    ) -> tuple[Search, Ending | None]:
-        """Run one controller's process; the ending is None when it was killed."""
+    ) -> tuple[Search, Exit | None]:
+        """Run one controller's process; the exit is None when it was killed."""
         calls = itertools.count()
 
         def fault(_: str) -> None:

@@ -23,7 +23,7 @@ from nas_api.experiment import NASExperiment, SearcherSpec
 from nas_api.search_space import SearchSpace
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.stopping import Rung, Stopped
-from nas_controller.executor import End, Ended, Event, Launch, Started
+from nas_controller.executor import End, Ended, Event, Launch, Running
 from nas_controller.policies import Proposal, Vitals
 from nas_controller.status import SearchStatus
 from nas_log.records import Launched, Record
@@ -271,7 +271,7 @@ class WorldExecutor:
             world.jobs[launch.number] = Job(launch.inputs)
             world.created.append(launch.number)
         if self._starts and world.post is not None:
-            world.post(Started(launch.number))
+            world.post(Running(launch.number))
         world.fault("launch!")
 
     def cancel(self, launch: int) -> None:

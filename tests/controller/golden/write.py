@@ -14,7 +14,7 @@ from nas_api.child import StoreLocation, TrainerInput
 from nas_controller import search as search_module
 from nas_controller.earlier import Earlier
 from nas_controller.policies.factory import make_policy
-from nas_controller.search import Ending, Search
+from nas_controller.search import Exit, Search
 from nas_controller.state import Core, fold
 from nas_log.log import read_log
 
@@ -90,7 +90,7 @@ def log_of(name: str, find: Callable[[str], MemoryStore]) -> MemoryStore:
         find_earlier=lambda _, earlier, uid: Earlier(earlier, uid, find(earlier)),
         clock=WorldClock(world),
     )
-    assert search.run() is Ending.FINISHED
+    assert search.run() is Exit.FINISHED
     return store
 
 
