@@ -145,7 +145,14 @@ def controlled(client: KubeClient, wanted: NASExperiment, folder: Path) -> float
         store.put_if_absent(names.result_key(sample), result.model_dump_json(by_alias=True).encode())
     executor = KubernetesExecutor(client, wanted, "i", ThreadPoolExecutor(THREADS))
     sink = KubernetesSink(client, wanted, lambda loss: print(f"status lost: {loss}", file=sys.stderr))
-    search = Search(wanted, store=store, location=StoreLocation(folder=str(folder)), executor=executor, sink=sink)
+    search = Search(
+        wanted,
+        store=store,
+        location=StoreLocation(folder=str(folder)),
+        executor=executor,
+        sink=sink,
+        pool=ThreadPoolExecutor(THREADS),
+    )
     began = time.monotonic()
     why = search.run()
     took = time.monotonic() - began

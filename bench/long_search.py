@@ -14,6 +14,7 @@ import logging
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -98,6 +99,7 @@ def main() -> int:
             location=StoreLocation(folder=folder),
             executor=TableExecutor(store, accuracy),
             sink=pace,
+            pool=ThreadPoolExecutor(8),
         )
         began = time.monotonic()
         why = search.run()

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -39,6 +40,7 @@ from nas_report.writer import ReportWriter
 from nas_store import Store, open_store
 from nas_store.errors import StoreError
 
+_RESULTS_AT_ONCE = 8
 _NAMESPACE = "local"
 
 
@@ -97,7 +99,13 @@ def run(
         with progress:
             sink = _Sinks(progress, StatusFile(folder))
             search = Search(
-                experiment, store=store, location=location, executor=executor, sink=sink, make_policy=make_policy
+                experiment,
+                store=store,
+                location=location,
+                executor=executor,
+                sink=sink,
+                pool=ThreadPoolExecutor(_RESULTS_AT_ONCE, thread_name_prefix="results"),
+                make_policy=make_policy,
             )
             with _stopped_by_signals(search):
                 try:

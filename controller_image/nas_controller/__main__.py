@@ -147,7 +147,8 @@ class Controller:
         store.probe()
         jobs = ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="jobs")
         executor = KubernetesExecutor(self._client, experiment, self._image, jobs)
-        search = Search(experiment, store=store, location=location, executor=executor, sink=sink)
+        results = ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="results")
+        search = Search(experiment, store=store, location=location, executor=executor, sink=sink, pool=results)
         with self._lock:
             self._search, self._executor = search, executor
             newest = self._experiment

@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from controller.test_search import Bench
-from controller.world import CountingPolicy, InlinePool, MemoryStore, make_experiment
+from controller.world import CountingPolicy, MemoryStore, make_experiment
 
 from nas_api import names
 from nas_api.child import S3Location, StoreLocation
 from nas_api.experiment import DatasetSpec
 from nas_api.search_space import search_space
-from nas_controller import search as search_module
 from nas_controller.earlier import Earlier, FindEarlier, find, found_architecture
 from nas_controller.errors import EarlierMissing, EarlierUnsuitable
 from nas_controller.policies import Proposal
@@ -29,11 +28,6 @@ TEXT = DatasetSpec.model_validate({"text": {}})
 CUSTOM = DatasetSpec.model_validate({"custom": {}})
 SEARCHER = {"seed": 7, "random": {}, "duplicates": "Train"}
 WARM = {**SEARCHER, "warmStart": {"experiment": "first"}}
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_module, "ThreadPoolExecutor", InlinePool)
 
 
 def _first(fates: list[str] | None = None, **spec: object) -> Bench:
@@ -100,8 +94,8 @@ def test_replay_never_needs_the_other_log_again() -> None:
     assert bench.run(experiment) is Exit.FINISHED
     records = bench.world.records()
     state = fold(records, CountingPolicy)
-    assert state is not None and state.core == bench.search._state.core
-    assert torch.equal(state.policy.dump()["state"], bench.search._state.policy.dump()["state"])
+    assert state is not None and state.core == bench.search.state.core
+    assert torch.equal(state.policy.dump()["state"], bench.search.state.policy.dump()["state"])
 
 
 def test_a_warm_start_of_a_warm_start_inherits_everything() -> None:

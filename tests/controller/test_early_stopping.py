@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 from controller.test_search import Bench
-from controller.world import CountingPolicy, InlinePool, learning_curve, make_experiment
+from controller.world import CountingPolicy, learning_curve, make_experiment
 from structlog.testing import capture_logs
 
 from nas_api.experiment import NASExperiment, ObjectiveSpec, SearcherSpec
 from nas_api.search_space import SearchSpaceSpec
 from nas_api.stopping import Rung, Stopped, StopRule
-from nas_controller import search as search_module
 from nas_controller.earlier import Earlier
 from nas_controller.policies.random import RandomPolicy
 from nas_controller.search import Exit
@@ -19,11 +18,6 @@ from nas_controller.state import RUNGS, MakePolicy, SearchState, fold
 from nas_log.records import Inherited, Launched, Observed, Proposed, Record, Started
 
 TRAIN = {"seed": 7, "random": {}, "duplicates": "Train"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_module, "ThreadPoolExecutor", InlinePool)
 
 
 def experiment(stopping: dict[str, Any] | None = None, **spec: Any) -> NASExperiment:

@@ -7,14 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from controller.test_search import Bench
-from controller.world import CountingPolicy, InlinePool, accuracy, make_experiment
+from controller.world import CountingPolicy, accuracy, make_experiment
 
 from nas_api import names
 from nas_api.child import TrainerInput
 from nas_api.experiment import FinalTrainingSpec, OptimizerSpec
 from nas_api.handover import Provenance
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
-from nas_controller import search as search_module
 from nas_controller.final_stage import Leader, combinations, ranked
 from nas_controller.policies.random import RandomPolicy
 from nas_controller.search import Exit
@@ -24,11 +23,6 @@ from nas_log.records import FinalProposed, Finished, Launched, Observed, Propose
 
 GRID = {"learningRate": ["0.1", "0.05"], "decayEpoch": [2]}
 FINAL = {"top": 3, "epochs": 9, "grid": GRID}
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_module, "ThreadPoolExecutor", InlinePool)
 
 
 def _finally(asked: TrainerInput) -> float:

@@ -241,7 +241,14 @@ def test_api_calls_for_each_child(
     executor = KubernetesExecutor(client, experiment, "trainer:test", ThreadPoolExecutor(8))
     sink = KubernetesSink(client, experiment, lambda _: None)
     location = StoreLocation(folder=str(tmp_path))
-    search = Search(experiment, store=open_store(location), location=location, executor=executor, sink=sink)
+    search = Search(
+        experiment,
+        store=open_store(location),
+        location=location,
+        executor=executor,
+        sink=sink,
+        pool=ThreadPoolExecutor(8),
+    )
     began = time.monotonic()
     assert search.run() is Exit.FINISHED
     assert sink.flush(HANG_SECONDS)

@@ -24,13 +24,13 @@ from nas_api.child import StoreLocation
 from nas_api.experiment import NASExperiment
 from nas_api.reasons import LostReason, Reason
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
-from nas_controller import search as search_module
 from nas_controller.control import arm_of
 from nas_controller.earlier import FindEarlier, find
 from nas_controller.errors import SearchChanged
 from nas_controller.executor import Blocked
 from nas_controller.policies import Proposal
 from nas_controller.policies.random import RandomPolicy
+from nas_controller.recovery import recover
 from nas_controller.search import Exit, Search
 from nas_controller.state import MakePolicy
 from nas_log.log import read_log, read_objects
@@ -40,11 +40,6 @@ from nas_store.errors import CredentialsRefused, StoreError, StoreUnreachable
 from nas_store.folder import FolderStore
 
 Say = Callable[[], None]
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_module, "ThreadPoolExecutor", InlinePool)
 
 
 class Bench:
@@ -78,6 +73,7 @@ class Bench:
             location=StoreLocation(folder="/store"),
             executor=WorldExecutor(self.world, starts=self.starts),
             sink=self.sink,
+            pool=InlinePool(),
             make_policy=self.policy,
             find_earlier=self.find_earlier,
             clock=WorldClock(self.world, on_idle),
@@ -735,7 +731,7 @@ def test_a_newer_controller_wins_even_if_the_older_one_appends_while_it_reads() 
     bench.world.progress = lambda: bool(bench.search.stop()) or True  # type: ignore[func-returns-value, method-assign]
     bench.run(make_experiment())
     store = bench.world.store
-    old = search_module.recover(store, CountingPolicy).log
+    old = recover(store, CountingPolicy).log
     interfering = iter([True])
     original = store.put_if_absent
 

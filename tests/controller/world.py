@@ -7,11 +7,11 @@ What outlives a controller (the jobs and the store) is in ``World``; each contro
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from nas_log.records import Launched, Record
 from nas_store import Store
 from nas_store.errors import StoreUnreachable, TooLarge
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -394,19 +395,13 @@ class Recorder:
         return self.statuses[-1]
 
 
-class InlinePool:
+class InlinePool(Executor):
     """Stands for the pool of threads that fetches results: everything happens in the caller's thread."""
 
-    def __init__(self, *_: object, **__: object) -> None:
-        pass
-
-    def submit(self, call: Callable[[], None]) -> "Future[None]":
-        future: Future[None] = Future()
+    def submit(self, call: Callable[P, T], /, *arguments: P.args, **named: P.kwargs) -> "Future[T]":
+        future: Future[T] = Future()
         try:
-            future.set_result(call())
+            future.set_result(call(*arguments, **named))
         except BaseException as error:  # noqa: BLE001  As a pool does.
             future.set_exception(error)
         return future
-
-    def shutdown(self, **_: object) -> None:
-        pass
