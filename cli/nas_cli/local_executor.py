@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from nas_controller.executor import End, Ended, Event, Launch, Running
+from nas_kube.clock import SYSTEM_CLOCK, Clock
 
 # How long a child may take to save its checkpoint once it is told to end.
 _GRACE_SECONDS = 10.0
@@ -77,28 +77,37 @@ class LocalExecutor:
     so that nobody trains for a search that has stopped. They save checkpoints where that pays.
     """
 
-    def __init__(self, trainer: Trainer, deadline_seconds: float, failed: Callable[[Launch, str], None]) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        deadline_seconds: float,
+        failed: Callable[[Launch, str], None],
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         """Prepare; nothing is started yet.
 
         Args:
             trainer: what runs in children; it is closed with this executor.
-            deadline_seconds: the longest run of one child; several in a launch have as many times as long.
+            deadline_seconds: the longest run of one sample's training; a launch gets that long for each of its own.
             failed: is told of each child that ends otherwise than well, for people.
+            clock: whose time it is.
         """
         self._trainer = trainer
         self._deadline_seconds = deadline_seconds
         self._failed = failed
+        self._clock = clock
         self._post: Callable[[Event], None] = _nobody
         self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._wake_up, self._woken = os.pipe()[::-1]
         self._children: dict[int, _Child] = {}
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="children")
+        self._thread: threading.Thread | None = None
 
     def start(self, post: Callable[[Event], None]) -> frozenset[int]:
         """See :class:`nas_controller.executor.Executor`. Nothing exists: children end with their run."""
         self._post = post
-        self._thread.start()
+        self._thread = self._clock.start("children", self._work)
         return frozenset()
 
     def launch(self, launch: Launch) -> None:
@@ -111,7 +120,7 @@ class LocalExecutor:
 
     def close(self) -> None:
         """End all children and return once they are gone."""
-        if self._thread.is_alive():
+        if self._thread is not None and self._thread.is_alive():
             self._closed.set()
             os.write(self._wake_up, b"x")
             self._thread.join()
@@ -140,7 +149,7 @@ class LocalExecutor:
         """Return when there is a command, or a child has ended or is due."""
         sentinels: list[Connection | int] = [child.process.sentinel for child in self._children.values()]
         due = min((child.deadline for child in self._children.values() if not child.killed), default=None)
-        seconds = None if due is None else max(0.0, due - time.monotonic())
+        seconds = None if due is None else max(0.0, due - self._clock.monotonic())
         if self._woken in wait([self._woken, *sentinels], seconds):
             os.read(self._woken, 65536)
 
@@ -158,7 +167,7 @@ class LocalExecutor:
             # The machine has no room for another process, or what starts them is gone: tried again.
             self._post(self._told(launch, End.FAILED, f"no process could be started: {error}"))
             return
-        deadline = time.monotonic() + self._deadline_seconds * len(launch.inputs)
+        deadline = self._clock.monotonic() + self._deadline_seconds * len(launch.inputs)
         self._children[launch.number] = _Child(launch, process, deadline)
         self._post(Running(launch.number))
 
@@ -166,11 +175,11 @@ class LocalExecutor:
         child = self._children.get(launch)
         if child is not None and not child.cancelled:
             child.cancelled = True
-            child.deadline = time.monotonic() + _GRACE_SECONDS
+            child.deadline = self._clock.monotonic() + _GRACE_SECONDS
             child.process.terminate()
 
     def _reap(self) -> None:
-        now = time.monotonic()
+        now = self._clock.monotonic()
         for child in list(self._children.values()):
             if child.process.exitcode is None:
                 if now >= child.deadline and not child.killed:

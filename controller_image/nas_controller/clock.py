@@ -40,3 +40,6 @@ class SystemClock(clock.SystemClock):
     def get(self, queue: SimpleQueue[T], seconds: float | None) -> T:
         """See :class:`Clock`."""
         return queue.get(timeout=seconds)
+
+
+SYSTEM_CLOCK = SystemClock()

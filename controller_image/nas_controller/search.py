@@ -19,7 +19,7 @@ from nas_api.child import StoreLocation
 from nas_api.experiment import NASExperiment, Problem, TrainerSpec
 from nas_controller import best, decisions, earlier
 from nas_controller.beginning import Beginning
-from nas_controller.clock import Clock, SystemClock
+from nas_controller.clock import SYSTEM_CLOCK, Clock
 from nas_controller.decider import Decider
 from nas_controller.earlier import FindEarlier
 from nas_controller.executor import Blocked, Ended, Event, Executor, Running
@@ -81,7 +81,7 @@ class Search:
         pool: futures.Executor,
         make_policy: MakePolicy = make_policy,
         find_earlier: FindEarlier = earlier.find,
-        clock: Clock | None = None,
+        clock: Clock = SYSTEM_CLOCK,
         snapshot_every: int = 200,
     ) -> None:
         """Prepare a search; does no I/O.
@@ -95,7 +95,7 @@ class Search:
             pool: fetches results from the store; ``run`` shuts it down.
             make_policy: builds the policy in its state before the first sample.
             find_earlier: finds the experiment that a warm start or a fixed architecture names.
-            clock: the time; the machine's own when None.
+            clock: whose time it is.
             snapshot_every: records between two snapshots of the learner.
         """
         self._experiment = experiment
@@ -103,7 +103,7 @@ class Search:
         self._location = location
         self._executor = executor
         self._pool = pool
-        self._clock: Clock = clock or SystemClock()
+        self._clock = clock
         self._inbox: Inbox[_Message] = Inbox(self._clock)
         self._journal = Journal(store, make_policy, self._clock, snapshot_every)
         self._launches = Launches()

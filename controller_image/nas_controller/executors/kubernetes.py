@@ -1,5 +1,6 @@
 """Children as Kubernetes Jobs: one POST each, one watch for all of them, and a closer look only in trouble."""
 
+import random
 import threading
 from collections.abc import Callable
 from concurrent import futures
@@ -70,6 +71,7 @@ class KubernetesExecutor:
         pool: futures.Executor,
         *,
         clock: Clock = SYSTEM_CLOCK,
+        jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         """Prepare; no call is made before ``start``.
 
@@ -79,6 +81,7 @@ class KubernetesExecutor:
             trainer_image: for manifests that name none.
             pool: makes the calls; it is shut down with this executor.
             clock: whose time it is.
+            jitter: draws the watch's pauses, see :class:`nas_kube.reflector.Reflector`.
         """
         self._client = client
         self._experiment = experiment
@@ -96,7 +99,9 @@ class KubernetesExecutor:
         self._deletions = 0
         self._deletions_done = threading.Condition(self._lock)
         selector = f"{names.LABEL_EXPERIMENT_UID}={self._uid},{names.LABEL_ROLE}={names.ROLE_TRAINER}"
-        self._reflector = Reflector(client, JOBS, self._namespace, self._on_job, label_selector=selector, clock=clock)
+        self._reflector = Reflector(
+            client, JOBS, self._namespace, self._on_job, label_selector=selector, clock=clock, jitter=jitter
+        )
 
     def change(self, experiment: NASExperiment) -> None:
         """Make Jobs from this manifest from now on; those that were refused are tried again at once."""
