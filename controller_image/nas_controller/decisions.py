@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from nas_api.base import duration
 from nas_api.child import Result, StoreLocation
-from nas_api.experiment import EarlyStoppingSpec, FinalTrainingSpec, NASExperiment
+from nas_api.experiment import LONGEST_MESSAGE, EarlyStoppingSpec, FinalTrainingSpec, NASExperiment
 from nas_api.reasons import LostReason, Reason
 from nas_api.reward import reward
 from nas_api.stopping import Rung, StopRule
@@ -18,7 +18,6 @@ from nas_log.records import Finished, Lost, Observed, SearchEnded
 from nas_store.errors import TooLarge
 
 _LONGEST_MESSAGE = 1000
-_LONGEST_END = 4096
 _STORE_PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
 
@@ -280,7 +279,7 @@ def _final_conclusion(core: Core, stage: FinalStage) -> Finished | None:
     if core.outcome is not None or core.open or not stage.over:
         return None
     message = f"{stage.message}; {stage.summary(core.objective.metric)}"
-    return Finished(outcome="Complete", reason=stage.reason, message=message[:_LONGEST_END])
+    return Finished(outcome="Complete", reason=stage.reason, message=message[:LONGEST_MESSAGE])
 
 
 def _search_conclusion(core: Core, now: datetime) -> Finished | None:

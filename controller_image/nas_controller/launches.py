@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from nas_api.experiment import Problem
+from nas_api.experiment import LONGEST_MESSAGE, Problem
 from nas_api.reasons import Reason
 from nas_controller.decisions import AwaitCure, Retry, Verdict, store_pause
 from nas_controller.executor import Blocked, End, Ended
@@ -18,7 +18,6 @@ _FIRST_PAUSE_SECONDS = 5.0
 _LONGEST_PAUSE_SECONDS = 60.0
 # A blocked child is a problem only when nothing else moves: with a quota, one often waits for another.
 _QUIET_SECONDS = 10.0
-_LONGEST_MESSAGE = 4096
 
 
 class _Phase(StrEnum):
@@ -145,7 +144,7 @@ class Launches:
         quiet = now >= self._last_progress + _QUIET_SECONDS
         if found is None and self._blocked and quiet and not any(flight.running for flight in self._flights.values()):
             found = self._blocked[min(self._blocked)]
-        return None if found is None else Problem(reason=found.reason, message=found.message[:_LONGEST_MESSAGE])
+        return None if found is None else Problem(reason=found.reason, message=found.message[:LONGEST_MESSAGE])
 
     # ------------------------------------------------------------ what the executor says
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from nas_api.base import Model
 from nas_api.experiment import (
+    LONGEST_MESSAGE,
     ArmStatus,
     Best,
     ControlStatus,
@@ -25,7 +26,6 @@ from nas_controller.state import SearchState
 
 _LARGEST = 10**12 - 1
 _LONGEST_ARCHITECTURE = 8192
-_LONGEST_MESSAGE = 4096
 _SIX_DIGITS = Context(prec=6, rounding=ROUND_HALF_EVEN)
 
 
@@ -175,7 +175,7 @@ class Announcer:
 
     def store_failed(self, reason: Reason, message: str) -> None:
         """Tell that the store is in trouble."""
-        self.store_problem = Problem(reason=reason, message=message[:_LONGEST_MESSAGE])
+        self.store_problem = Problem(reason=reason, message=message[:LONGEST_MESSAGE])
         if self._durable is not None:
             self._show(self._durable.model_copy(update={"problem": self.store_problem}))
 
