@@ -31,7 +31,7 @@ from nas_api.trainer_input import trainer_input
 from nas_controller.executors.kubernetes import KubernetesExecutor
 from nas_controller.kubernetes_status import KubernetesSink
 from nas_controller.policies.factory import make_policy
-from nas_controller.search import Ending, Search
+from nas_controller.search import Exit, Search
 from nas_kube.client import KubeClient
 from nas_kube.errors import ApiError
 from nas_kube.reading import finished, true_condition
@@ -145,14 +145,21 @@ def controlled(client: KubeClient, wanted: NASExperiment, folder: Path) -> float
         store.put_if_absent(names.result_key(sample), result.model_dump_json(by_alias=True).encode())
     executor = KubernetesExecutor(client, wanted, "i", ThreadPoolExecutor(THREADS))
     sink = KubernetesSink(client, wanted, lambda loss: print(f"status lost: {loss}", file=sys.stderr))
-    search = Search(wanted, store=store, location=StoreLocation(folder=str(folder)), executor=executor, sink=sink)
+    search = Search(
+        wanted,
+        store=store,
+        location=StoreLocation(folder=str(folder)),
+        executor=executor,
+        sink=sink,
+        pool=ThreadPoolExecutor(THREADS),
+    )
     began = time.monotonic()
-    ending = search.run()
+    why = search.run()
     took = time.monotonic() - began
     executor.close()
     sink.close()
-    if ending is not Ending.FINISHED:
-        raise SystemExit(f"the search ended as {ending}")
+    if why is not Exit.FINISHED:
+        raise SystemExit(f"the search ended as {why}")
     return took
 
 

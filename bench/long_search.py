@@ -14,6 +14,7 @@ import logging
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from nas_api.experiment import NASExperiment
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_controller.executors.table import TableExecutor
 from nas_controller.policies.draws import Purpose, uniforms
-from nas_controller.search import Ending, Search
+from nas_controller.search import Exit, Search
 from nas_controller.status import SearchStatus
 from nas_log.log import read_log
 from nas_report import read, render
@@ -98,12 +99,13 @@ def main() -> int:
             location=StoreLocation(folder=folder),
             executor=TableExecutor(store, accuracy),
             sink=pace,
+            pool=ThreadPoolExecutor(8),
         )
         began = time.monotonic()
-        ending = search.run()
+        why = search.run()
         took = time.monotonic() - began
-        if ending is not Ending.FINISHED:
-            raise SystemExit(f"the search ended as {ending}")
+        if why is not Exit.FINISHED:
+            raise SystemExit(f"the search ended as {why}")
         history = read(read_log(store))
         assert history is not None
         began = time.process_time()

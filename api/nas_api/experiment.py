@@ -752,6 +752,10 @@ class FinalStatus(Model):
     """Upper end of tau's 95 % interval."""
 
 
+LONGEST_MESSAGE = 4096
+"""Characters that a status has room for in an outcome's or a problem's message."""
+
+
 class Outcome(Model):
     """How the search ended, as its log says."""
 
@@ -759,7 +763,7 @@ class Outcome(Model):
     """Complete or Failed."""
     reason: Annotated[str, StringConstraints(max_length=128)]
     """One word for programs."""
-    message: Annotated[str, StringConstraints(max_length=4096)]
+    message: Annotated[str, StringConstraints(max_length=LONGEST_MESSAGE)]
     """A sentence for people."""
 
 
@@ -768,7 +772,7 @@ class Problem(Model):
 
     reason: Annotated[str, StringConstraints(max_length=128)]
     """One word for programs."""
-    message: Annotated[str, StringConstraints(max_length=4096)]
+    message: Annotated[str, StringConstraints(max_length=LONGEST_MESSAGE)]
     """A sentence for people: the cause and the cure."""
 
 

@@ -42,7 +42,7 @@ class _Command:
     def exitcode(self) -> int | None:
         return self._process.returncode
 
-    def ending(self) -> tuple[End, str]:
+    def read_end(self) -> tuple[End, str]:
         code = self.exitcode or 0
         if code == ExitCode.OK:
             return self._trainer.store_result(self._launch, self.log)

@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from multiprocessing.connection import Connection, wait
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-from nas_controller.executor import End, Ended, Event, Launch, Started
+from nas_controller.executor import End, Ended, Event, Launch, Running
+from nas_kube.clock import SYSTEM_CLOCK, Clock
 
 # How long a child may take to save its checkpoint once it is told to end.
 _GRACE_SECONDS = 10.0
@@ -32,7 +32,7 @@ class Process(Protocol):
     def log(self) -> str:
         """Where its output is, for people."""
 
-    def ending(self) -> tuple[End, str]:
+    def read_end(self) -> tuple[End, str]:
         """Return what an exit code of 0 or more means, and the child's last words; called once, before ``close``."""
 
     def terminate(self) -> None:
@@ -77,28 +77,37 @@ class LocalExecutor:
     so that nobody trains for a search that has stopped. They save checkpoints where that pays.
     """
 
-    def __init__(self, trainer: Trainer, deadline_seconds: float, failed: Callable[[Launch, str], None]) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        deadline_seconds: float,
+        failed: Callable[[Launch, str], None],
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         """Prepare; nothing is started yet.
 
         Args:
             trainer: what runs in children; it is closed with this executor.
-            deadline_seconds: the longest run of one child; several in a launch have as many times as long.
+            deadline_seconds: the longest run of one sample's training; a launch gets that long for each of its own.
             failed: is told of each child that ends otherwise than well, for people.
+            clock: whose time it is.
         """
         self._trainer = trainer
         self._deadline_seconds = deadline_seconds
         self._failed = failed
+        self._clock = clock
         self._post: Callable[[Event], None] = _nobody
         self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._wake_up, self._woken = os.pipe()[::-1]
         self._children: dict[int, _Child] = {}
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="children")
+        self._thread: threading.Thread | None = None
 
     def start(self, post: Callable[[Event], None]) -> frozenset[int]:
         """See :class:`nas_controller.executor.Executor`. Nothing exists: children end with their run."""
         self._post = post
-        self._thread.start()
+        self._thread = self._clock.start("children", self._work)
         return frozenset()
 
     def launch(self, launch: Launch) -> None:
@@ -111,7 +120,7 @@ class LocalExecutor:
 
     def close(self) -> None:
         """End all children and return once they are gone."""
-        if self._thread.is_alive():
+        if self._thread is not None and self._thread.is_alive():
             self._closed.set()
             os.write(self._wake_up, b"x")
             self._thread.join()
@@ -140,7 +149,7 @@ class LocalExecutor:
         """Return when there is a command, or a child has ended or is due."""
         sentinels: list[Connection | int] = [child.process.sentinel for child in self._children.values()]
         due = min((child.deadline for child in self._children.values() if not child.killed), default=None)
-        seconds = None if due is None else max(0.0, due - time.monotonic())
+        seconds = None if due is None else max(0.0, due - self._clock.monotonic())
         if self._woken in wait([self._woken, *sentinels], seconds):
             os.read(self._woken, 65536)
 
@@ -158,19 +167,19 @@ class LocalExecutor:
             # The machine has no room for another process, or what starts them is gone: tried again.
             self._post(self._told(launch, End.FAILED, f"no process could be started: {error}"))
             return
-        deadline = time.monotonic() + self._deadline_seconds * len(launch.inputs)
+        deadline = self._clock.monotonic() + self._deadline_seconds * len(launch.inputs)
         self._children[launch.number] = _Child(launch, process, deadline)
-        self._post(Started(launch.number))
+        self._post(Running(launch.number))
 
     def _cancel(self, launch: int) -> None:
         child = self._children.get(launch)
         if child is not None and not child.cancelled:
             child.cancelled = True
-            child.deadline = time.monotonic() + _GRACE_SECONDS
+            child.deadline = self._clock.monotonic() + _GRACE_SECONDS
             child.process.terminate()
 
     def _reap(self) -> None:
-        now = time.monotonic()
+        now = self._clock.monotonic()
         for child in list(self._children.values()):
             if child.process.exitcode is None:
                 if now >= child.deadline and not child.killed:
@@ -179,7 +188,7 @@ class LocalExecutor:
                 continue
             del self._children[child.launch.number]
             if not child.cancelled:
-                self._post(self._told(child.launch, *self._ending(child)))
+                self._post(self._told(child.launch, *self._read_end(child)))
             child.process.close()
 
     def _told(self, launch: Launch, end: End, message: str) -> Ended:
@@ -187,7 +196,7 @@ class LocalExecutor:
             self._failed(launch, message)
         return Ended(launch.number, end, message)
 
-    def _ending(self, child: _Child) -> tuple[End, str]:
+    def _read_end(self, child: _Child) -> tuple[End, str]:
         code, log = child.process.exitcode or 0, child.process.log
         if child.killed:
             return (
@@ -200,7 +209,7 @@ class LocalExecutor:
             # Who killed it cannot be told from here; the kernel does so when memory runs out.
             hint = ", as the kernel does when memory runs out" if -code == signal.SIGKILL else ""
             return end, f"killed by {signal.Signals(-code).name}{hint}; its log is {log}"
-        return child.process.ending()
+        return child.process.read_end()
 
 
 def _nobody(_event: Event) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -31,7 +32,7 @@ from nas_cli.local_status import StatusFile
 from nas_cli.local_trainer import BuiltInTrainer
 from nas_controller.errors import EarlierMissing, EarlierUnsuitable, SearchChanged
 from nas_controller.policies.factory import make_policy
-from nas_controller.search import Ending, Search
+from nas_controller.search import Exit, Search
 from nas_controller.state import MakePolicy
 from nas_controller.status import SearchStatus, StatusSink
 from nas_log.errors import LogDamaged
@@ -39,6 +40,7 @@ from nas_report.writer import ReportWriter
 from nas_store import Store, open_store
 from nas_store.errors import StoreError
 
+_RESULTS_AT_ONCE = 8
 _NAMESPACE = "local"
 
 
@@ -97,19 +99,25 @@ def run(
         with progress:
             sink = _Sinks(progress, StatusFile(folder))
             search = Search(
-                experiment, store=store, location=location, executor=executor, sink=sink, make_policy=make_policy
+                experiment,
+                store=store,
+                location=location,
+                executor=executor,
+                sink=sink,
+                pool=ThreadPoolExecutor(_RESULTS_AT_ONCE, thread_name_prefix="results"),
+                make_policy=make_policy,
             )
             with _stopped_by_signals(search):
                 try:
                     with ReportWriter(store, lambda: experiment):
-                        ending = search.run()
+                        why = search.run()
                 except (SearchChanged, LogDamaged, StoreError) as error:
                     raise Refusal(f"{folder} cannot be used: {error}") from error
                 except (EarlierMissing, EarlierUnsuitable) as error:
                     raise Refusal(str(error)) from error
                 finally:
                     executor.close()
-        _last_words(experiment, folder, ending, search, progress.status, console, again)
+        _last_words(experiment, folder, why, search, progress.status, console, again)
 
 
 class _Sinks:
@@ -204,15 +212,15 @@ def _stopped_by_signals(search: Search) -> Iterator[None]:
 def _last_words(
     experiment: NASExperiment,
     folder: Path,
-    ending: Ending,
+    why: Exit,
     search: Search,
     status: Status,
     console: Console,
     again: str,
 ) -> None:
-    if ending is Ending.FENCED:
+    if why is Exit.FENCED:
         raise Refusal(f"another process has taken over the search in {folder}: this one has stopped")
-    if ending is Ending.STOPPED:
+    if why is Exit.STOPPED:
         console.print(f"\nStopped; nothing is lost. Resume with: [bold]{again}[/bold]", highlight=False, soft_wrap=True)
         return
     outcome = status.outcome

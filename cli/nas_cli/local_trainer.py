@@ -26,7 +26,7 @@ class _Forked:
     def exitcode(self) -> int | None:
         return self._process.exitcode
 
-    def ending(self) -> tuple[End, str]:
+    def read_end(self) -> tuple[End, str]:
         code = self.exitcode or 0
         said = self._message.read_text(errors="replace") if self._message.exists() else ""
         return end_of(code), said or f"exit code {code}; its log is {self.log}"

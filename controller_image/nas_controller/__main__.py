@@ -30,7 +30,7 @@ from nas_api.reasons import Reason
 from nas_controller.errors import EarlierMissing, EarlierUnsuitable, SearchChanged
 from nas_controller.executors.kubernetes import KubernetesExecutor
 from nas_controller.kubernetes_status import KubernetesSink, Loss
-from nas_controller.search import Ending, Search
+from nas_controller.search import Exit, Search
 from nas_controller.status import SearchStatus
 from nas_kube.client import KubeClient
 from nas_kube.errors import ApiError, KubeError
@@ -115,13 +115,13 @@ class Controller:
             if sink is None:
                 sink = KubernetesSink(self._client, experiment, self._on_loss)
             try:
-                ending = self._search_once(experiment, sink)
+                why = self._search_once(experiment, sink)
             except (SearchChanged, EarlierUnsuitable) as error:
                 reason = _FATAL[type(error)]
                 outcome = Outcome(type="Failed", reason=reason, message=str(error)[:4096])
                 before = SearchStatus() if experiment.status is None else SearchStatus.of(experiment.status)
                 sink.publish(before.model_copy(update={"problem": None, "outcome": outcome}))
-                ending = Ending.FINISHED
+                why = Exit.FINISHED
             except (StoreError, LogDamaged, EarlierMissing, ApiError) as error:
                 problem = _problem(error)
                 _log.warning("cannot search", reason=problem.reason, error=problem.message)
@@ -132,7 +132,7 @@ class Controller:
                 self._sleep(_PAUSES_SECONDS[min(tries, len(_PAUSES_SECONDS) - 1)])
                 tries += 1
                 continue
-            if ending is Ending.FINISHED:
+            if why is Exit.FINISHED:
                 # As long as it takes: the operator knows the end from the status only.
                 sink.flush()
                 _log.info("done", outcome_written=self._loss is None)
@@ -140,21 +140,22 @@ class Controller:
             if self._loss is not Loss.GONE:
                 return _EXIT_FENCED
 
-    def _search_once(self, experiment: NASExperiment, sink: KubernetesSink) -> Ending:
+    def _search_once(self, experiment: NASExperiment, sink: KubernetesSink) -> Exit:
         """Search until the end or until something is in the way."""
         location = StoreLocation(s3=s3_location(experiment))
         store = open_store(location)
         store.probe()
         jobs = ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="jobs")
         executor = KubernetesExecutor(self._client, experiment, self._image, jobs)
-        search = Search(experiment, store=store, location=location, executor=executor, sink=sink)
+        results = ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="results")
+        search = Search(experiment, store=store, location=location, executor=executor, sink=sink, pool=results)
         with self._lock:
             self._search, self._executor = search, executor
             newest = self._experiment
             lost = self._loss
         try:
             if lost is not None:
-                return Ending.STOPPED
+                return Exit.STOPPED
             if newest is not None and newest is not experiment:
                 # It changed while the store was probed.
                 executor.change(newest)

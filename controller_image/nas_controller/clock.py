@@ -1,9 +1,14 @@
-"""Time as a port, so that tests run on a clock of their own."""
+"""Time as the search needs it, so that tests run on a clock of their own.
 
-import time
+The threads beside the search have a port of theirs (``nas_kube.clock``); the machine's clock serves both, and so does
+any other clock that is to drive a search together with its executor.
+"""
+
 from datetime import UTC, datetime
 from queue import SimpleQueue
 from typing import Protocol, TypeVar
+
+from nas_kube import clock
 
 T = TypeVar("T")
 
@@ -25,17 +30,16 @@ class Clock(Protocol):
         """
 
 
-class SystemClock:
+class SystemClock(clock.SystemClock):
     """The machine's own clock."""
 
     def now(self) -> datetime:
         """See :class:`Clock`."""
         return datetime.now(UTC)
 
-    def monotonic(self) -> float:
-        """See :class:`Clock`."""
-        return time.monotonic()
-
     def get(self, queue: SimpleQueue[T], seconds: float | None) -> T:
         """See :class:`Clock`."""
         return queue.get(timeout=seconds)
+
+
+SYSTEM_CLOCK = SystemClock()

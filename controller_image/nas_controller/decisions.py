@@ -1,25 +1,24 @@
 """What to do next, as pure functions of the state and of what has just been observed."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from nas_api.base import duration
-from nas_api.child import Result
-from nas_api.experiment import EarlyStoppingSpec, FinalTrainingSpec
+from nas_api.child import Result, StoreLocation
+from nas_api.experiment import LONGEST_MESSAGE, EarlyStoppingSpec, FinalTrainingSpec, NASExperiment
 from nas_api.reasons import LostReason, Reason
 from nas_api.reward import reward
 from nas_api.stopping import Rung, StopRule
-from nas_controller.executor import End
+from nas_api.trainer_input import trainer_input
+from nas_controller.executor import End, Launch
 from nas_controller.final_stage import FinalStage
 from nas_controller.state import Core, KnownResult
 from nas_log.records import Finished, Lost, Observed, SearchEnded
 from nas_store.errors import TooLarge
 
 _LONGEST_MESSAGE = 1000
-_LONGEST_END = 4096
-_FIRST_PAUSE_SECONDS = 5.0
-_LONGEST_PAUSE_SECONDS = 60.0
+_STORE_PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,8 @@ class AwaitCure:
 
     reason: Reason
     message: str
+    failures: int
+    """As many as before; see ``Retry``."""
 
 
 Verdict = Observed | Lost | Retry | AwaitCure
@@ -86,7 +87,7 @@ def judge(
     if end in (End.DISRUPTED, End.VANISHED):
         return Retry(failures)
     if end in _CURABLE:
-        return AwaitCure(_CURABLE[end], f"the trainer of sample {sample} says: {message or end}")
+        return AwaitCure(_CURABLE[end], f"the trainer of sample {sample} says: {message or end}", failures)
     if current.together > 1:
         # Which of them it was, the end does not say.
         return Retry(failures, alone=True)
@@ -205,43 +206,28 @@ def stop_rule(core: Core, stopping: EarlyStoppingSpec | None) -> StopRule | None
     return StopRule.among(metrics, stopping, core.objective.goal)
 
 
-@dataclass(frozen=True)
-class Trouble:
-    """The environment keeps children from working; samples wait, and are tried again after a growing pause."""
-
-    reason: Reason
-    message: str
-    pause: float
-    """Seconds between the newest failure of a new try and the next try."""
-    retry_at: float
-    """When the waiting samples are launched again, on the monotonic clock."""
-    first_launch: int
-    """Launches from this number on are new tries: how they end says whether the trouble is over."""
-
-    @property
-    def over_at(self) -> float:
-        """When the trouble counts as over if no new try has failed by then."""
-        return self.retry_at + _LONGEST_PAUSE_SECONDS
-
-
-def troubled(trouble: Trouble | None, verdict: AwaitCure, launch: int, launched: int, now: float) -> Trouble:
-    """Return the trouble after one more child met it.
+def children(
+    core: Core, experiment: NASExperiment, location: StoreLocation, launch: int, samples: tuple[int, ...]
+) -> Launch:
+    """Return a launch with all that its children are told.
 
     Args:
-        trouble: what was known before.
-        verdict: what the child said.
-        launch: the child's launch.
-        launched: launches so far.
-        now: the monotonic clock, in seconds.
+        core: the state; it has the launch's record.
+        experiment: the manifest.
+        location: where results go, as children are told it.
+        launch: its number.
+        samples: the open samples that share it.
     """
-    if trouble is None:
-        pause = _FIRST_PAUSE_SECONDS
-    elif launch < trouble.first_launch:
-        # A sibling of those that failed before the pause tells nothing new.
-        return replace(trouble, reason=verdict.reason, message=verdict.message)
-    else:
-        pause = min(2 * trouble.pause, _LONGEST_PAUSE_SECONDS)
-    return Trouble(verdict.reason, verdict.message, pause, now + pause, launched)
+    inputs = []
+    for sample in samples:
+        own = core.open[sample]
+        inputs.append(trainer_input(experiment, location, sample, own.attempt, own.architecture, own.final, own.stop))
+    return Launch(launch, tuple(inputs))
+
+
+def store_pause(failures: int) -> float:
+    """Return how many seconds a store is left alone that has failed so many times before, and now again."""
+    return _STORE_PAUSES_SECONDS[min(failures, len(_STORE_PAUSES_SECONDS) - 1)]
 
 
 def deadline(core: Core) -> datetime | None:
@@ -293,7 +279,7 @@ def _final_conclusion(core: Core, stage: FinalStage) -> Finished | None:
     if core.outcome is not None or core.open or not stage.over:
         return None
     message = f"{stage.message}; {stage.summary(core.objective.metric)}"
-    return Finished(outcome="Complete", reason=stage.reason, message=message[:_LONGEST_END])
+    return Finished(outcome="Complete", reason=stage.reason, message=message[:LONGEST_MESSAGE])
 
 
 def _search_conclusion(core: Core, now: datetime) -> Finished | None:

@@ -66,7 +66,7 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Started:
+class Running:
     """The child runs: whatever blocked it is cured."""
 
     launch: int
@@ -74,14 +74,14 @@ class Started:
 
 @dataclass(frozen=True)
 class Blocked:
-    """The child cannot start for now; the executor keeps trying, and ``Started`` or ``Ended`` follows."""
+    """The child cannot start for now; the executor keeps trying, and ``Running`` or ``Ended`` follows."""
 
     launch: int
     reason: Reason
     message: str
 
 
-Event = Ended | Started | Blocked
+Event = Ended | Running | Blocked
 
 
 class Executor(Protocol):

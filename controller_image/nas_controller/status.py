@@ -1,4 +1,4 @@
-"""The search's part of the resource's status, and the port it leaves through."""
+"""The search's part of the resource's status, the port it leaves through, and what is told there when."""
 
 from decimal import ROUND_HALF_EVEN, Context
 from decimal import Decimal as Number
@@ -7,6 +7,7 @@ from typing import Protocol
 
 from nas_api.base import Model
 from nas_api.experiment import (
+    LONGEST_MESSAGE,
     ArmStatus,
     Best,
     ControlStatus,
@@ -17,6 +18,7 @@ from nas_api.experiment import (
     Problem,
     SampleCounts,
 )
+from nas_api.reasons import Reason
 from nas_api.search_space import arranged
 from nas_controller.control import ArmTotal, Comparison
 from nas_controller.final_stage import FinalStage
@@ -149,3 +151,39 @@ class StatusSink(Protocol):
         Called after each change that is in the log, and when a problem comes or goes; how often it is
         shown is the sink's affair.
         """
+
+
+class Announcer:
+    """Tells a sink each change of the status once; what the store suffers from is told beside what is in the log."""
+
+    def __init__(self, sink: StatusSink) -> None:
+        self._sink = sink
+        self._durable: SearchStatus | None = None
+        self._shown: SearchStatus | None = None
+        self.store_problem: Problem | None = None
+        """What the store's newest failure says; None when it works."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything has been told; before that there is nothing to show a problem with."""
+        return self._durable is not None
+
+    def publish(self, status: SearchStatus) -> None:
+        """Tell a status that follows from what is in the log."""
+        self._durable = status
+        self._show(status)
+
+    def store_failed(self, reason: Reason, message: str) -> None:
+        """Tell that the store is in trouble."""
+        self.store_problem = Problem(reason=reason, message=message[:LONGEST_MESSAGE])
+        if self._durable is not None:
+            self._show(self._durable.model_copy(update={"problem": self.store_problem}))
+
+    def store_works(self) -> None:
+        """Take note that the store is in no trouble any more; the next status says so."""
+        self.store_problem = None
+
+    def _show(self, status: SearchStatus) -> None:
+        if status != self._shown:
+            self._sink.publish(status)
+            self._shown = status

@@ -19,7 +19,7 @@ from nas_api.experiment import CifarDataset, DatasetSpec, DigitsDataset, Optimiz
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_cli.local_executor import LocalExecutor
 from nas_cli.local_trainer import BuiltInTrainer
-from nas_controller.executor import End, Ended, Event, Launch, Started
+from nas_controller.executor import End, Ended, Event, Launch, Running
 from nas_store.folder import FolderStore
 
 SMALL = ConvolutionalArchitecture.parse_short("3x3:4")
@@ -79,7 +79,7 @@ def executor(tmp_path: Path, events: Events) -> Iterator[LocalExecutor]:
 def ended(events: Events) -> Ended:
     """Return the next end; a start must come before it."""
     event = events.get(timeout=HANG_SECONDS)
-    assert isinstance(event, Started)
+    assert isinstance(event, Running)
     event = events.get(timeout=HANG_SECONDS)
     assert isinstance(event, Ended)
     return event
@@ -147,7 +147,7 @@ def test_a_child_that_somebody_kills(
     executor: LocalExecutor, child: Child, events: Events, number: signal.Signals, end: End
 ) -> None:
     executor.launch(endless(child))
-    assert isinstance(events.get(timeout=HANG_SECONDS), Started)
+    assert isinstance(events.get(timeout=HANG_SECONDS), Running)
     (process,) = pids(executor)
     os.kill(process, number)
     said = events.get(timeout=HANG_SECONDS)
@@ -157,7 +157,7 @@ def test_a_child_that_somebody_kills(
 
 def test_a_cancelled_child_says_nothing_more(executor: LocalExecutor, child: Child, events: Events) -> None:
     executor.launch(endless(child))
-    assert isinstance(events.get(timeout=HANG_SECONDS), Started)
+    assert isinstance(events.get(timeout=HANG_SECONDS), Running)
     executor.cancel(0)
     executor.cancel(7)  # one that does not exist is no error
     executor.launch(child(1))
@@ -168,9 +168,9 @@ def test_a_cancelled_child_says_nothing_more(executor: LocalExecutor, child: Chi
 def test_a_launch_that_exists_is_adopted(executor: LocalExecutor, child: Child, events: Events) -> None:
     executor.launch(endless(child))
     executor.launch(endless(child))
-    assert isinstance(events.get(timeout=HANG_SECONDS), Started)
+    assert isinstance(events.get(timeout=HANG_SECONDS), Running)
     executor.launch(endless(child, 1))
-    assert events.get(timeout=HANG_SECONDS) == Started(1)
+    assert events.get(timeout=HANG_SECONDS) == Running(1)
 
 
 def test_nothing_outlives_close(tmp_path: Path, child: Child, events: Events) -> None:
@@ -178,7 +178,7 @@ def test_nothing_outlives_close(tmp_path: Path, child: Child, events: Events) ->
     local.start(events.put)
     for number in range(2):
         local.launch(endless(child, number))
-        assert isinstance(events.get(timeout=HANG_SECONDS), Started)
+        assert isinstance(events.get(timeout=HANG_SECONDS), Running)
     running = pids(local)
     local.close()
     assert not any(Path(f"/proc/{pid}").exists() for pid in running)
@@ -198,7 +198,7 @@ def test_nothing_outlives_a_killed_run(tmp_path: Path, child: Child) -> None:
     text = endless(child).inputs[0].model_dump_json(by_alias=True)
     run = subprocess.Popen([sys.executable, "-c", program, str(tmp_path), text], stdout=subprocess.PIPE, text=True)
     assert run.stdout is not None
-    assert "Started" in run.stdout.readline()
+    assert "Running" in run.stdout.readline()
     below = processes(run.pid)
     assert len(below) >= 2  # the fork server and the child
     run.kill()

@@ -6,19 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 from controller.test_search import Bench
-from controller.world import CountingPolicy, InlinePool, MemoryStore, make_experiment
+from controller.world import CountingPolicy, MemoryStore, make_experiment
 
 from nas_api import names
 from nas_api.child import S3Location, StoreLocation
 from nas_api.experiment import DatasetSpec
 from nas_api.search_space import search_space
-from nas_controller import search as search_module
 from nas_controller.earlier import Earlier, FindEarlier, find, found_architecture
 from nas_controller.errors import EarlierMissing, EarlierUnsuitable
 from nas_controller.policies import Proposal
 from nas_controller.policies.factory import make_policy
 from nas_controller.policies.random import RandomPolicy
-from nas_controller.search import Ending
+from nas_controller.search import Exit
 from nas_controller.state import fold
 from nas_log.log import Log
 from nas_log.records import Inherited, Launched, Lost, Observed, Proposed, Started, WarmStarted
@@ -31,14 +30,9 @@ SEARCHER = {"seed": 7, "random": {}, "duplicates": "Train"}
 WARM = {**SEARCHER, "warmStart": {"experiment": "first"}}
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_module, "ThreadPoolExecutor", InlinePool)
-
-
 def _first(fates: list[str] | None = None, **spec: object) -> Bench:
     bench = Bench(fates or [], policy=RandomPolicy)
-    assert bench.run(make_experiment(**{"budget": {"samples": 12}, **spec})) is Ending.FINISHED
+    assert bench.run(make_experiment(**{"budget": {"samples": 12}, **spec})) is Exit.FINISHED
     return bench
 
 
@@ -66,7 +60,7 @@ def test_probabilities_of_another_search_are_none_of_the_policys() -> None:
 def test_the_policy_learns_the_earlier_samples_before_its_first_proposal() -> None:
     first = _first(["result", "OutOfMemory", "diverged"])
     bench = Bench(find_earlier=_finding(first))
-    assert bench.run(make_experiment(budget={"samples": 5}, searcher=WARM)) is Ending.FINISHED
+    assert bench.run(make_experiment(budget={"samples": 5}, searcher=WARM)) is Exit.FINISHED
 
     kinds = [record.type for record in bench.world.records()]
     assert max(at for at, kind in enumerate(kinds) if kind == "Inherited") < kinds.index("Proposed")
@@ -94,14 +88,14 @@ def test_replay_never_needs_the_other_log_again() -> None:
     progress = bench.world.progress
     bench.world.progress = lambda: bool(bench.search.stop()) or True  # type: ignore[func-returns-value, method-assign]
     experiment = make_experiment(budget={"samples": 5}, searcher=WARM)
-    assert bench.run(experiment) is Ending.STOPPED
+    assert bench.run(experiment) is Exit.STOPPED
     first.world.store.objects.clear()  # type: ignore[attr-defined]
     bench.world.progress = progress  # type: ignore[method-assign]
-    assert bench.run(experiment) is Ending.FINISHED
+    assert bench.run(experiment) is Exit.FINISHED
     records = bench.world.records()
     state = fold(records, CountingPolicy)
-    assert state is not None and state.core == bench.search._state.core
-    assert torch.equal(state.policy.dump()["state"], bench.search._state.policy.dump()["state"])
+    assert state is not None and state.core == bench.search.state.core
+    assert torch.equal(state.policy.dump()["state"], bench.search.state.policy.dump()["state"])
 
 
 def test_a_warm_start_of_a_warm_start_inherits_everything() -> None:
@@ -134,7 +128,7 @@ def test_every_policy_takes_a_warm_start(kind: str) -> None:
     first = _first()
     bench = Bench(find_earlier=_finding(first), policy=make_policy)
     searcher = {"seed": 7, kind: {}, "duplicates": "Train", "warmStart": {"experiment": "first"}}
-    assert bench.run(make_experiment(budget={"samples": 6}, searcher=searcher)) is Ending.FINISHED
+    assert bench.run(make_experiment(budget={"samples": 6}, searcher=searcher)) is Exit.FINISHED
     assert len(bench.of_kind(Inherited)) == 12 and len(bench.of_kind(Observed)) == 6
 
 
@@ -180,7 +174,7 @@ def test_the_one_architecture_is_trained_again_and_again_and_finally() -> None:
 def test_every_policy_copes_with_a_space_of_one(kind: str) -> None:
     bench = Bench(find_earlier=_finding(_first()), policy=make_policy)
     spec = _fixed(budget={"samples": 6}, searcher={"seed": 1, kind: {}})
-    assert bench.run(make_experiment(**spec)) is Ending.FINISHED
+    assert bench.run(make_experiment(**spec)) is Exit.FINISHED
     assert len(bench.of_kind(Observed)) == 6
 
 
@@ -189,15 +183,15 @@ def test_what_was_read_once_stays_whatever_becomes_of_the_other() -> None:
     bench = Bench(find_earlier=_finding(first))
     bench.world.progress = lambda: bool(bench.search.stop()) or True  # type: ignore[func-returns-value, method-assign]
     experiment = make_experiment(**_fixed(budget={"samples": 4}))
-    assert bench.run(experiment) is Ending.STOPPED
+    assert bench.run(experiment) is Exit.STOPPED
     first.world.store.objects.clear()  # type: ignore[attr-defined]
     del bench.world.progress
-    assert bench.run(experiment, snapshot_every=1) is Ending.FINISHED
+    assert bench.run(experiment, snapshot_every=1) is Exit.FINISHED
     assert [record.architecture == bench.of_kind(Started)[0].architecture for record in bench.of_kind(Started)] == [
         True,
         True,
     ]
-    assert bench.run(experiment) is Ending.FINISHED, "a snapshot knows the architecture too"
+    assert bench.run(experiment) is Exit.FINISHED, "a snapshot knows the architecture too"
 
 
 def test_a_search_that_has_not_ended_is_waited_for() -> None:
@@ -209,7 +203,7 @@ def test_a_search_that_has_not_ended_is_waited_for() -> None:
         bench.run(make_experiment(**_fixed()))
     del first.world.progress
     first.run(make_experiment())
-    assert bench.run(make_experiment(**_fixed(budget={"samples": 2}))) is Ending.FINISHED
+    assert bench.run(make_experiment(**_fixed(budget={"samples": 2}))) is Exit.FINISHED
 
 
 def test_a_search_that_found_nothing_has_nothing_to_give() -> None:

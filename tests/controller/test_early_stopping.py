@@ -5,25 +5,19 @@ from typing import Any
 
 import pytest
 from controller.test_search import Bench
-from controller.world import CountingPolicy, InlinePool, learning_curve, make_experiment
+from controller.world import CountingPolicy, learning_curve, make_experiment
 from structlog.testing import capture_logs
 
 from nas_api.experiment import NASExperiment, ObjectiveSpec, SearcherSpec
 from nas_api.search_space import SearchSpaceSpec
 from nas_api.stopping import Rung, Stopped, StopRule
-from nas_controller import search as search_module
 from nas_controller.earlier import Earlier
 from nas_controller.policies.random import RandomPolicy
-from nas_controller.search import Ending
+from nas_controller.search import Exit
 from nas_controller.state import RUNGS, MakePolicy, SearchState, fold
 from nas_log.records import Inherited, Launched, Observed, Proposed, Record, Started
 
 TRAIN = {"seed": 7, "random": {}, "duplicates": "Train"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_module, "ThreadPoolExecutor", InlinePool)
 
 
 def experiment(stopping: dict[str, Any] | None = None, **spec: Any) -> NASExperiment:
@@ -35,7 +29,7 @@ def experiment(stopping: dict[str, Any] | None = None, **spec: Any) -> NASExperi
 def searched(spec: NASExperiment, policy: MakePolicy = CountingPolicy) -> Bench:
     bench = Bench(policy=policy)
     bench.world.curve = learning_curve
-    assert bench.run(spec) is Ending.FINISHED
+    assert bench.run(spec) is Exit.FINISHED
     return bench
 
 
@@ -105,7 +99,7 @@ def test_less_is_better_where_the_goal_says_so() -> None:
     objective = {"metric": "perplexity", "goal": "Minimize", "reward": {"identity": {}}}
     bench = Bench()
     bench.world.curve = lambda asked: tuple(100 - metric for metric in learning_curve(asked))
-    assert bench.run(experiment(objective=objective)) is Ending.FINISHED
+    assert bench.run(experiment(objective=objective)) is Exit.FINISHED
     rungs = [record.rung.metric for record in bench.of_kind(Observed) if record.rung is not None]
     assert 4 < len(stopped(bench)) < 20
     assert min(record.rung.metric for record in stopped(bench) if record.rung) > sorted(rungs)[len(rungs) // 2]
@@ -155,7 +149,7 @@ def test_final_trainings_are_neither_stopped_nor_compared_with() -> None:
 def test_a_diverged_child_stays_diverged() -> None:
     bench = Bench()
     bench.world.curve = lambda asked: (float("nan"),) * 4 if asked.sample % 4 == 3 else learning_curve(asked)
-    assert bench.run(experiment()) is Ending.FINISHED
+    assert bench.run(experiment()) is Exit.FINISHED
     diverged = [record for record in bench.of_kind(Observed) if record.diverged]
     assert [record.sample for record in sorted(diverged, key=lambda each: each.sample)] == list(range(3, 40, 4))
     assert all(record.stopped is None and record.rung is None for record in diverged)
@@ -176,7 +170,7 @@ def test_another_epoch_in_the_middle_of_a_search_gathers_anew() -> None:
         return learning_curve(asked)
 
     bench.world.curve = curve
-    assert bench.run(experiment()) is Ending.FINISHED
+    assert bench.run(experiment()) is Exit.FINISHED
     records = bench.world.records()
     epochs = [None if record.stop is None else record.stop.epoch for record in bench.of_kind(Launched)]
     rules = [record.stop for record in bench.of_kind(Launched)]
@@ -197,7 +191,7 @@ def test_what_is_inherited_says_that_it_was_stopped() -> None:
     first = searched(experiment())
     bench = Bench(find_earlier=lambda _, name, uid: Earlier(name, uid or "its-uid", first.world.store))
     warm = {**TRAIN, "warmStart": {"experiment": "first"}}
-    assert bench.run(make_experiment(budget={"samples": 2}, searcher=warm)) is Ending.FINISHED
+    assert bench.run(make_experiment(budget={"samples": 2}, searcher=warm)) is Exit.FINISHED
     inherited = {record.sample: record.stopped for record in bench.of_kind(Inherited)}
     assert inherited == {record.sample: record.stopped for record in first.of_kind(Observed)}
 

@@ -18,7 +18,7 @@ from nas_api.search_space import search_space
 from nas_api.trainer_input import trainer_input
 from nas_cli.local_executor import LocalExecutor
 from nas_cli.local_trainer import BuiltInTrainer
-from nas_controller.executor import End, Ended, Event, Executor, Launch, Started
+from nas_controller.executor import End, Ended, Event, Executor, Launch, Running
 from nas_controller.executors.kubernetes import KubernetesExecutor
 from nas_controller.executors.table import TableExecutor
 from nas_store.folder import FolderStore
@@ -96,7 +96,7 @@ def child(tmp_path: Path, number: int, *samples: int) -> Launch:
 def next_end(events: "SimpleQueue[Event]") -> Ended:
     """Return the next end; before it a child may say that it runs."""
     event = events.get(timeout=HANG_SECONDS)
-    while isinstance(event, Started):
+    while isinstance(event, Running):
         event = events.get(timeout=HANG_SECONDS)
     assert isinstance(event, Ended)
     return event

@@ -7,28 +7,22 @@ from collections.abc import Callable
 import pytest
 import torch
 from controller.test_search import Bench
-from controller.world import CountingPolicy, InlinePool, accuracy, make_experiment
+from controller.world import CountingPolicy, accuracy, make_experiment
 
 from nas_api import names
 from nas_api.child import TrainerInput
 from nas_api.experiment import FinalTrainingSpec, OptimizerSpec
 from nas_api.handover import Provenance
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
-from nas_controller import search as search_module
 from nas_controller.final_stage import Leader, combinations, ranked
 from nas_controller.policies.random import RandomPolicy
-from nas_controller.search import Ending
+from nas_controller.search import Exit
 from nas_controller.state import fold
 from nas_controller.status import SearchStatus
 from nas_log.records import FinalProposed, Finished, Launched, Observed, Proposed, SearchEnded
 
 GRID = {"learningRate": ["0.1", "0.05"], "decayEpoch": [2]}
 FINAL = {"top": 3, "epochs": 9, "grid": GRID}
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_module, "ThreadPoolExecutor", InlinePool)
 
 
 def _finally(asked: TrainerInput) -> float:
@@ -47,7 +41,7 @@ def _bench(fates: list[str], accuracy: Callable[[TrainerInput], float] = _finall
 
 def test_the_best_are_trained_with_the_grid_and_the_winner_is_tested_once() -> None:
     bench = _bench([])
-    assert bench.run(make_experiment(budget={"samples": 30}, finalTraining=FINAL)) is Ending.FINISHED
+    assert bench.run(make_experiment(budget={"samples": 30}, finalTraining=FINAL)) is Exit.FINISHED
     finals = bench.of_kind(FinalProposed)
     assert [record.sample for record in finals] == list(range(30, 37))
     rewards = {record.sample: record.reward for record in bench.of_kind(Observed)}
@@ -147,7 +141,7 @@ def test_penalties_count_for_the_winner_as_they_do_in_the_search() -> None:
     experiment = make_experiment(
         budget={"samples": 18}, searchSpace=deepening, objective=objective, finalTraining={"top": 15, "epochs": 2}
     )
-    assert bench.run(experiment) is Ending.FINISHED
+    assert bench.run(experiment) is Exit.FINISHED
     final, best = bench.sink.last.final, bench.sink.last.best
     assert final is not None and best is not None
     depths = {record.sample: len(record.architecture.layers) for record in bench.of_kind(Proposed)}  # type: ignore[union-attr]

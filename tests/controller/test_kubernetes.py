@@ -22,10 +22,10 @@ from nas_api.experiment import NASExperiment, Outcome, Problem, SampleCounts
 from nas_api.reasons import Reason
 from nas_api.search_space import search_space
 from nas_api.trainer_input import trainer_input
-from nas_controller.executor import Blocked, End, Ended, Event, Launch, Started
+from nas_controller.executor import Blocked, End, Ended, Event, Launch, Running
 from nas_controller.executors.kubernetes import KubernetesExecutor
 from nas_controller.kubernetes_status import KubernetesSink, Loss
-from nas_controller.search import Ending, Search
+from nas_controller.search import Exit, Search
 from nas_controller.status import SearchStatus
 from nas_kube.client import KubeClient
 from nas_kube.clock import SYSTEM_CLOCK, Clock
@@ -125,7 +125,7 @@ def test_a_child_runs_and_succeeds(bench: Bench) -> None:
     assert job["metadata"]["ownerReferences"][0]["uid"] == bench.experiment.metadata.uid
     conditions = [{"type": "Ready", "status": "True"}]
     bench.set_pod(0, "Running", {"running": {"startedAt": "2026-01-01T00:00:00Z"}}, conditions=conditions)
-    assert bench.next_event() == Started(0)
+    assert bench.next_event() == Running(0)
     bench.end_pod(0, 0)
     assert bench.next_event() == Ended(0, End.SUCCEEDED)
     bench.no_event()
@@ -241,9 +241,16 @@ def test_api_calls_for_each_child(
     executor = KubernetesExecutor(client, experiment, "trainer:test", ThreadPoolExecutor(8))
     sink = KubernetesSink(client, experiment, lambda _: None)
     location = StoreLocation(folder=str(tmp_path))
-    search = Search(experiment, store=open_store(location), location=location, executor=executor, sink=sink)
+    search = Search(
+        experiment,
+        store=open_store(location),
+        location=location,
+        executor=executor,
+        sink=sink,
+        pool=ThreadPoolExecutor(8),
+    )
     began = time.monotonic()
-    assert search.run() is Ending.FINISHED
+    assert search.run() is Exit.FINISHED
     assert sink.flush(HANG_SECONDS)
     minutes = (time.monotonic() - began) / 60
     for part in (executor, sink):
@@ -272,7 +279,7 @@ def test_what_keeps_a_pod_from_running(bench: Bench) -> None:
         assert f"words about {word}" in blocked.message
     ready = [{"type": "Ready", "status": "True"}]
     bench.set_pod(0, "Running", {"running": {"startedAt": "2026-01-01T00:00:00Z"}}, conditions=ready)
-    _until(bench, lambda event: event == Started(0))
+    _until(bench, lambda event: event == Running(0))
     bench.no_event()
 
 

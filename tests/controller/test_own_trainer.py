@@ -6,7 +6,7 @@ import pytest
 
 from nas_controller.executor import End
 from nas_controller.executors.diagnosis import trains
-from nas_controller.executors.ending import ending
+from nas_controller.executors.job_end import job_end
 
 JOB = {"status": {"conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]}}
 NOT_YET = {"waiting": {"reason": "PodInitializing"}}
@@ -36,7 +36,7 @@ def pod(prepare: dict[str, Any], trainer: dict[str, Any], upload: dict[str, Any]
     ],
 )
 def test_the_container_that_failed_tells_how_the_child_ended(found: dict[str, Any], end: End, words: str) -> None:
-    assert ending(JOB, found) == (end, words)
+    assert job_end(JOB, found) == (end, words)
 
 
 def test_a_pod_trains_while_its_trainer_runs() -> None:

@@ -32,13 +32,12 @@ from hypothesis import strategies as st
 
 from nas_api.child import StoreLocation, TrainerInput
 from nas_api.experiment import NASExperiment
-from nas_controller import search as search_module
-from nas_controller import snapshots
+from nas_controller import beginning, snapshots
 from nas_controller.earlier import Earlier
 from nas_controller.executor import End
 from nas_controller.policies.factory import make_policy
 from nas_controller.recovery import recover
-from nas_controller.search import Ending, Search
+from nas_controller.search import Exit, Search
 from nas_controller.state import MakePolicy, SearchState, fold
 from nas_log.errors import LogDamaged
 from nas_log.log import read_objects
@@ -53,6 +52,7 @@ from nas_log.records import (
     Record,
     Started,
 )
+from nas_store.errors import StoreError
 
 # The store of a search that others begin with; filled before the first test.
 EARLIER = MemoryStore()
@@ -66,11 +66,10 @@ LIVES = st.lists(st.integers(0, 120), max_size=8)
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search_module, "ThreadPoolExecutor", InlinePool)
         # Thousands of searches have nothing to tell.
         before = structlog.get_config()
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-        patch.setattr(search_module, "_INHERITED_AT_ONCE", 2)
+        patch.setattr(beginning, "_INHERITED_AT_ONCE", 2)
         first = Run(make_experiment(), ["result", "OutOfMemory", "result", "diverged"], [1, 0, 2], [], [])
         assert isinstance(first.world.store, MemoryStore)
         EARLIER.objects.update(first.world.store.objects)
@@ -112,17 +111,17 @@ class Run:
         self.deaths = 0
         lost = iter(lost_answers)
         for life in itertools.chain(lives, itertools.repeat(None, 70)):
-            self.search, ending = self._live(experiment, life, lost, snapshot_every)
-            if ending is not None:
+            self.search, why = self._live(experiment, life, lost, snapshot_every)
+            if why is not None:
                 break
             self.deaths += 1
             between(self)
-        assert ending is Ending.FINISHED
+        assert why is Exit.FINISHED
 
     def _live(
         self, experiment: NASExperiment, life: int | None, lost: Iterator[bool], snapshot_every: int
-    ) -> tuple[Search, Ending | None]:
-        """Run one controller's process; the ending is None when it was killed."""
+    ) -> tuple[Search, Exit | None]:
+        """Run one controller's process; the exit is None when it was killed."""
         calls = itertools.count()
 
         def fault(_: str) -> None:
@@ -138,6 +137,7 @@ class Run:
             location=StoreLocation(folder="/store"),
             executor=WorldExecutor(self.world),
             sink=Recorder(),
+            pool=InlinePool(),
             make_policy=self.policy,
             find_earlier=lambda _, name, uid: Earlier(name, uid or "its-uid", EARLIER),
             clock=WorldClock(self.world),
@@ -147,7 +147,7 @@ class Run:
             return search, search.run()
         except Killed:
             return search, None
-        except search_module.StoreError:
+        except StoreError:
             # No answer before the first status: the process tries again from the start, as it would in its pod.
             return search, None
         finally:
@@ -156,7 +156,7 @@ class Run:
 
     @property
     def state(self) -> SearchState:
-        return self.search._state
+        return self.search.state
 
 
 def assert_same(left: SearchState, right: SearchState | None) -> None:

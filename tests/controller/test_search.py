@@ -24,14 +24,14 @@ from nas_api.child import StoreLocation
 from nas_api.experiment import NASExperiment
 from nas_api.reasons import LostReason, Reason
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
-from nas_controller import search as search_module
 from nas_controller.control import arm_of
 from nas_controller.earlier import FindEarlier, find
 from nas_controller.errors import SearchChanged
 from nas_controller.executor import Blocked
 from nas_controller.policies import Proposal
 from nas_controller.policies.random import RandomPolicy
-from nas_controller.search import Ending, Search
+from nas_controller.recovery import recover
+from nas_controller.search import Exit, Search
 from nas_controller.state import MakePolicy
 from nas_log.log import read_log, read_objects
 from nas_log.records import Finished, Launched, Lost, Observed, Proposed, Reconfigured, Started
@@ -40,11 +40,6 @@ from nas_store.errors import CredentialsRefused, StoreError, StoreUnreachable
 from nas_store.folder import FolderStore
 
 Say = Callable[[], None]
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_module, "ThreadPoolExecutor", InlinePool)
 
 
 class Bench:
@@ -71,13 +66,14 @@ class Bench:
         self.find_earlier = find_earlier
         self.search: Search
 
-    def run(self, experiment: NASExperiment, on_idle: Say = lambda: None, snapshot_every: int = 200) -> Ending:
+    def run(self, experiment: NASExperiment, on_idle: Say = lambda: None, snapshot_every: int = 200) -> Exit:
         self.search = Search(
             experiment,
             store=self.world.store,
             location=StoreLocation(folder="/store"),
             executor=WorldExecutor(self.world, starts=self.starts),
             sink=self.sink,
+            pool=InlinePool(),
             make_policy=self.policy,
             find_earlier=self.find_earlier,
             clock=WorldClock(self.world, on_idle),
@@ -92,7 +88,7 @@ class Bench:
 def test_a_search_runs_to_its_end_in_a_real_folder(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     bench = Bench(store=store)
-    assert bench.run(make_experiment()) is Ending.FINISHED
+    assert bench.run(make_experiment()) is Exit.FINISHED
 
     records = read_log(store)
     assert Counter(record.type for record in records) == {
@@ -312,7 +308,7 @@ def test_a_suspension_leaves_no_one_waiting() -> None:
         return progress()
 
     bench.world.progress = suspend_first  # type: ignore[method-assign]
-    assert bench.run(running, lambda: bench.search.change(running)) is Ending.FINISHED
+    assert bench.run(running, lambda: bench.search.change(running)) is Exit.FINISHED
     assert [(record.samples, record.attempt) for record in bench.of_kind(Launched)] == [((0,), 1), ((0,), 2)]
     assert bench.sink.last.progress == "4/4"
 
@@ -411,7 +407,7 @@ def test_one_that_is_tried_alone_stays_alone() -> None:
         return progress()
 
     bench.world.progress = suspend_after_one  # type: ignore[method-assign]
-    assert bench.run(running, lambda: bench.search.change(running)) is Ending.FINISHED
+    assert bench.run(running, lambda: bench.search.change(running)) is Exit.FINISHED
     assert launched(bench) == [(0, 1, 2, 3), *[(0,), (1,), (2,), (3,)] * 2]
 
 
@@ -453,7 +449,7 @@ def test_suspension_and_a_new_template_take_packs_as_they_are() -> None:
         return True
 
     bench.world.progress = suspend_then_change  # type: ignore[method-assign]
-    assert bench.run(running, lambda: bench.search.change(running)) is Ending.FINISHED
+    assert bench.run(running, lambda: bench.search.change(running)) is Exit.FINISHED
     assert [(record.samples, record.attempt) for record in bench.of_kind(Launched)] == [
         ((0, 1, 2, 3), 1),
         ((0, 1, 2, 3), 2),
@@ -611,7 +607,7 @@ def test_suspend_ends_the_children_and_resume_goes_on() -> None:
         bench.search.change(running)
 
     bench.world.progress = suspend_after_two  # type: ignore[method-assign]
-    assert bench.run(running, resume) is Ending.FINISHED
+    assert bench.run(running, resume) is Exit.FINISHED
     assert len(bench.world.cancelled) == 2
     assert len(bench.of_kind(Observed)) == 6
     assert sum(record.attempt == 2 for record in bench.of_kind(Launched)) == 2
@@ -629,7 +625,7 @@ def test_an_end_that_crosses_a_suspension_is_not_taken_twice() -> None:
         return progress()
 
     bench.world.progress = suspend_while_one_ends  # type: ignore[method-assign]
-    assert bench.run(running, lambda: bench.search.change(running)) is Ending.FINISHED
+    assert bench.run(running, lambda: bench.search.change(running)) is Exit.FINISHED
     assert len(bench.of_kind(Observed)) == 4
     assert [record.samples for record in bench.of_kind(Launched) if record.attempt == 2] == [(1,)]
 
@@ -639,11 +635,11 @@ def test_a_search_that_starts_suspended_ends_what_is_running() -> None:
     running = make_experiment(parallelism=2, budget={"samples": 4})
     progress = bench.world.progress
     bench.world.progress = lambda: bool(bench.search.stop()) or True  # type: ignore[func-returns-value, method-assign]
-    assert bench.run(running) is Ending.STOPPED
+    assert bench.run(running) is Exit.STOPPED
     assert len([job for job in bench.world.jobs.values() if job.running]) == 2, "children outlive their controller"
     bench.world.progress = progress  # type: ignore[method-assign]
     suspended = make_experiment(parallelism=2, budget={"samples": 4}, suspend=True)
-    assert bench.run(suspended, lambda: bench.search.change(running)) is Ending.FINISHED
+    assert bench.run(suspended, lambda: bench.search.change(running)) is Exit.FINISHED
     assert sorted(bench.world.cancelled) == [0, 1]
     assert len(bench.of_kind(Observed)) == 4
 
@@ -704,7 +700,7 @@ def test_a_finished_search_stays_finished() -> None:
     before, outcome = bench.world.records(), bench.sink.last.outcome
     again = Recorder()
     bench.sink = again
-    assert bench.run(make_experiment(budget={"samples": 1000})) is Ending.FINISHED
+    assert bench.run(make_experiment(budget={"samples": 1000})) is Exit.FINISHED
     assert bench.world.records() == before
     assert again.last.outcome == outcome and again.last.epoch == 1
 
@@ -718,11 +714,11 @@ def test_the_older_of_two_controllers_stops() -> None:
             # Another process recovers and begins its own epoch.
             other = Bench(store=bench.world.store)
             other.world.progress = lambda: bool(other.search.stop()) or True  # type: ignore[func-returns-value, method-assign]
-            assert other.run(make_experiment()) is Ending.STOPPED
+            assert other.run(make_experiment()) is Exit.STOPPED
         return progress()
 
     bench.world.progress = be_overtaken  # type: ignore[method-assign]
-    assert bench.run(make_experiment()) is Ending.FENCED
+    assert bench.run(make_experiment()) is Exit.FENCED
     started = bench.of_kind(Started)
     assert [record.epoch for record in started] == [1, 2]
     records = bench.world.records()
@@ -735,7 +731,7 @@ def test_a_newer_controller_wins_even_if_the_older_one_appends_while_it_reads() 
     bench.world.progress = lambda: bool(bench.search.stop()) or True  # type: ignore[func-returns-value, method-assign]
     bench.run(make_experiment())
     store = bench.world.store
-    old = search_module.recover(store, CountingPolicy).log
+    old = recover(store, CountingPolicy).log
     interfering = iter([True])
     original = store.put_if_absent
 
@@ -753,7 +749,7 @@ def test_a_newer_controller_wins_even_if_the_older_one_appends_while_it_reads() 
 def test_superseded_by_the_status() -> None:
     bench = Bench()
     bench.world.progress = lambda: bool(bench.search.superseded()) or True  # type: ignore[func-returns-value, method-assign]
-    assert bench.run(make_experiment()) is Ending.FENCED
+    assert bench.run(make_experiment()) is Exit.FENCED
 
 
 def test_another_search_in_the_same_place_is_refused_and_left_alone() -> None:
@@ -840,7 +836,7 @@ def test_what_only_the_stores_owner_can_cure_ends_the_process(kind: str) -> None
         bench.run(make_experiment())
     store.error = None
     bench.world.progress = progress  # type: ignore[method-assign]
-    assert bench.run(make_experiment()) is Ending.FINISHED
+    assert bench.run(make_experiment()) is Exit.FINISHED
     assert len(bench.of_kind(Observed)) == 10
 
 

@@ -7,11 +7,11 @@ What outlives a controller (the jobs and the store) is in ``World``; each contro
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,13 +23,14 @@ from nas_api.experiment import NASExperiment, SearcherSpec
 from nas_api.search_space import SearchSpace
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.stopping import Rung, Stopped
-from nas_controller.executor import End, Ended, Event, Launch, Started
+from nas_controller.executor import End, Ended, Event, Launch, Running
 from nas_controller.policies import Proposal, Vitals
 from nas_controller.status import SearchStatus
 from nas_log.records import Launched, Record
 from nas_store import Store
 from nas_store.errors import StoreUnreachable, TooLarge
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -271,7 +272,7 @@ class WorldExecutor:
             world.jobs[launch.number] = Job(launch.inputs)
             world.created.append(launch.number)
         if self._starts and world.post is not None:
-            world.post(Started(launch.number))
+            world.post(Running(launch.number))
         world.fault("launch!")
 
     def cancel(self, launch: int) -> None:
@@ -394,19 +395,13 @@ class Recorder:
         return self.statuses[-1]
 
 
-class InlinePool:
+class InlinePool(Executor):
     """Stands for the pool of threads that fetches results: everything happens in the caller's thread."""
 
-    def __init__(self, *_: object, **__: object) -> None:
-        pass
-
-    def submit(self, call: Callable[[], None]) -> "Future[None]":
-        future: Future[None] = Future()
+    def submit(self, call: Callable[P, T], /, *arguments: P.args, **named: P.kwargs) -> "Future[T]":
+        future: Future[T] = Future()
         try:
-            future.set_result(call())
+            future.set_result(call(*arguments, **named))
         except BaseException as error:  # noqa: BLE001  As a pool does.
             future.set_exception(error)
         return future
-
-    def shutdown(self, **_: object) -> None:
-        pass

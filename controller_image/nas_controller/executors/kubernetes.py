@@ -1,5 +1,6 @@
 """Children as Kubernetes Jobs: one POST each, one watch for all of them, and a closer look only in trouble."""
 
+import random
 import threading
 from collections.abc import Callable
 from concurrent import futures
@@ -12,10 +13,10 @@ from nas_api import names
 from nas_api.child_job import child_job
 from nas_api.experiment import NASExperiment
 from nas_api.reasons import EXPLANATIONS, Reason
-from nas_controller.executor import Blocked, End, Ended, Event, Launch, Started
+from nas_controller.executor import Blocked, End, Ended, Event, Launch, Running
 from nas_controller.executors.agenda import Agenda
 from nas_controller.executors.diagnosis import diagnose, trains
-from nas_controller.executors.ending import ending
+from nas_controller.executors.job_end import job_end
 from nas_kube.client import KubeClient
 from nas_kube.clock import SYSTEM_CLOCK, Clock, wait_for
 from nas_kube.errors import ApiError, ApiUnavailable, KubeError
@@ -50,7 +51,7 @@ class _Child:
     refusals: int = 0
     """How often its POST was refused or not answered."""
     cancelled: bool = False
-    ending: bool = False
+    finished: bool = False
     """Its Job has finished; what its pod says is being read."""
 
 
@@ -70,6 +71,7 @@ class KubernetesExecutor:
         pool: futures.Executor,
         *,
         clock: Clock = SYSTEM_CLOCK,
+        jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         """Prepare; no call is made before ``start``.
 
@@ -79,6 +81,7 @@ class KubernetesExecutor:
             trainer_image: for manifests that name none.
             pool: makes the calls; it is shut down with this executor.
             clock: whose time it is.
+            jitter: draws the watch's pauses, see :class:`nas_kube.reflector.Reflector`.
         """
         self._client = client
         self._experiment = experiment
@@ -96,7 +99,9 @@ class KubernetesExecutor:
         self._deletions = 0
         self._deletions_done = threading.Condition(self._lock)
         selector = f"{names.LABEL_EXPERIMENT_UID}={self._uid},{names.LABEL_ROLE}={names.ROLE_TRAINER}"
-        self._reflector = Reflector(client, JOBS, self._namespace, self._on_job, label_selector=selector, clock=clock)
+        self._reflector = Reflector(
+            client, JOBS, self._namespace, self._on_job, label_selector=selector, clock=clock, jitter=jitter
+        )
 
     def change(self, experiment: NASExperiment) -> None:
         """Make Jobs from this manifest from now on; those that were refused are tried again at once."""
@@ -169,23 +174,23 @@ class KubernetesExecutor:
             child = self._children.get(number)
             if child is None and not self._synced and kind is not EventType.DELETED:
                 child = self._children[number] = _Child(number, None, self._clock.monotonic())
-            if child is None or child.ending or (child.uid is not None and child.uid != uid):
+            if child is None or child.finished or (child.uid is not None and child.uid != uid):
                 # Ended or cancelled before, or another Job of this name that is on its way out.
                 return
             child.uid = uid
             if kind is EventType.DELETED:
                 del self._children[number]
             elif finished(job):
-                child.ending = True
+                child.finished = True
             ready = bool(status(job).get("ready")) and not child.ready
             child.ready = child.ready or ready
         if kind is EventType.DELETED:
             gone = Ended(number, End.VANISHED, "its Job was deleted")
-            self._post(Ended(number, *ending(job, None)) if finished(job) else gone)
+            self._post(Ended(number, *job_end(job, None)) if finished(job) else gone)
         elif finished(job):
             self._submit(self._end, child, job)
         elif ready:
-            self._post(Started(number))
+            self._post(Running(number))
 
     def _is_ours(self, job: Object) -> bool:
         return any(owner["uid"] == self._uid for owner in job["metadata"].get("ownerReferences") or ())
@@ -193,7 +198,7 @@ class KubernetesExecutor:
     def _end(self, child: _Child, job: Object) -> None:
         """Post how a finished Job's child ended, after a look at its pod if it failed."""
         pod = None
-        if ending(job, None)[0] is not End.SUCCEEDED:
+        if job_end(job, None)[0] is not End.SUCCEEDED:
             try:
                 pod = _newest(self._pods([child.number]))
             except KubeError as error:
@@ -202,7 +207,7 @@ class KubernetesExecutor:
             if self._children.get(child.number) is not child:
                 return
             del self._children[child.number]
-        self._post(Ended(child.number, *ending(job, pod)))
+        self._post(Ended(child.number, *job_end(job, pod)))
 
     # ------------------------------------------------------------ creation and deletion
 
@@ -301,7 +306,7 @@ class KubernetesExecutor:
             idle = [
                 child
                 for child in self._children.values()
-                if child.uid is not None and not child.ready and not child.ending and child.since <= long_ago
+                if child.uid is not None and not child.ready and not child.finished and child.since <= long_ago
             ]
         idle = sorted(idle, key=lambda child: child.number)[:_LOOKED_AT]
         if not idle:
@@ -322,7 +327,7 @@ class KubernetesExecutor:
                 # A user's own trainer is an init container, so that its Job is not ready before the end.
                 with self._lock:
                     child.ready = True
-                self._post(Started(child.number))
+                self._post(Running(child.number))
             elif (found := diagnose(pod, about)) is not None:
                 self._post(_blocked(child.number, *found))
 

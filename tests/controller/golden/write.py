@@ -11,10 +11,9 @@ from pydantic import TypeAdapter
 
 from nas_api import names
 from nas_api.child import StoreLocation, TrainerInput
-from nas_controller import search as search_module
 from nas_controller.earlier import Earlier
 from nas_controller.policies.factory import make_policy
-from nas_controller.search import Ending, Search
+from nas_controller.search import Exit, Search
 from nas_controller.state import Core, fold
 from nas_log.log import read_log
 
@@ -78,7 +77,6 @@ def luck(asked: TrainerInput) -> tuple[float, ...]:
 
 def log_of(name: str, find: Callable[[str], MemoryStore]) -> MemoryStore:
     """Run a search to its end and return its store."""
-    search_module.ThreadPoolExecutor = InlinePool  # type: ignore[attr-defined]
     store = MemoryStore()
     world = World(store, itertools.chain(FATES, itertools.repeat("result")), itertools.cycle([0, 2, 1]), curve=luck)
     search = Search(
@@ -87,10 +85,11 @@ def log_of(name: str, find: Callable[[str], MemoryStore]) -> MemoryStore:
         location=StoreLocation(folder="/store"),
         executor=WorldExecutor(world),
         sink=Recorder(),
+        pool=InlinePool(),
         find_earlier=lambda _, earlier, uid: Earlier(earlier, uid, find(earlier)),
         clock=WorldClock(world),
     )
-    assert search.run() is Ending.FINISHED
+    assert search.run() is Exit.FINISHED
     return store
 
 

@@ -13,7 +13,7 @@ _EXIT_CODE = re.compile(r"exit code (\d+) matching FailJob rule")
 _DISRUPTED = re.compile(r"condition DisruptionTarget matching FailJob rule")
 
 
-def ending(job: Object, pod: Object | None) -> tuple[End, str]:
+def job_end(job: Object, pod: Object | None) -> tuple[End, str]:
     """Return how a finished Job's child ended, and its last words.
 
     Args:
@@ -29,12 +29,12 @@ def ending(job: Object, pod: Object | None) -> tuple[End, str]:
     if failure.get("reason") == "DeadlineExceeded":
         return End.DEADLINE_EXCEEDED, words
     if pod is not None:
-        return _pod_ending(pod, words)
+        return _pod_end(pod, words)
     match = _EXIT_CODE.search(words)
     return (end_of(int(match[1])) if match else End.FAILED), words
 
 
-def _pod_ending(pod: Object, words: str) -> tuple[End, str]:
+def _pod_end(pod: Object, words: str) -> tuple[End, str]:
     found = status(pod)
     said = f"{found.get('reason', '')}: {found.get('message', '')}".strip(": ")
     if found.get("reason") == "DeadlineExceeded":

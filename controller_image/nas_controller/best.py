@@ -1,0 +1,105 @@
+"""What lies in ``best/``: an architecture, its code, the trained network if there is one, and where they come from.
+
+When it is written is for the search to decide.
+"""
+
+import json
+from typing import Any
+
+import nas_api
+from nas_api import names
+from nas_api.architecture import Architecture
+from nas_api.experiment import NASExperiment
+from nas_api.handover import Provenance
+from nas_api.source import architecture_source
+from nas_controller.final_stage import FinalStage
+from nas_controller.state import BestSample
+from nas_store import Store
+
+# What the test of the final training leaves: where it is, and where it goes.
+_TRAINED = (
+    (names.vocabulary_key, names.BEST_VOCABULARY),
+    (names.preprocessing_key, names.BEST_PREPROCESSING),
+    (names.onnx_key, names.BEST_ONNX),
+    (names.weights_key, names.BEST_WEIGHTS),
+)
+
+
+def write_leader(store: Store, experiment: NASExperiment, best: BestSample) -> None:
+    """Write the search's best, which nobody has trained for longer.
+
+    Raises:
+        StoreError: not all of it is written; writing it again does no harm.
+    """
+    _write_architecture(store, experiment, best.architecture)
+    _write_provenance(store, experiment, best.sample, best.architecture, best.reward, best.metric)
+
+
+def write_winner(store: Store, experiment: NASExperiment, stage: FinalStage) -> None:
+    """Write the final training's winner with what its test has left: the network, and how to feed it.
+
+    Args:
+        store: where it lies, and the samples.
+        experiment: whose best it is.
+        stage: one that has a winner.
+
+    Raises:
+        StoreError: not all of it is written; writing it again does no harm.
+    """
+    winner = stage.winner
+    assert winner is not None and winner.run is not None and winner.metric is not None
+    _write_architecture(store, experiment, winner.architecture, winner.run.settings.batch_norm_epsilon)
+    tested: dict[str, Any] = {}
+    if stage.test_sample is not None and stage.test_metric is not None:
+        for source, target in _TRAINED:
+            data = store.get(source(stage.test_sample))
+            # A text has no pixels, an image no words; and a user's own trainer leaves what it wants.
+            if data is not None:
+                store.put(target, data)
+        training = store.get(names.training_key(stage.test_sample))
+        tested = {
+            "test_metric": stage.test_metric,
+            "test_sample": stage.test_sample,
+            "training": None if training is None else json.loads(training),
+        }
+    _write_provenance(store, experiment, winner.sample, winner.architecture, winner.reward, winner.metric, **tested)
+
+
+def _write_architecture(
+    store: Store, experiment: NASExperiment, architecture: Architecture, epsilon: str | None = None
+) -> None:
+    """Write an architecture and its code; ``epsilon`` is batch normalisation's, where it was not the usual."""
+    dataset = experiment.spec.trainer.dataset
+    changed = {} if epsilon is None else {"epsilon": float(epsilon)}
+    module = architecture_source(architecture, in_channels=dataset.channels, classes=dataset.classes, **changed)
+    store.put(names.BEST_ARCHITECTURE, architecture.canonical().encode())
+    if module is not None:
+        store.put(names.BEST_MODULE, module.encode())
+
+
+def _write_provenance(
+    store: Store,
+    experiment: NASExperiment,
+    sample: int,
+    architecture: Architecture,
+    reward: float,
+    metric: float,
+    **tested: Any,
+) -> None:
+    """Write where all of ``best/`` comes from; it must be the last to be written."""
+    metadata, spec = experiment.metadata, experiment.spec
+    provenance = Provenance(
+        experiment=metadata.name,
+        namespace=metadata.namespace,
+        uid=metadata.uid,
+        sample=sample,
+        digest=architecture.digest,
+        metric_name=spec.objective.metric,
+        goal=spec.objective.goal,
+        reward=reward,
+        validation_metric=metric,
+        trainer_image=spec.trainer.image,
+        software=nas_api.__version__,
+        **tested,
+    )
+    store.put(names.BEST_PROVENANCE, provenance.model_dump_json(by_alias=True).encode())

@@ -1,0 +1,100 @@
+"""The log of a search with the state that follows from it: one step ahead of the log until ``append`` is called."""
+
+import structlog
+
+from nas_api import names
+from nas_controller import snapshots
+from nas_controller.clock import Clock
+from nas_controller.recovery import recover
+from nas_controller.state import MakePolicy, SearchState
+from nas_log.log import Log
+from nas_log.records import Finished, Launched, Lost, Observed, Record, SearchEnded, Started
+from nas_store import Store
+from nas_store.errors import StoreError
+
+_log = structlog.get_logger()
+
+
+class Journal:
+    """Call ``recover`` first, and ``begin`` where it is empty then; everything else needs a state."""
+
+    state: SearchState
+    empty: bool
+    """Whether ``recover`` has found no log."""
+
+    def __init__(self, store: Store, make_policy: MakePolicy, clock: Clock, snapshot_every: int) -> None:
+        """Prepare; does no I/O.
+
+        Args:
+            store: where log and snapshots are.
+            make_policy: builds the policy in its state before the first sample.
+            clock: whose time records carry.
+            snapshot_every: records between two snapshots.
+        """
+        self._store = store
+        self._make_policy = make_policy
+        self._clock = clock
+        self._snapshot_every = snapshot_every
+        self._log: Log
+        self._batch: list[Record] = []
+        self._covered = 0
+        """How many records the newest snapshot covers."""
+
+    def recover(self) -> None:
+        """Read the log; what was recorded and not appended is forgotten.
+
+        Raises:
+            LogDamaged: an object of the log is missing or was changed.
+            StoreError: the store cannot be read.
+        """
+        recovered = recover(self._store, self._make_policy)
+        self._log, self._covered = recovered.log, recovered.snapshot_records
+        self._batch = []
+        self.empty = recovered.state is None
+        if recovered.state is not None:
+            self.state = recovered.state
+
+    @property
+    def uri(self) -> str:
+        """Where the log is, for people."""
+        return self._store.uri(names.log_key(0))
+
+    def begin(self, started: Started) -> None:
+        """Record the first of all records."""
+        self.state = SearchState.begin(started, self._make_policy)
+        self._batch = [started]
+
+    def record(self, record: Record) -> None:
+        """Fold a record and have it appended. Nobody sees the state before it is in the log."""
+        if isinstance(record, Launched | Observed | Lost | SearchEnded | Finished):
+            record = record.model_copy(update={"moment": self._clock.now()})
+        self.state.apply(record)
+        self._batch.append(record)
+
+    @property
+    def ahead(self) -> bool:
+        """Whether there are records that are not in the log yet."""
+        return bool(self._batch)
+
+    def append(self) -> None:
+        """Write what was recorded as one object; after a StoreError it may be called again.
+
+        Raises:
+            Fenced: another process writes the log.
+            StoreError: it is not known whether the object was written.
+        """
+        self._log.append(self._batch)
+        self._batch = []
+
+    def snapshot(self) -> None:
+        """Write a snapshot when it is time; the state must be exactly what the log says."""
+        records = self.state.core.records
+        if records - self._covered < self._snapshot_every:
+            return
+        self._covered = records
+        data = snapshots.encode(self.state, self._log.digest)
+        try:
+            self._store.put_if_absent(names.snapshot_key(self._log.sequence), data)
+        except StoreError as error:
+            # The log has everything; only the next start takes longer.
+            _log.warning("no snapshot", error=str(error))

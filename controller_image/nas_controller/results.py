@@ -1,0 +1,64 @@
+"""The results of a launch's samples, fetched from the store beside the search's thread."""
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent import futures
+from dataclasses import dataclass
+
+from nas_api import names
+from nas_api.child import MAX_RESULT_BYTES
+from nas_controller.launches import Question
+from nas_store import Store
+from nas_store.errors import StoreError, TooLarge
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the store has said."""
+
+    question: Question
+    results: Mapping[int, bytes | TooLarge | None]
+    """By sample: its result object, None when there is none, or that it is too large to be read."""
+    error: StoreError | None = None
+    """Why there is no answer; the results are not complete then."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """There will be no answer, for a reason that nobody foresaw."""
+
+    error: BaseException
+
+
+class Results:
+    """Asks the store in other threads, and posts one answer for each question."""
+
+    def __init__(self, store: Store, pool: futures.Executor, post: Callable[[Answer | Broken], None]) -> None:
+        self._store = store
+        self._pool = pool
+        self._post = post
+
+    def ask(self, questions: Iterable[Question]) -> None:
+        """Have questions answered; returns at once."""
+        for question in questions:
+            self._pool.submit(self._answer, question).add_done_callback(self._report_broken)
+
+    def _answer(self, question: Question) -> None:
+        results: dict[int, bytes | TooLarge | None] = {}
+        error: StoreError | None = None
+        try:
+            for sample in question.samples:
+                results[sample] = self._result(sample)
+        except StoreError as caught:
+            error = caught
+        self._post(Answer(question, results, error))
+
+    def _result(self, sample: int) -> bytes | TooLarge | None:
+        try:
+            return self._store.get(names.result_key(sample), limit=MAX_RESULT_BYTES)
+        except TooLarge as caught:
+            # An answer like any other: this is what the trainer wrote.
+            return caught
+
+    def _report_broken(self, future: "futures.Future[None]") -> None:
+        if not future.cancelled() and (error := future.exception()) is not None:
+            self._post(Broken(error))
