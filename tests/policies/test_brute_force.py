@@ -18,8 +18,8 @@ from nas_api.decisions import Anchor, Choices, Decision, counting
 from nas_api.experiment import PpoSpec, ReinforceSpec, SearcherSpec
 from nas_api.search_space import SearchSpace
 from nas_controller.policies import Proposal
-from nas_controller.policies.draws import Purpose, uniforms
-from nas_controller.policies.network import HIDDEN, LAYERS, Network, layout, vocabulary
+from nas_controller.policies.draws import Purpose, draw_count, uniforms
+from nas_controller.policies.network import HIDDEN, LAYERS, Network, vocabulary
 from nas_controller.policies.ppo import PpoPolicy
 from nas_controller.policies.reinforce import ReinforcePolicy
 
@@ -124,8 +124,8 @@ def network(space: SearchSpace) -> Network:
     return made
 
 
-def draws(space: SearchSpace, count: int, seed: int = 0) -> NDArray[np.float64]:
-    width = layout(space.decisions(0)).draws
+def numbers(space: SearchSpace, count: int, seed: int = 0) -> NDArray[np.float64]:
+    width = draw_count(space.decisions(0))
     return uniforms(seed, 0, Purpose.PROPOSE, 0, count * width).reshape(count, width)
 
 
@@ -186,7 +186,7 @@ def test_sampling_reports_the_probability_of_what_it_sampled(
     At any temperature of the draw, the probability is the network's own.
     """
     decisions = space.decisions(0)
-    drawn = network.sample(decisions, draws(space, 64), temperatures)
+    drawn = network.sample(decisions, numbers(space, 64), temperatures)
     assert len(set(drawn.choices)) > 10
     w = numpy_weights(network)
     expected = [reference(w, decisions, choices)[0] for choices in drawn.choices]
@@ -199,9 +199,9 @@ def test_a_high_temperature_draws_from_everything_alike(tiny_space: SearchSpace)
     network = Network(vocabulary(decisions), seed=3, dtype=torch.float64)
     widen(network)
     count = 20_000
-    assert layout(decisions).draws == 9 + 3
-    hot = Counter(network.sample(decisions, draws(tiny_space, count), [1e6] * count).choices)
-    cold = Counter(network.sample(decisions, draws(tiny_space, count)).choices)
+    assert draw_count(decisions) == 9 + 3
+    hot = Counter(network.sample(decisions, numbers(tiny_space, count), [1e6] * count).choices)
+    cold = Counter(network.sample(decisions, numbers(tiny_space, count)).choices)
     # 39 of each are expected, with a standard deviation of 6.
     assert len(hot) == 512
     assert max(hot.values()) < 39 + 5 * 6.3 < max(cold.values())
@@ -213,7 +213,7 @@ def test_samples_come_as_often_as_their_probability_says(network: Network, space
     everything = enumerate_space(decisions)
     p = network.evaluate(decisions, everything).log_probabilities.sum(1).exp().detach().numpy()
     count = 40_000
-    drawn = network.sample(decisions, draws(space, count))
+    drawn = network.sample(decisions, numbers(space, count))
     place = {choices: index for index, choices in enumerate(everything)}
     seen = np.bincount([place[choices] for choices in drawn.choices], minlength=len(everything))
     chi_square = ((seen - count * p) ** 2 / (count * p)).sum()

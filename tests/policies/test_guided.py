@@ -17,7 +17,7 @@ from nas_api.search_space import SearchSpace
 from nas_controller.policies import guided
 from nas_controller.policies.draws import Purpose, uniforms
 from nas_controller.policies.factory import make_policy
-from nas_controller.policies.guided import GuidedPolicy, expected_improvement, mutate, mutation_draws
+from nas_controller.policies.guided import GuidedPolicy, expected_improvement, mutate, numbers_per_mutant
 
 Search = Callable[..., list[Choices]]
 FlatSpace = Callable[[int, int], SearchSpace]
@@ -35,7 +35,7 @@ def pairs_of_ones(choices: Choices) -> float:
 
 
 def numbers(decisions: tuple[Decision, ...], count: int) -> np.ndarray:
-    width = mutation_draws(decisions)
+    width = numbers_per_mutant(decisions)
     return uniforms(0, 0, Purpose.MUTATE, 0, count * width).reshape(count, width)
 
 

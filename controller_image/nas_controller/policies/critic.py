@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas_api.decisions import Anchor, Categorical, Choices, Decision
-from nas_controller.policies.network import layout
+from nas_controller.policies.draws import draw_count
 
 MOST_SCALES = 40
 """With more elementary draws in a sample than this, length-scales belong to kinds of decisions, not to steps."""
@@ -68,7 +68,7 @@ def encoding(first: tuple[Decision, ...], longest: tuple[Decision, ...]) -> Enco
         longest: those of the longest sample to encode; steps beyond ``first`` share the length-scales of the last
             step of their kind there.
     """
-    few = layout(first).draws <= MOST_SCALES
+    few = draw_count(first) <= MOST_SCALES
     groups: dict[tuple[str, int], int] = {}
     rows: list[tuple[int, int, int, int, float]] = []
     last: dict[str, int] = {}
@@ -136,7 +136,7 @@ class Critic:
     """
 
     def __init__(self, first: tuple[Decision, ...]) -> None:
-        weight = PRIOR_DISTANCE / max(1, layout(first).draws)
+        weight = PRIOR_DISTANCE / max(1, draw_count(first))
         self._prior = torch.full((encoding(first, first).groups + 1,), math.log(weight), dtype=torch.float64)
         self._prior[-1] = math.log(PRIOR_NOISE)
         self.parameters = self._prior.clone()

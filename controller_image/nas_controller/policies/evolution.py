@@ -18,9 +18,9 @@ from nas_api.decisions import Anchor, Choices, Decision, counting
 from nas_api.experiment import EvolutionSpec, SearcherSpec
 from nas_api.search_space import SearchSpace
 from nas_controller.policies import Proposal, Vitals
-from nas_controller.policies.draws import Purpose, uniforms
+from nas_controller.policies.draws import Purpose, draw_count, uniforms
 from nas_controller.policies.learner import pack, unpack
-from nas_controller.policies.random import draws, uniform_choices
+from nas_controller.policies.random import uniform_choices
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class EvolutionPolicy:
     def propose(self, sample: int) -> Proposal:
         """See :class:`~nas_controller.policies.Policy`."""
         decisions = self._space.decisions(sample)
-        count = draws(decisions)
-        numbers = uniforms(self._seed, sample, Purpose.PROPOSE, 0, self._tournament + 2 + count).tolist()
+        size = self._tournament + 2 + draw_count(decisions)
+        numbers = uniforms(self._seed, sample, Purpose.PROPOSE, 0, size).tolist()
         fresh = numbers[self._tournament + 2 :]
         if len(self._members) < (self._members.maxlen or 0):
             return Proposal(uniform_choices(decisions, fresh), 0.0, self._observed)
@@ -124,7 +124,7 @@ def _mutant(
         choices: one for each.
         which: decides, uniformly among decisions, which one changes; in [0, 1).
         value: decides what it becomes; in [0, 1).
-        fresh: ``draws(decisions)`` numbers for decisions that begin to count.
+        fresh: ``draw_count(decisions)`` numbers for decisions that begin to count.
     """
     before = counting(decisions, choices)
     places = [

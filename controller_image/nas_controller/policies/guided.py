@@ -20,9 +20,9 @@ from nas_api.experiment import GuidedSpec, SearcherSpec
 from nas_api.search_space import SearchSpace
 from nas_controller.policies import Proposal
 from nas_controller.policies.critic import Critic, Encoding, counted, encoding, features, normal_scores
-from nas_controller.policies.draws import Purpose, uniforms
+from nas_controller.policies.draws import Purpose, draw_count, uniforms
 from nas_controller.policies.learner import Learner, Observation, fingerprint, pack, unpack
-from nas_controller.policies.network import layout
+from nas_controller.policies.proximal import clipped_gain, log_likelihoods
 
 BEST = 192
 NEWEST = 192
@@ -45,8 +45,6 @@ CLIP = 1.0
 """How far the probability ratio may leave 1."""
 IMITATION_WEIGHT = 0.05
 """Weight of the imitation loss: the critic knows nothing of where it has no samples, the best ones hold it there."""
-CLAMP = 20.0
-"""Bound, in nats, of a draw's log-probability from below and of a log-ratio on both sides: exp() must stay finite."""
 
 
 class GuidedPolicy(Learner):
@@ -102,7 +100,7 @@ class GuidedPolicy(Learner):
         if self._drafts is None or self._drafts[:2] != (self._updates, decisions):
             drawn = self._imagine(decisions, Purpose.DRAFT, self._candidates)
             self._drafts = self._updates, decisions, drawn
-        numbers = uniforms(self._seed, sample, Purpose.MUTATE, 0, self._candidates * mutation_draws(decisions))
+        numbers = uniforms(self._seed, sample, Purpose.MUTATE, 0, self._candidates * numbers_per_mutant(decisions))
         parents = [seen.proposal.choices for seen in _best(self._seen, PARENTS)]
         mutants = mutate(decisions, parents, numbers.reshape(self._candidates, -1))
         return list(dict.fromkeys([*self._drafts[2], *mutants]))
@@ -134,7 +132,7 @@ class GuidedPolicy(Learner):
 
     def _imagine(self, decisions: tuple[Decision, ...], purpose: Purpose, count: int) -> list[Choices]:
         """Return draws of the policy under the present parameters, other ones for each purpose."""
-        width = layout(decisions).draws
+        width = draw_count(decisions)
         numbers = uniforms(self._seed, self._updates, purpose, 0, count * width)
         return self._network.sample(decisions, numbers.reshape(count, width)).choices
 
@@ -147,14 +145,13 @@ class GuidedPolicy(Learner):
         old: Tensor | None = None
         for _ in range(EPOCHS):
             evaluation = self._network.evaluate(decisions, [*imagined, *best])
-            log_p = evaluation.log_probabilities.clamp(min=-CLAMP).sum(1)
+            log_p = log_likelihoods(evaluation)
             mine = log_p[: len(imagined)]
             if old is None:
                 old = mine.detach()
                 entropies = evaluation.mean_entropies()[: len(imagined)]
                 self._entropy = sum(entropies) / len(imagined)
-            ratio = (mine - old).clamp(-CLAMP, CLAMP).exp()
-            gain = torch.minimum(ratio * advantages, ratio.clamp(1 - CLIP, 1 + CLIP) * advantages)
+            gain = clipped_gain(mine, old, advantages, CLIP)
             bonus = self._entropy_bonus * evaluation.entropies[: len(imagined)].sum(1)
             loss = -(gain + bonus).mean()
             if best:
@@ -200,7 +197,7 @@ def _best(seen: Sequence[Observation], count: int) -> list[Observation]:
     return sorted(seen, key=lambda each: (-each.reward, each.sample))[:count]
 
 
-def mutation_draws(decisions: tuple[Decision, ...]) -> int:
+def numbers_per_mutant(decisions: tuple[Decision, ...]) -> int:
     """Return how many numbers a mutant takes."""
     return 1 + 2 * MUTATIONS + len(decisions)
 
@@ -214,7 +211,7 @@ def mutate(decisions: tuple[Decision, ...], parents: Sequence[Choices], numbers:
     Args:
         decisions: what the mutants answer.
         parents: taken in turn; each answers a beginning of the decisions.
-        numbers: uniform in [0, 1), of shape (mutants, mutation_draws(decisions)).
+        numbers: uniform in [0, 1), of shape (mutants, numbers_per_mutant(decisions)).
     """
     sizes = np.array([1 << each.index if isinstance(each, Anchor) else len(each.options) for each in decisions])
     table = (numbers[:, 1 + 2 * MUTATIONS :] * sizes).astype(np.int64)
@@ -223,7 +220,7 @@ def mutate(decisions: tuple[Decision, ...], parents: Sequence[Choices], numbers:
         given = np.flatnonzero(counted(decisions[: len(parent)], chosen)[0])
         table[place :: len(parents), given] = chosen[0, given]
     # Step and bit of each elementary draw; -1 for what is not a mask.
-    draws = np.array(
+    elementary = np.array(
         [
             (step, bit)
             for step, each in enumerate(decisions)
@@ -234,7 +231,7 @@ def mutate(decisions: tuple[Decision, ...], parents: Sequence[Choices], numbers:
     for turn in range(MUTATIONS):
         rows = np.flatnonzero(turn < changes)
         which, value = numbers[rows, 1 + 2 * turn], numbers[rows, 2 + 2 * turn]
-        step, bit = draws[(which * len(draws)).astype(np.int64)].T
+        step, bit = elementary[(which * len(elementary)).astype(np.int64)].T
         old = table[rows, step]
         other = (old + 1 + (value * (sizes[step] - 1)).astype(np.int64)) % sizes[step]
         table[rows, step] = np.where(bit < 0, other, old ^ (1 << np.maximum(bit, 0)))

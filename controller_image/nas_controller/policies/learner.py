@@ -17,8 +17,8 @@ from torch import Tensor
 from nas_api.decisions import Choices, Decision
 from nas_api.search_space import SearchSpace
 from nas_controller.policies import Proposal, Vitals
-from nas_controller.policies.draws import Purpose, uniforms
-from nas_controller.policies.network import Network, layout, vocabulary
+from nas_controller.policies.draws import Purpose, draw_count, uniforms
+from nas_controller.policies.network import Network, vocabulary
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Learner(ABC):
         draw under them instead of the newest.
         """
         decisions = self._space.decisions(sample)
-        width = layout(decisions).draws
+        width = draw_count(decisions)
         numbers = uniforms(self._seed, sample, Purpose.PROPOSE, attempt, count * width).reshape(count, width)
         version, network = (self._updates, self._network) if old is None else (old[0], self._network.at(old[1]))
         drawn = network.sample(decisions, numbers, temperatures)

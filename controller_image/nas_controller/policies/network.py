@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas_api.decisions import Anchor, Categorical, Choices, Decision, When
-from nas_controller.policies.draws import Purpose, uniforms
+from nas_controller.policies.draws import Purpose, draw_count, uniforms
 
 HIDDEN = 35
 LAYERS = 2
@@ -52,8 +52,6 @@ class Layout:
     """Step of each anchor."""
     conditions: tuple[tuple[int, When], ...]
     """Steps that may not count, and when they do."""
-    draws: int
-    """Number of elementary draws."""
 
 
 @lru_cache(maxsize=128)
@@ -66,19 +64,16 @@ def layout(decisions: tuple[Decision, ...]) -> Layout:
     steps: dict[str, list[int]] = {}
     anchors: list[int] = []
     conditions: list[tuple[int, When]] = []
-    draws = 0
     for step, decision in enumerate(decisions):
         if isinstance(decision, Anchor):
             if decision.index != len(anchors) or decision.index >= MAX_ANCHORS:
                 raise ValueError(f"step {step}: anchor {decision.index} is not the next of {MAX_ANCHORS}")
             anchors.append(step)
-            draws += decision.index
         else:
             steps.setdefault(decision.kind, []).append(step)
-            draws += 1
             if decision.when is not None:
                 conditions.append((step, decision.when))
-    return Layout(decisions, {kind: tuple(at) for kind, at in steps.items()}, tuple(anchors), tuple(conditions), draws)
+    return Layout(decisions, {kind: tuple(at) for kind, at in steps.items()}, tuple(anchors), tuple(conditions))
 
 
 @dataclass(frozen=True)
@@ -157,20 +152,19 @@ class Network:
 
     @torch.inference_mode()
     def sample(
-        self, decisions: tuple[Decision, ...], draws: NDArray[np.float64], temperatures: Sequence[float] | None = None
+        self, decisions: tuple[Decision, ...], numbers: NDArray[np.float64], temperatures: Sequence[float] | None = None
     ) -> Draw:
-        """Draw one sequence for each row of ``draws``.
+        """Draw one sequence for each row of numbers.
 
         Args:
-            draws: shape (samples, layout(decisions).draws): numbers uniform in [0, 1), used in the order of the
-                decisions.
+            numbers: uniform in [0, 1), of shape (samples, draw_count(decisions)), used in the order of the decisions.
             temperatures: one for each row, 1 by default: what logits are divided by for the draw. Log-probabilities
                 are the network's own, at temperature 1.
         """
         w = self.weights()
         # (draws, samples): a step's numbers are then contiguous.
-        numbers = torch.from_numpy(np.ascontiguousarray(draws.T)).to(self.parameters.dtype)
-        count = numbers.shape[1]
+        thresholds = torch.from_numpy(np.ascontiguousarray(numbers.T)).to(self.parameters.dtype)
+        count = len(numbers)
         heat = None if temperatures is None else self.parameters.new_tensor(temperatures).unsqueeze(1)
         zeros = self.parameters.new_zeros(count, HIDDEN)
         hidden = [zeros] * LAYERS
@@ -200,9 +194,9 @@ class Network:
                     continue
                 current = (state @ w["anchor.current"]).unsqueeze(1)
                 scores = torch.tanh(anchors[:, :index] + current) @ w["anchor.v"]
-                bits = (torch.sigmoid(scores if heat is None else scores / heat) > numbers[used : used + index].T).to(
-                    scores.dtype
-                )
+                bits = (
+                    torch.sigmoid(scores if heat is None else scores / heat) > thresholds[used : used + index].T
+                ).to(scores.dtype)
                 logs.append(torch.nn.functional.logsigmoid(scores * (2 * bits - 1)).sum(1))
                 taken.append(bits)
                 inputs = _after_anchor(w, bits, index)
@@ -211,7 +205,7 @@ class Network:
                 bias, weight, embedding = softmaxes[decision.kind]
                 log_p = torch.log_softmax(torch.addmm(bias, state, weight), 1)
                 p = log_p.exp() if heat is None else torch.softmax(log_p / heat, 1)
-                below = p.cumsum(1) <= numbers[used].unsqueeze(1)
+                below = p.cumsum(1) <= thresholds[used].unsqueeze(1)
                 # Rounding may leave the last bound under 1.
                 choice = below.sum(1).clamp_(max=len(decision.options) - 1)
                 log = log_p.gather(1, choice.unsqueeze(1)).squeeze(1)
@@ -276,7 +270,7 @@ class Network:
             is_input = bits[:, into, source]
             log_probabilities.append(is_input * on + (1 - is_input) * off)
             entropies.append(-(on.exp() * on + off.exp() * off))
-        number = inputs.new_full((count,), plan.draws)
+        number = inputs.new_full((count,), draw_count(decisions))
         if counted is not None:
             number = number - (1 - counted).sum(1)
         return Evaluation(torch.cat(log_probabilities, 1), torch.cat(entropies, 1), number)

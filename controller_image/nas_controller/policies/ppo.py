@@ -16,6 +16,7 @@ from nas_api.experiment import PpoSpec, SearcherSpec
 from nas_api.search_space import SearchSpace
 from nas_controller.policies import Proposal
 from nas_controller.policies.learner import Learner, Observation, by_decisions, fingerprint, pack, unpack
+from nas_controller.policies.proximal import clipped_gain, log_likelihoods
 
 TEMPERATURES = tuple(2 ** (redraw / 4) for redraw in range(32))
 """Of the redraws for a sample whose first draw was proposed before. The first is the policy's own; a policy that
@@ -23,9 +24,6 @@ knows what it wants would repeat itself for ever, so each later one strays a lit
 WINDOW = 16
 """How many of the newest rewards a reward is ranked among. Against all so far, a policy that has learnt finds
 whatever it draws good, and reinforces itself until it collapses; against its batch alone, ranks are noise."""
-CLAMP = 20.0
-"""Bound, in nats, of a draw's log-probability from below and of a log-ratio on both sides: a choice forced from
-outside the policy may be as good as impossible under it, and exp() of that must stay finite."""
 
 
 class PpoPolicy(Learner):
@@ -81,7 +79,7 @@ class PpoPolicy(Learner):
         for decisions, group in by_decisions(self._space, foreign).items():
             with torch.no_grad():
                 evaluation = self._network.evaluate(decisions, [seen.proposal.choices for seen in group])
-            log_p = evaluation.log_probabilities.clamp(min=-CLAMP).sum(1)
+            log_p = log_likelihoods(evaluation)
             own |= {seen.sample: value for seen, value in zip(group, log_p.tolist(), strict=True)}
         return [
             replace(seen, proposal=replace(seen.proposal, log_probability=own[seen.sample]))
@@ -106,12 +104,11 @@ class PpoPolicy(Learner):
         for decisions in learnt | imitated:
             mine, theirs = learnt.get(decisions, []), imitated.get(decisions, [])
             evaluation = self._network.evaluate(decisions, [seen.proposal.choices for seen in (*mine, *theirs)])
-            log_p = evaluation.log_probabilities.clamp(min=-CLAMP).sum(1)
+            log_p = log_likelihoods(evaluation)
             if mine:
                 old = self._tensor([seen.proposal.log_probability for seen in mine])
                 advantage = self._tensor([advantages[seen.sample] for seen in mine])
-                ratio = (log_p[: len(mine)] - old).clamp(-CLAMP, CLAMP).exp()
-                gain = torch.minimum(ratio * advantage, ratio.clamp(1 - self._clip, 1 + self._clip) * advantage)
+                gain = clipped_gain(log_p[: len(mine)], old, advantage, self._clip)
                 bonus = self._entropy_bonus * evaluation.entropies[: len(mine)].sum(1)
                 loss = loss - (gain + bonus).sum() / len(batch)
                 entropy += sum(evaluation.mean_entropies()[: len(mine)]) / len(batch)

@@ -8,7 +8,7 @@ from nas_api.decisions import Anchor, Choices, Decision, answer, counting
 from nas_api.experiment import SearcherSpec
 from nas_api.search_space import SearchSpace
 from nas_controller.policies import Proposal, Vitals
-from nas_controller.policies.draws import Purpose, uniforms
+from nas_controller.policies.draws import Purpose, draw_count, uniforms
 
 if TYPE_CHECKING:
     # Readers of a log fold it with this policy, and need not have torch.
@@ -28,7 +28,7 @@ class RandomPolicy:
     def propose(self, sample: int) -> Proposal:
         """See :class:`~nas_controller.policies.Policy`."""
         decisions = self._space.decisions(sample)
-        choices = uniform_choices(decisions, uniforms(self._seed, sample, Purpose.PROPOSE, 0, draws(decisions)))
+        choices = uniform_choices(decisions, uniforms(self._seed, sample, Purpose.PROPOSE, 0, draw_count(decisions)))
         log_probability = 0.0
         for decision, counts in zip(decisions, counting(decisions, choices), strict=True):
             if isinstance(decision, Anchor):
@@ -64,11 +64,6 @@ class RandomPolicy:
             raise ValueError(f"random search has no state, but the snapshot holds {sorted(state)}")
 
 
-def draws(decisions: Sequence[Decision]) -> int:
-    """Return how many numbers ``uniform_choices`` may take: one an option, and one a skip connection."""
-    return sum(decision.index if isinstance(decision, Anchor) else 1 for decision in decisions)
-
-
 def uniform_choices(
     decisions: Sequence[Decision], numbers: Iterable[float], given: Mapping[int, int] | None = None
 ) -> Choices:
@@ -76,7 +71,7 @@ def uniform_choices(
 
     Args:
         decisions: what is asked for.
-        numbers: uniform in [0, 1); ``draws(decisions)`` of them are enough, whatever is chosen.
+        numbers: uniform in [0, 1); ``draw_count(decisions)`` of them are enough, whatever is chosen.
         given: choices that are fixed, by step; they matter only where their decisions count.
     """
     given = given or {}

@@ -1,0 +1,215 @@
+"""The controller of one experiment: it searches as often as it takes, and says on the experiment what is in the way."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from enum import IntEnum
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+
+from nas_api.child import StoreLocation
+from nas_api.child_job import s3_location
+from nas_api.experiment import NASExperiment, Outcome, Problem
+from nas_api.reasons import Reason
+from nas_controller.errors import EarlierMissing, EarlierUnsuitable, SearchChanged
+from nas_controller.executors.kubernetes import KubernetesExecutor
+from nas_controller.kubernetes_status import KubernetesSink, Loss
+from nas_controller.search import Exit, Search
+from nas_controller.status import SearchStatus
+from nas_kube.client import KubeClient
+from nas_kube.errors import ApiError
+from nas_kube.reflector import EventType, Reflector
+from nas_kube.resources import EXPERIMENTS
+from nas_log.errors import LogDamaged
+from nas_report.writer import ReportWriter
+from nas_store import open_store
+from nas_store.errors import CredentialsRefused, StoreError
+
+_log = structlog.get_logger()
+
+_CALLS_AT_ONCE = 8
+_PAUSES_SECONDS = (5.0, 10.0, 20.0, 30.0)
+# Long enough for the status to be written and for the operator to see it.
+_REFUSED_SECONDS = 20.0
+_FATAL = {
+    SearchChanged: Reason.SEARCH_CHANGED,
+    EarlierUnsuitable: Reason.EXPERIMENT_UNSUITABLE,
+}
+
+
+class ControllerExit(IntEnum):
+    """How the controller's process ends. The codes tell a story in ``kubectl describe`` and decide nothing."""
+
+    DONE = 0
+    """The search has ended and its outcome is in the status, or the experiment is gone."""
+    REFUSED = 1
+    """The store refuses our credentials: they came with the pod, so only a fresh pod can have better ones; or there is
+    no API server to talk to."""
+    FENCED = 3
+    """Another controller goes on with this search."""
+    TERMINATED = 143
+    """SIGTERM: everything is in the log, so there is nothing to do first."""
+
+
+class Controller:
+    """Searches for one experiment until its search has ended, whatever comes between."""
+
+    def __init__(self, client: KubeClient, namespace: str, name: str, uid: str, trainer_image: str) -> None:
+        """Prepare; ``run`` does everything.
+
+        Args:
+            client: the API.
+            namespace: the experiment's.
+            name: the experiment's.
+            uid: the experiment's; another experiment of that name is none of ours.
+            trainer_image: for manifests that name none.
+        """
+        self._client = client
+        self._namespace, self._name, self._uid = namespace, name, uid
+        self._image = trainer_image
+        self._lock = threading.Lock()
+        self._experiment: NASExperiment | None = None
+        self._search: Search | None = None
+        self._executor: KubernetesExecutor | None = None
+        self._seen = False
+        self._loss: Loss | None = None
+        self._woken = threading.Event()
+
+    def run(self) -> ControllerExit:
+        """Return the exit code once there is nothing more to do."""
+        reflector = Reflector(
+            self._client,
+            EXPERIMENTS,
+            self._namespace,
+            self._on_experiment,
+            field_selector=f"metadata.name={self._name}",
+        )
+        reflector.start()
+        try:
+            while not reflector.wait_synced(30.0):
+                _log.warning("waiting for the API server")
+            if not self._seen:
+                self._on_loss(Loss.GONE)
+            return self._run()
+        finally:
+            reflector.stop()
+
+    def _run(self) -> ControllerExit:
+        sink: KubernetesSink | None = None
+        tries = 0
+        while True:
+            # Only what changes from here on ends a pause early: the first sight of the experiment must not.
+            self._woken.clear()
+            experiment = self._experiment
+            if self._loss is not None:
+                return ControllerExit.FENCED if self._loss is Loss.SUPERSEDED else ControllerExit.DONE
+            if experiment is None:
+                # Not readable by this version: the watch tells when that changes.
+                self._sleep(_PAUSES_SECONDS[-1])
+                continue
+            if sink is None:
+                sink = KubernetesSink(self._client, experiment, self._on_loss)
+            try:
+                why = self._search_once(experiment, sink)
+            except (SearchChanged, EarlierUnsuitable) as error:
+                reason = _FATAL[type(error)]
+                outcome = Outcome(type="Failed", reason=reason, message=str(error)[:4096])
+                before = SearchStatus() if experiment.status is None else SearchStatus.of(experiment.status)
+                sink.publish(before.model_copy(update={"problem": None, "outcome": outcome}))
+                why = Exit.FINISHED
+            except (StoreError, LogDamaged, EarlierMissing, ApiError) as error:
+                problem = _problem(error)
+                _log.warning("cannot search", reason=problem.reason, error=problem.message)
+                sink.publish_problem(problem)
+                if isinstance(error, CredentialsRefused):
+                    self._sleep(_REFUSED_SECONDS)
+                    return ControllerExit.DONE if self._loss is Loss.GONE else ControllerExit.REFUSED
+                self._sleep(_PAUSES_SECONDS[min(tries, len(_PAUSES_SECONDS) - 1)])
+                tries += 1
+                continue
+            if why is Exit.FINISHED:
+                # As long as it takes: the operator knows the end from the status only.
+                sink.flush()
+                _log.info("done", outcome_written=self._loss is None)
+                return ControllerExit.DONE
+            if self._loss is not Loss.GONE:
+                return ControllerExit.FENCED
+
+    def _search_once(self, experiment: NASExperiment, sink: KubernetesSink) -> Exit:
+        """Search until the end or until something is in the way."""
+        location = StoreLocation(s3=s3_location(experiment))
+        store = open_store(location)
+        store.probe()
+        jobs = ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="jobs")
+        executor = KubernetesExecutor(self._client, experiment, self._image, jobs)
+        results = ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="results")
+        search = Search(experiment, store=store, location=location, executor=executor, sink=sink, pool=results)
+        with self._lock:
+            self._search, self._executor = search, executor
+            newest = self._experiment
+            lost = self._loss
+        try:
+            if lost is not None:
+                return Exit.STOPPED
+            if newest is not None and newest is not experiment:
+                # It changed while the store was probed.
+                executor.change(newest)
+                search.change(newest)
+            with ReportWriter(store, lambda: self._experiment or experiment):
+                return search.run()
+        finally:
+            with self._lock:
+                self._search = self._executor = None
+            executor.close()
+
+    def _on_experiment(self, kind: EventType, raw: dict[str, Any]) -> None:
+        """Take a change of our experiment, from the watch's thread."""
+        self._seen = True
+        metadata = raw["metadata"]
+        if kind is EventType.DELETED or metadata["uid"] != self._uid or metadata.get("deletionTimestamp"):
+            # A namesake, too, means that ours is gone.
+            self._on_loss(Loss.GONE)
+            return
+        before = self._experiment
+        if before is not None and before.metadata.generation == metadata.get("generation"):
+            # Only the status has changed.
+            return
+        try:
+            experiment = NASExperiment.model_validate(raw, extra="ignore")
+        except ValidationError as error:
+            _log.warning("the spec does not fit this version; the last one that did stays", error=str(error))
+            return
+        with self._lock:
+            self._experiment = experiment
+            if self._search is not None and self._executor is not None:
+                # The executor first: a launch that the search makes anew must be made from the new template.
+                self._executor.change(experiment)
+                self._search.change(experiment)
+        self._woken.set()
+
+    def _on_loss(self, loss: Loss) -> None:
+        with self._lock:
+            self._loss = loss
+            if self._search is not None and loss is Loss.SUPERSEDED:
+                self._search.superseded()
+            elif self._search is not None:
+                self._search.stop()
+        self._woken.set()
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait, but not beyond a change of the experiment."""
+        self._woken.wait(seconds)
+        self._woken.clear()
+
+
+def _problem(error: StoreError | LogDamaged | EarlierMissing | ApiError) -> Problem:
+    if isinstance(error, StoreError):
+        reason = error.reason
+    elif isinstance(error, LogDamaged):
+        reason = Reason.LOG_DAMAGED
+    elif isinstance(error, EarlierMissing):
+        reason = Reason.WAITING_FOR_EXPERIMENT
+    else:
+        reason = Reason.NOT_PERMITTED
+    return Problem(reason=reason, message=str(error)[:4096])

@@ -1,0 +1,66 @@
+"""Puts the controller of one experiment together, from its pod's environment, and runs it.
+
+Environment: NAS_NAMESPACE, NAS_EXPERIMENT, NAS_UID (whose search), NAS_TRAINER_IMAGE (for manifests that name
+none), and the store's credentials. The exit codes are ``nas_controller.controller.ControllerExit``.
+"""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+import torch
+
+from nas_controller.controller import Controller, ControllerExit
+from nas_kube.client import KubeClient
+from nas_kube.errors import KubeError
+
+_log = structlog.get_logger()
+
+
+def main() -> ControllerExit:
+    """Run the controller that the environment describes; return its exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        namespace, name, uid, image = (
+            os.environ[key] for key in ("NAS_NAMESPACE", "NAS_EXPERIMENT", "NAS_UID", "NAS_TRAINER_IMAGE")
+        )
+    except KeyError as error:
+        sys.exit(f"{error.args[0]} is not set: the operator sets it in the controller's pod")
+    _configure_logging(experiment=name, namespace=namespace)
+    # Replay promises every bit: one thread, and only kernels that repeat themselves.
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    try:
+        client = KubeClient.from_environment(user_agent="nas-controller")
+        return Controller(client, namespace, name, uid, image).run()
+    except KubeError as error:
+        _log.error("no API server to talk to", error=str(error))
+        return ControllerExit.REFUSED
+
+
+def _configure_logging(**bound: str) -> None:
+    """Write JSON lines to standard output, each with these values."""
+
+    def bind(_: Any, __: str, event: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**bound, **event}
+
+    structlog.configure(
+        processors=[
+            bind,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(),
+    )
+
+
+def _terminate(*_: object) -> None:
+    # Dying is always safe, and threads may hang in calls for many seconds: no clean-up is worth the wait.
+    os._exit(ControllerExit.TERMINATED)
