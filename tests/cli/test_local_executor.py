@@ -50,13 +50,12 @@ def child(tmp_path: Path) -> Callable[..., Launch]:
 
 Child = Callable[..., Launch]
 
+Events = queue.SimpleQueue[Event]
+
 
 @pytest.fixture
-def events() -> "queue.SimpleQueue[Event]":
+def events() -> Events:
     return queue.SimpleQueue()
-
-
-Events = "queue.SimpleQueue[Event]"
 
 
 def built_in(folder: Path, seconds: float = HANG_SECONDS) -> LocalExecutor:

@@ -246,9 +246,12 @@ def test_a_long_training_saves_now_and_then_and_goes_on_from_there(
     (tmp_path / "store" / names.result_key(3)).unlink()
     trained: list[int] = []
     train = training.ImageTraining._train_epoch
-    monkeypatch.setattr(
-        training.ImageTraining, "_train_epoch", lambda self, epoch: trained.append(epoch) or train(self, epoch)
-    )
+
+    def noted(each: training.ImageTraining, epoch: int) -> torch.Tensor:
+        trained.append(epoch)
+        return train(each, epoch)
+
+    monkeypatch.setattr(training.ImageTraining, "_train_epoch", noted)
     assert main(job(epochs=3, attempt=2)) == ExitCode.OK
     assert trained == [2]
     result = store.get(names.result_key(3))
