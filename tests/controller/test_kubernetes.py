@@ -85,7 +85,8 @@ class Bench:
             selector = f"{names.LABEL_LAUNCH}={number}"
             return self.client.list(PODS, self.namespace, label_selector=selector).items
 
-        return eventually(find, message=f"launch {number} has a pod")[0]
+        found: list[dict[str, Any]] = eventually(find, message=f"launch {number} has a pod")
+        return found[0]
 
     def set_pod(self, number: int, phase: str, container: dict[str, Any] | None = None, **status: Any) -> None:
         """Write a pod's status as its kubelet would."""
@@ -268,7 +269,7 @@ def test_what_keeps_a_pod_from_running(bench: Bench) -> None:
         ("CreateContainerConfigError", Reason.CONFIG_MISSING),
     ):
         bench.set_pod(0, "Pending", {"waiting": {"reason": word, "message": f"words about {word}"}})
-        blocked = _until(bench, lambda event, reason=reason: isinstance(event, Blocked) and event.reason is reason)  # type: ignore[misc]
+        blocked = _until(bench, _is_blocked(reason))
         assert f"words about {word}" in blocked.message
     ready = [{"type": "Ready", "status": "True"}]
     bench.set_pod(0, "Running", {"running": {"startedAt": "2026-01-01T00:00:00Z"}}, conditions=ready)
@@ -418,6 +419,10 @@ class _Anything(str):
 
 
 _anything = _Anything()
+
+
+def _is_blocked(reason: Reason) -> Callable[[Event], bool]:
+    return lambda event: isinstance(event, Blocked) and event.reason is reason
 
 
 def _until(bench: Bench, wanted: Callable[[Event], bool]) -> Any:

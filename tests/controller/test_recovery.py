@@ -53,6 +53,7 @@ from nas_log.records import (
     Record,
     Started,
 )
+from nas_store.errors import StoreError
 
 # The store of a search that others begin with; filled before the first test.
 EARLIER = MemoryStore()
@@ -147,7 +148,7 @@ class Run:
             return search, search.run()
         except Killed:
             return search, None
-        except search_module.StoreError:
+        except StoreError:
             # No answer before the first status: the process tries again from the start, as it would in its pod.
             return search, None
         finally:

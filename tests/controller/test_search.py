@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from controller.world import (
@@ -31,6 +32,7 @@ from nas_controller.errors import SearchChanged
 from nas_controller.executor import Blocked
 from nas_controller.policies import Proposal
 from nas_controller.policies.random import RandomPolicy
+from nas_controller.recovery import recover
 from nas_controller.search import Ending, Search
 from nas_controller.state import MakePolicy
 from nas_log.log import read_log, read_objects
@@ -40,6 +42,7 @@ from nas_store.errors import CredentialsRefused, StoreError, StoreUnreachable
 from nas_store.folder import FolderStore
 
 Say = Callable[[], None]
+T = TypeVar("T")
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +88,7 @@ class Bench:
         )
         return self.search.run()
 
-    def of_kind(self, kind: type) -> list:  # type: ignore[type-arg]
+    def of_kind(self, kind: type[T]) -> list[T]:
         return [record for record in self.world.records() if isinstance(record, kind)]
 
 
@@ -227,6 +230,7 @@ def test_a_known_architecture_takes_its_result_at_once() -> None:
     by_sample = {record.sample: record for record in observed}
     reused = [record for record in observed if record.reused is not None]
     for record in reused:
+        assert record.reused is not None
         first = by_sample[record.reused]
         assert first.reused is None and architectures[record.reused] == architectures[record.sample]
         assert (record.reward, record.metrics, record.seconds) == (first.reward, first.metrics, 0.0)
@@ -735,7 +739,7 @@ def test_a_newer_controller_wins_even_if_the_older_one_appends_while_it_reads() 
     bench.world.progress = lambda: bool(bench.search.stop()) or True  # type: ignore[func-returns-value, method-assign]
     bench.run(make_experiment())
     store = bench.world.store
-    old = search_module.recover(store, CountingPolicy).log
+    old = recover(store, CountingPolicy).log
     interfering = iter([True])
     original = store.put_if_absent
 

@@ -78,7 +78,7 @@ def luck(asked: TrainerInput) -> tuple[float, ...]:
 
 def log_of(name: str, find: Callable[[str], MemoryStore]) -> MemoryStore:
     """Run a search to its end and return its store."""
-    search_module.ThreadPoolExecutor = InlinePool  # type: ignore[attr-defined]
+    search_module.ThreadPoolExecutor = InlinePool  # type: ignore[assignment, attr-defined]
     store = MemoryStore()
     world = World(store, itertools.chain(FATES, itertools.repeat("result")), itertools.cycle([0, 2, 1]), curve=luck)
     search = Search(
