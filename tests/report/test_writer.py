@@ -34,9 +34,9 @@ def test_reports_come_while_the_search_goes_on_and_read_each_object_once(monkeyp
     reads: list[str] = []
 
     class Counting(MemoryStore):
-        def get(self, key: str) -> bytes | None:
+        def get(self, key: str, *, limit: int | None = None) -> bytes | None:
             reads.append(key)
-            return super().get(key)
+            return super().get(key, limit=limit)
 
     store = Counting()
     objects = logs.records(logs.CONVOLUTIONAL, 8)
