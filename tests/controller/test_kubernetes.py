@@ -254,7 +254,10 @@ def test_api_calls_for_each_child(
     print(f"{sum(calls.values()) / children:.2f} calls a child: {dict(calls)}")
     assert calls["POST jobs"] == children
     assert calls["PATCH status"] <= 2 + 6 + children / 4 + minutes
-    assert sum(calls.values()) <= 2.2 * children
+    # A look after children that have long not begun lists pods and events, every 10 s at most: a slow machine has more.
+    looks = calls["GET events"]
+    assert looks <= 6 * minutes
+    assert sum(calls.values()) - 2 * looks <= 2.2 * children
 
 
 def test_what_keeps_a_pod_from_running(bench: Bench) -> None:
