@@ -18,6 +18,13 @@ from nas_store.errors import StoreUnreachable
 EXPERIMENT = NASExperiment.model_validate(manifest())
 
 
+@pytest.fixture(autouse=True)
+def at_any_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first report never comes by itself, and the last one has all the time that it needs."""
+    monkeypatch.setattr(writer, "_FIRST_SECONDS", HANG_SECONDS)
+    monkeypatch.setattr(writer, "_LAST_SECONDS", HANG_SECONDS)
+
+
 def test_the_last_report_is_of_the_whole_log() -> None:
     store = MemoryStore()
     with ReportWriter(store, lambda: EXPERIMENT):
