@@ -50,13 +50,12 @@ def child(tmp_path: Path) -> Callable[..., Launch]:
 
 Child = Callable[..., Launch]
 
+Events = queue.SimpleQueue[Event]
+
 
 @pytest.fixture
-def events() -> "queue.SimpleQueue[Event]":
+def events() -> Events:
     return queue.SimpleQueue()
-
-
-Events = "queue.SimpleQueue[Event]"
 
 
 def built_in(folder: Path, seconds: float = HANG_SECONDS) -> LocalExecutor:
@@ -86,7 +85,7 @@ def ended(events: Events) -> Ended:
 
 
 def endless(child: Child, number: int = 0) -> Launch:
-    return child(number, epochs=10_000, dataset=DatasetSpec(digits=DigitsDataset(training_images=1000)))
+    return child(number, epochs=10_000, batch_size=2, dataset=DatasetSpec(digits=DigitsDataset(training_images=1000)))
 
 
 def processes(parent: int) -> list[int]:

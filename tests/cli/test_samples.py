@@ -12,11 +12,11 @@ from nas_api.stopping import Stopped
 from nas_cli.display import Progress, status_panel
 from nas_cli.samples import json_lines, samples, table
 from nas_controller.status import SearchStatus
-from nas_log.records import Observed, Proposed, Started
+from nas_log.records import Observed, Proposed, Record, Started
 
 NETWORK = ConvolutionalArchitecture.parse_short("3x3:8")
 SPACE = {"convolutional": {"layers": {"initial": 1}, "filterHeights": [3], "filterWidths": [3], "filters": [8]}}
-RECORDS = [
+RECORDS: list[Record] = [
     Started(
         epoch=1,
         moment=datetime(2026, 1, 1, tzinfo=UTC),

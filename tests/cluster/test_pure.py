@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -80,8 +82,18 @@ def test_a_process_name_with_brackets_and_blanks_does_not_shift_the_fields() -> 
     assert processes.parse_stat(f"12 (a) b) R) S {numbers}") == ("S", 22)
 
 
+@contextmanager
+def sleeping(**environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that sleeps for longer than any test and ends with the block."""
+    with subprocess.Popen(["sleep", "7777"], env={**os.environ, **environment}) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_a_pid_with_another_start_time_is_not_ended() -> None:
-    with subprocess.Popen(["sleep", "60"]) as sleeper:
+    with sleeping() as sleeper:
         started = processes.start_time(sleeper.pid)
         assert started is not None
         assert processes.end([processes.Process("sleep", sleeper.pid, started - 1)]) == []
@@ -92,11 +104,10 @@ def test_a_pid_with_another_start_time_is_not_ended() -> None:
 
 def test_a_process_is_found_by_its_token() -> None:
     token = instance.new_token()
-    with subprocess.Popen(["sleep", "60"], env={**os.environ, processes.TOKEN_VARIABLE: token}) as sleeper:
+    with sleeping(**{processes.TOKEN_VARIABLE: token}) as sleeper:
         # Between fork and exec the child still shows this process's environment.
         found = eventually(lambda: processes.find_by_token(token))
         assert [process.pid for process in found] == [sleeper.pid]
-        sleeper.kill()
     assert processes.find_by_token(token) == []
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture, RecurrentCellSpace, RecurrentCellSpec
 
 SPACE = RecurrentCellSpace(RecurrentCellSpec(base=8, combinations=("add", "elem_mult", "max")))
-CHOICES = st.tuples(*(st.integers(0, len(each.options) - 1) for each in SPACE.decisions(0)))  # type: ignore[union-attr]
+CHOICES = st.tuples(*(st.integers(0, len(each.options) - 1) for each in SPACE.decisions(0)))
 
 
 def test_every_node_but_the_root_is_combined_once() -> None:
@@ -31,7 +31,7 @@ def test_columns_are_all_leaves_with_each_operation_in_one_piece(choices: tuple[
 def test_the_paper_s_order_of_the_indices_is_kept() -> None:
     """Section 3.4: the first cell index selects c_t, the second what is injected."""
     space = RecurrentCellSpace(RecurrentCellSpec(base=2))
-    kinds = [each.kind for each in space.decisions(0)]  # type: ignore[union-attr]
+    kinds = [each.kind for each in space.decisions(0)]
     assert kinds == ["combination", "activation"] * 4 + ["cellOutput", "injected"]
     # The worked example: tree add/tanh, elem_mult/relu, elem_mult/sigmoid, inject add/relu, indices 1 and 0.
     example = space.decode((0, 1, 1, 3, 1, 2, 0, 3, 1, 0))

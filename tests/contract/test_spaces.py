@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nas_api.architecture import ARCHITECTURE
 from nas_api.decisions import Anchor, Choices, Decision, counting
 from nas_api.search_space import SearchSpace, SearchSpaceSpec, search_space
-from nas_api.spaces.custom import CustomSpace
+from nas_api.spaces.custom import CustomArchitecture, CustomSpace
 
 CONDITIONAL: list[dict[str, Any]] = [
     {"name": "op", "options": ["conv", "pool", "identity"]},
@@ -147,7 +147,7 @@ def test_what_a_custom_space_does_not_hold_is_refused(architecture: dict[str, An
     assert isinstance(of, CustomSpace)
     document = {"space": "custom", "choices": architecture}
     with pytest.raises(ValueError, match=message):
-        of.encode(ARCHITECTURE.validate_python(document))
+        of.encode(CustomArchitecture.model_validate(document))
 
 
 @pytest.mark.parametrize("name", SPACES)

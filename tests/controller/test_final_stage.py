@@ -84,7 +84,7 @@ def test_the_best_are_trained_with_the_grid_and_the_winner_is_tested_once() -> N
     known = Provenance.model_validate_json(store.get(names.BEST_PROVENANCE) or b"")
     assert (known.sample, known.digest) == (best_three[0], architectures[best_three[0]].digest)
     assert (known.reward, known.validation_metric) == (rewards[best_three[0]], winner)
-    assert (known.test_sample, known.test_metric) == (36, pytest.approx(winner - 0.05))
+    assert known.test_sample == 36 and known.test_metric == pytest.approx(winner - 0.05)
     assert known.training == {"batchSize": 7}
     handed_over = ConvolutionalArchitecture.model_validate_json(store.get(names.BEST_ARCHITECTURE) or b"")
     assert handed_over == architectures[best_three[0]]
@@ -112,7 +112,7 @@ def test_the_winner_is_handed_over_also_where_the_search_preferred_another() -> 
     bench = _bench([], reversed_at_last)
     bench.run(make_experiment(budget={"samples": 60}, finalTraining={"top": 12, "epochs": 2}))
     final, best = bench.sink.last.final, bench.sink.last.best
-    assert final is not None and best is not None and final.sample != best.sample
+    assert final is not None and best is not None and final.sample is not None and final.sample != best.sample
     assert float(final.kendall_tau or "nan") == -1.0 and float(final.kendall_high or "nan") < 0
     architectures = {record.sample: record.architecture for record in bench.of_kind(Proposed)}
     stored = bench.world.store.get(names.BEST_ARCHITECTURE) or b""
@@ -132,7 +132,8 @@ def test_a_metric_to_minimise_has_the_lowest_as_its_winner() -> None:
 
 def test_penalties_count_for_the_winner_as_they_do_in_the_search() -> None:
     def deeper_is_a_little_better(asked: TrainerInput) -> float:
-        return 0.5 + 0.01 * len(asked.architecture.layers)  # type: ignore[union-attr]
+        assert isinstance(asked.architecture, ConvolutionalArchitecture)
+        return 0.5 + 0.01 * len(asked.architecture.layers)
 
     bench = _bench([], deeper_is_a_little_better)
     deepening = {"convolutional": {"layers": {"initial": 1, "increment": 1, "everySamples": 3}}}
@@ -144,7 +145,11 @@ def test_penalties_count_for_the_winner_as_they_do_in_the_search() -> None:
     assert bench.run(experiment) is Exit.FINISHED
     final, best = bench.sink.last.final, bench.sink.last.best
     assert final is not None and best is not None
-    depths = {record.sample: len(record.architecture.layers) for record in bench.of_kind(Proposed)}  # type: ignore[union-attr]
+    depths = {
+        record.sample: len(record.architecture.layers)
+        for record in bench.of_kind(Proposed)
+        if isinstance(record.architecture, ConvolutionalArchitecture)
+    }
     assert len(set(depths.values())) > 3 and final.sample is not None
     assert (depths[final.sample], final.sample) == (1, best.sample)
     assert float(final.best_metric or "nan") == pytest.approx(0.51)

@@ -85,7 +85,8 @@ class Bench:
             selector = f"{names.LABEL_LAUNCH}={number}"
             return self.client.list(PODS, self.namespace, label_selector=selector).items
 
-        return eventually(find, message=f"launch {number} has a pod")[0]
+        found: list[dict[str, Any]] = eventually(find, message=f"launch {number} has a pod")
+        return found[0]
 
     def set_pod(self, number: int, phase: str, container: dict[str, Any] | None = None, **status: Any) -> None:
         """Write a pod's status as its kubelet would."""
@@ -260,7 +261,10 @@ def test_api_calls_for_each_child(
     print(f"{sum(calls.values()) / children:.2f} calls a child: {dict(calls)}")
     assert calls["POST jobs"] == children
     assert calls["PATCH status"] <= 2 + 6 + children / 4 + minutes
-    assert sum(calls.values()) <= 2.2 * children
+    # A look after children that have long not begun lists pods and events, every 10 s at most: a slow machine has more.
+    looks = calls["GET events"]
+    assert looks <= 6 * minutes
+    assert sum(calls.values()) - 2 * looks <= 2.2 * children
 
 
 def test_what_keeps_a_pod_from_running(bench: Bench) -> None:
@@ -275,7 +279,7 @@ def test_what_keeps_a_pod_from_running(bench: Bench) -> None:
         ("CreateContainerConfigError", Reason.CONFIG_MISSING),
     ):
         bench.set_pod(0, "Pending", {"waiting": {"reason": word, "message": f"words about {word}"}})
-        blocked = _until(bench, lambda event, reason=reason: isinstance(event, Blocked) and event.reason is reason)  # type: ignore[misc]
+        blocked = _until(bench, _is_blocked(reason))
         assert f"words about {word}" in blocked.message
     ready = [{"type": "Ready", "status": "True"}]
     bench.set_pod(0, "Running", {"running": {"startedAt": "2026-01-01T00:00:00Z"}}, conditions=ready)
@@ -425,6 +429,10 @@ class _Anything(str):
 
 
 _anything = _Anything()
+
+
+def _is_blocked(reason: Reason) -> Callable[[Event], bool]:
+    return lambda event: isinstance(event, Blocked) and event.reason is reason
 
 
 def _until(bench: Bench, wanted: Callable[[Event], bool]) -> Any:

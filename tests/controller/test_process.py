@@ -133,12 +133,15 @@ def test_killed_at_random_moments(make_bench: Callable[..., Bench], node: Node) 
     def logged() -> int:
         return sum(len(each.records) for each in read_objects(bench.store))
 
+    def reaches(moment: int) -> Callable[[], bool]:
+        return lambda: logged() >= moment
+
     for killed in range(1, 5):
         # Six more samples are trained before each death, which are 19 records at least: the search outlives them all.
         node.allowed = 6 * killed
         process = bench.start()
         moment = logged() + moments.randrange(1, 19)
-        eventually(lambda moment=moment: logged() >= moment, message="the log goes on")
+        eventually(reaches(moment), message="the log goes on")
         process.kill()
         process.communicate()
     node.allowed = math.inf

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from controller.world import (
@@ -40,6 +41,7 @@ from nas_store.errors import CredentialsRefused, StoreError, StoreUnreachable
 from nas_store.folder import FolderStore
 
 Say = Callable[[], None]
+T = TypeVar("T")
 
 
 class Bench:
@@ -81,7 +83,7 @@ class Bench:
         )
         return self.search.run()
 
-    def of_kind(self, kind: type) -> list:  # type: ignore[type-arg]
+    def of_kind(self, kind: type[T]) -> list[T]:
         return [record for record in self.world.records() if isinstance(record, kind)]
 
 
@@ -223,6 +225,7 @@ def test_a_known_architecture_takes_its_result_at_once() -> None:
     by_sample = {record.sample: record for record in observed}
     reused = [record for record in observed if record.reused is not None]
     for record in reused:
+        assert record.reused is not None
         first = by_sample[record.reused]
         assert first.reused is None and architectures[record.reused] == architectures[record.sample]
         assert (record.reward, record.metrics, record.seconds) == (first.reward, first.metrics, 0.0)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nas_api import names
+from nas_api.architecture import Architecture
 from nas_api.child import MAX_RESULT_BYTES, Result, TrainerInput
 from nas_api.decisions import Anchor
 from nas_api.experiment import NASExperiment, SearcherSpec
@@ -66,8 +67,9 @@ def make_experiment(**spec: Any) -> NASExperiment:
     )
 
 
-def accuracy(architecture: ConvolutionalArchitecture) -> float:
+def accuracy(architecture: Architecture) -> float:
     """Return what training an architecture gives in this world."""
+    assert isinstance(architecture, ConvolutionalArchitecture)
     return sum(layer.filters for layer in architecture.layers) / (8 * len(architecture.layers))
 
 

@@ -96,6 +96,10 @@ def _quota(world: World, document: Document) -> None:
     world.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": {"pods": "1"}}})
 
 
+def _no_quota(world: World, document: Document) -> None:
+    world.kubectl("delete", "quota", "small", namespace=_namespace(document))
+
+
 TROUBLES = [
     Trouble("wrong-bucket", Reason.BUCKET_NOT_FOUND, ("missing-", "bucket"), _wrong_bucket, _make_bucket),
     Trouble("wrong-key", Reason.CREDENTIALS_REFUSED, ("SignatureDoesNotMatch",), _wrong_key, _right_key),
@@ -126,7 +130,7 @@ TROUBLES = [
         Reason.QUOTA_EXCEEDED,
         ("quota", "small"),
         _quota,
-        lambda world, document: world.kubectl("delete", "quota", "small", namespace=_namespace(document)) and None,
+        _no_quota,
     ),
 ]
 

@@ -5,6 +5,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from e2e.conftest import Document, World, small
 from nas_api import names
 from nas_log.log import read_log
 from nas_log.records import Finished, Launched, Lost, Observed, Proposed, Record, Started
+from nas_store import Store
 
 pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(3600)]
 # Of the whole search: enough for what each child costs to outweigh what every search costs once.
@@ -153,8 +155,8 @@ def test_controllers_and_operators_may_die_at_any_moment(
         least = moments.choice([0, 1, 4, 8]) if role == "controller" else 0
         if least:
             lived += 1
-            world.eventually(lambda begun=begun, least=least: written(read_log(store), begun) >= least, show)
-        pod = world.eventually(lambda role=role: living(world, role, killed[role]), show)
+            world.eventually(partial(has_written, store, begun, least), show)
+        pod = world.eventually(partial(living, world, role, killed[role]), show)
         begun = sum(isinstance(record, Started) for record in read_log(store))
         grace = moments.choice(["--grace-period=0 --force", "--grace-period=30"]).split()
         world.kubectl("delete", "pod", pod, "--wait=false", *grace)
@@ -169,10 +171,11 @@ def test_controllers_and_operators_may_die_at_any_moment(
     assert sum(isinstance(record, Started) for record in records) > lived
 
 
-def written(records: Sequence[Record], begun: int) -> int:
-    """Return how many records there are from the beginning of the first controller after so many others."""
+def has_written(store: Store, begun: int, least: int) -> bool:
+    """Return whether the first controller after so many others, and what came after it, have written so much."""
+    records = read_log(store)
     starts = [index for index, record in enumerate(records) if isinstance(record, Started)]
-    return len(records) - starts[begun] if len(starts) > begun else 0
+    return len(starts) > begun and len(records) - starts[begun] >= least
 
 
 def living(world: World, role: str, killed: Sequence[str]) -> str | None:

@@ -115,7 +115,7 @@ def test_a_rotated_token_is_read_again() -> None:
     def renew(of: kubernetes.client.Configuration) -> None:
         of.api_key["BearerToken"] = f"Bearer {next(tokens)}"
 
-    configuration.refresh_api_key_hook = renew
+    configuration.refresh_api_key_hook = renew  # type: ignore[assignment]
     client = KubeClient(configuration)
     assert [client._authorization() for _ in range(2)] == [
         {"Authorization": "Bearer first"},
@@ -130,7 +130,7 @@ def test_a_token_that_cannot_be_read_is_no_answer() -> None:
     def gone(_: kubernetes.client.Configuration) -> None:
         raise FileNotFoundError("token")
 
-    configuration.refresh_api_key_hook = gone
+    configuration.refresh_api_key_hook = gone  # type: ignore[assignment]
     with pytest.raises(ApiUnavailable, match="cannot read the API token"):
         KubeClient(configuration).get(PODS, "n", "p")
 

@@ -290,7 +290,7 @@ def test_a_pod_of_too_many_deep_networks_is_told_before_the_search_comes_to_them
         "datasetCache": f"/{'x' * 1000}",
         "childrenPerPod": 16,
     }
-    spec = {"searchSpace": {"convolutional": {"layers": layers}}, "trainer": trainer, "parallelism": 16}
+    spec: dict[str, Any] = {"searchSpace": {"convolutional": {"layers": layers}}, "trainer": trainer, "parallelism": 16}
     assert CreatePod in kinds(look(experiment(**spec, budget={"samples": 100})))
     done = plan(Observed(raw=experiment(**spec, budget={"samples": 1000})), NOW, SETTINGS)
     assert done.actions == ()

@@ -238,6 +238,9 @@ class Lab:
     def until_pods(self, *indices: str) -> None:
         eventually(lambda: self.pods() == list(indices), message=lambda: f"pods {indices}; there are {self.pods()}")
 
+    def until_pod(self, index: int) -> None:
+        eventually(lambda: str(index) in self.pods(), message=f"pod {index}")
+
     def until(self, kind: str, status: str, reason: str) -> dict[str, Any]:
         def reached() -> dict[str, Any] | None:
             item = self.condition(kind)
@@ -356,7 +359,7 @@ def test_a_deleted_pod_is_replaced_at_once(operator: Operator, lab: Lab) -> None
 def test_a_controller_that_keeps_failing_is_slowed_down_and_told(operator: Operator, lab: Lab) -> None:
     lab.make()
     for index in (1, 2):
-        eventually(lambda index=index: str(index) in lab.pods(), message=f"pod {index}")
+        lab.until_pod(index)
         now = datetime.now(UTC).replace(microsecond=0)
         moment = now.isoformat().replace("+00:00", "Z")
         ended = {"exitCode": 1, "startedAt": moment, "finishedAt": moment, "message": "ModuleNotFoundError: torch"}
@@ -432,7 +435,7 @@ def test_an_invalid_template_is_told_in_the_servers_words_and_goes_on_once_corre
 def test_templates_that_the_server_refuses(
     operator: Operator, lab: Lab, part: str, template: dict[str, Any], words: str
 ) -> None:
-    trainer = {"dataset": {"digits": {}}}
+    trainer: dict[str, Any] = {"dataset": {"digits": {}}}
     spec = (
         {"trainer": {**trainer, "template": template}} if part == "trainer" else {"controller": {"template": template}}
     )

@@ -1,5 +1,6 @@
 """Small search spaces, and a search loop without children, for the policies' tests."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -22,10 +23,16 @@ class FlatSpace:
     def decisions(self, sample: int) -> tuple[Decision, ...]:
         return self._decisions
 
+    def size(self, sample: int) -> int:
+        return math.prod(len(decision.options) for decision in self._decisions)
+
     def decode(self, choices: Choices) -> ConvolutionalArchitecture:
         raise ValueError("these choices are no network")
 
     def encode(self, architecture: ConvolutionalArchitecture) -> Choices:
+        raise ValueError("these choices are no network")
+
+    def parse_short(self, text: str) -> ConvolutionalArchitecture:
         raise ValueError("these choices are no network")
 
 

@@ -228,12 +228,12 @@ def test_gradient_of_the_expected_reward_over_the_whole_space(network: Network, 
     everything = enumerate_space(decisions)
     rewards = uniforms(0, 0, Purpose.PROPOSE, 7, len(everything))
     log_p = network.evaluate(decisions, everything).log_probabilities.sum(1)
-    (log_p.detach().exp() * torch.from_numpy(rewards) * log_p).sum().backward()
+    (log_p.detach().exp() * torch.from_numpy(rewards) * log_p).sum().backward()  # type: ignore[no-untyped-call]
     w = numpy_weights(network)
 
     def expected_reward() -> float:
         return sum(
-            math.exp(reference(w, decisions, choices)[0]) * reward
+            math.exp(reference(w, decisions, choices)[0]) * float(reward)
             for choices, reward in zip(everything, rewards, strict=True)
         )
 
@@ -249,7 +249,7 @@ def test_what_does_not_count_has_no_gradient(conditional_space: SearchSpace) -> 
     decisions = conditional_space.decisions(0)
     network = Network(vocabulary(decisions), seed=3, dtype=torch.float64)
     evaluation = network.evaluate(decisions, [(0, 0, 0, 0, 0, 1, 0)] * 2)
-    (evaluation.log_probabilities.sum() + evaluation.entropies.sum()).backward()
+    (evaluation.log_probabilities.sum() + evaluation.entropies.sum()).backward()  # type: ignore[no-untyped-call]
     gradient = network.parameters.grad
     assert gradient is not None
     offset = 0

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_imagination_is_the_posterior_in_closed_form() -> None:
     seen, asked = [(0, 0, 0), (1, 1, 0), (2, 0, 1)], [(0, 0, 1), (2, 1, 1)]
     targets = torch.tensor([0.3, -1.0, 0.7], dtype=torch.float64)
 
-    def kernel(one: list[Choices], other: list[Choices]) -> torch.Tensor:
+    def kernel(one: Sequence[Choices], other: Sequence[Choices]) -> torch.Tensor:
         differ = torch.tensor(one).unsqueeze(1) != torch.tensor(other).unsqueeze(0)
         return torch.exp(-(differ * weights).sum(2))
 

@@ -12,6 +12,7 @@ import pytest
 from experiments import manifest
 from hack.cluster import deps
 from hack.cluster.errors import ClusterError
+from patience import HANG_SECONDS
 from report import logs
 
 from nas_api.experiment import NASExperiment
@@ -71,7 +72,7 @@ def browse(chromium: str, folder: Path, html: str, width: int, *options: str) ->
         "--host-resolver-rules=MAP * ~NOTFOUND",
         f"--user-data-dir={folder / 'profile'}", f"--window-size={width},2000", *options, file.as_uri(),
     ]  # fmt: skip
-    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=True).stdout
+    return subprocess.run(words, capture_output=True, text=True, timeout=HANG_SECONDS, check=True).stdout
 
 
 CASES: dict[str, tuple[Any, int, dict[str, Any]]] = {

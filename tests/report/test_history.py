@@ -141,7 +141,7 @@ def test_a_rung_of_another_epoch_does_not_say_who_is_hopeless() -> None:
 def test_a_warm_start_goes_on_with_the_earlier_numbers() -> None:
     found = records(20, losses=0.0)
     first = next(each for each in found if isinstance(each, Proposed))
-    inherited = [
+    inherited: list[Record] = [
         WarmStarted(experiment="earlier", uid="1", uri="s3://b/log", samples=2, first_sample=2),
         *(
             Inherited(sample=number, architecture=first.architecture, log_probability=-1, metrics={}, reward=0.5)

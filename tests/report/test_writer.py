@@ -18,6 +18,13 @@ from nas_store.errors import StoreUnreachable
 EXPERIMENT = NASExperiment.model_validate(manifest())
 
 
+@pytest.fixture(autouse=True)
+def at_any_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first report never comes by itself, and the last one has all the time that it needs."""
+    monkeypatch.setattr(writer, "_FIRST_SECONDS", HANG_SECONDS)
+    monkeypatch.setattr(writer, "_LAST_SECONDS", HANG_SECONDS)
+
+
 def test_the_last_report_is_of_the_whole_log() -> None:
     store = MemoryStore()
     with ReportWriter(store, lambda: EXPERIMENT):
@@ -34,9 +41,9 @@ def test_reports_come_while_the_search_goes_on_and_read_each_object_once(monkeyp
     reads: list[str] = []
 
     class Counting(MemoryStore):
-        def get(self, key: str) -> bytes | None:
+        def get(self, key: str, *, limit: int | None = None) -> bytes | None:
             reads.append(key)
-            return super().get(key)
+            return super().get(key, limit=limit)
 
     store = Counting()
     objects = logs.records(logs.CONVOLUTIONAL, 8)

@@ -23,6 +23,7 @@ from nas_api.spaces.recurrent_cell import RecurrentCellSpace, RecurrentCellSpec
 from nas_store.folder import FolderStore
 from nas_trainer import checkpoint
 from nas_trainer.images import training
+from nas_trainer.images.network import Network
 from nas_trainer.main import main
 from nas_trainer.together import Defer, run_together
 
@@ -69,8 +70,10 @@ def message(tmp_path: Path) -> str:
 
 def result(document: TrainerInput) -> Result | None:
     data = FolderStore(Path(document.store.folder or "")).get(names.result_key(document.sample))
+    if data is None:
+        return None
     digest = document.architecture.digest
-    return data and Result.parse(data, sample=document.sample, digest=digest, metric=document.metric)
+    return Result.parse(data, sample=document.sample, digest=digest, metric=document.metric)
 
 
 def numbers(document: TrainerInput) -> tuple[object, ...]:
@@ -116,11 +119,9 @@ def test_initial_weights_follow_from_the_seed_whoever_else_draws(
     document: Document, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Each has seeded torch before any has drawn its weights, unless they are kept apart.
-    build = training.Network
-
-    def slowly(*arguments: Any) -> training.Network:
+    def slowly(*arguments: Any) -> Network:
         time.sleep(0.05)
-        return build(*arguments)
+        return Network(*arguments)
 
     monkeypatch.setattr(training, "Network", slowly)
     pack = [document(sample, architecture=document(0).architecture) for sample in range(3)]

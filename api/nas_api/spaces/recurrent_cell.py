@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from nas_api.base import Model
 from nas_api.cel import UNIQUE, cel
-from nas_api.decisions import Categorical, Choices, Decision
+from nas_api.decisions import Categorical, Choices
 from nas_api.spaces.base import SampledArchitecture
 
 Combination = Literal["add", "elem_mult", "max"]
@@ -139,13 +139,13 @@ class RecurrentCellSpace:
         node = (Categorical("combination", spec.combinations), Categorical("activation", spec.activations))
         indices = tuple(map(str, range(self._nodes)))
         # The paper's order: the tree, the injection's node, then the index that selects c_t, then what is injected.
-        self._decisions: tuple[Decision, ...] = (
+        self._decisions: tuple[Categorical, ...] = (
             *node * (self._nodes + 1),
             Categorical("cellOutput", indices),
             Categorical("injected", indices),
         )
 
-    def decisions(self, sample: int) -> tuple[Decision, ...]:
+    def decisions(self, sample: int) -> tuple[Categorical, ...]:
         """See :class:`~nas_api.spaces.base.Space`."""
         return self._decisions
 

@@ -21,6 +21,7 @@ from nas_store import open_store
 from nas_store.s3 import S3Store
 from nas_trainer.files import DatasetUnavailable, open_files
 from nas_trainer.images import data
+from nas_trainer.images.cifar import Labelled
 from nas_trainer.images.data import fixed_order, load_images
 
 NOWHERE = StoreLocation(folder="/nowhere")
@@ -179,7 +180,7 @@ def test_a_search_does_not_need_the_test_images_and_a_final_test_says_so(tmp_pat
 
 
 def test_an_image_of_one_colour_is_whitened_to_zero() -> None:
-    stored = data.Labelled(np.full((2, 3, 32, 32), 7, np.uint8), np.zeros(2, np.int64))
+    stored = Labelled(np.full((2, 3, 32, 32), 7, np.uint8), np.zeros(2, np.int64))
     assert torch.equal(data._whitened(stored, np.arange(2))[0], torch.zeros(2, 3, 32, 32))
 
 
@@ -242,8 +243,10 @@ def damage_class(folder: Path) -> None:
     ],
     ids=["nothing", "empty", "missing", "short", "label", "parquet", "columns", "image", "size", "class"],
 )
-def test_a_broken_dataset_says_what_is_wrong_and_what_to_do(tmp_path: Path, damage: Write, words: str) -> None:
-    damage(tmp_path / "cifar")  # type: ignore[call-arg]
+def test_a_broken_dataset_says_what_is_wrong_and_what_to_do(
+    tmp_path: Path, damage: Callable[[Path], None], words: str
+) -> None:
+    damage(tmp_path / "cifar")
     with pytest.raises(DatasetUnavailable, match=words) as caught:
         load_images(spec(tmp_path / "cifar"), NOWHERE)
     assert "\n" not in str(caught.value)

@@ -1,6 +1,7 @@
 """The network is the paper's, and the code that people get is the network that was trained."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -8,15 +9,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_api.source import network_source
 from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalLayer
-from nas_trainer.images.network import Network, concatenate, multiply_adds
+from nas_trainer.images.network import Block, Layer, Network, concatenate, multiply_adds
 
 Draw = Callable[..., ConvolutionalArchitecture]
 
 
 def build(source: str, name: str = "Network") -> torch.nn.Module:
-    namespace: dict[str, object] = {}
+    namespace: dict[str, Any] = {}
     exec(compile(source, "network.py", "exec"), namespace)
-    module = namespace[name]()  # type: ignore[operator]
+    module = namespace[name]()
     assert isinstance(module, torch.nn.Module)
     return module
 
@@ -79,7 +80,7 @@ def test_unconsumed_outputs_feed_the_classifier_and_orphans_take_the_image() -> 
     network = Network(
         ConvolutionalArchitecture(layers=(layer(4), layer(5), layer(6, 0), layer(7, 0, 2))), in_channels=3, classes=10
     )
-    channels = [each.conv.in_channels for each in network.layers]  # type: ignore[union-attr]
+    channels = [each.conv.in_channels for each in network.layers if isinstance(each, Layer)]
     assert channels == [3, 3, 4, 10]
     assert network.classifier.in_features == 5 + 7
 
@@ -96,8 +97,9 @@ def test_a_convolution_keeps_the_ceiling_of_size_over_stride(size: int, stride: 
 def test_a_block_is_densely_connected_and_its_last_layer_is_its_output() -> None:
     layer = ConvolutionalLayer(filter_height=3, filter_width=3, filters=4, stride_width=2)
     block = Network(ConvolutionalArchitecture(block_layers=3, layers=(layer,)), in_channels=2, classes=2).layers[0]
+    assert isinstance(block, Block)
     block.eval()
-    first, second, third = block.layers  # type: ignore[misc,union-attr]
+    first, second, third = block.layers
     x = torch.randn(3, 2, 5, 7)
     thin, one = x[..., ::2], first(x)
     two = second(torch.cat([thin, one], 1))
@@ -111,11 +113,13 @@ def test_pooling_halves_and_loses_no_pixel(size: int, pixels: int) -> None:
     after = ConvolutionalLayer(filter_height=1, filter_width=1, filters=1, inputs=(0,))
     network = Network(ConvolutionalArchitecture(layers=(layer, after)), in_channels=1, classes=2).eval()
     seen: list[torch.Tensor] = []
+    before = network.layers[0]
+    assert isinstance(before, Layer)
     network.layers[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     image = torch.zeros(1, 1, size, size)
     image[..., -1, -1] = 1
     with torch.no_grad():
-        network.layers[0].conv.weight.fill_(1)  # type: ignore[union-attr]
+        before.conv.weight.fill_(1)
         network(image)
     assert seen[0].shape == (1, 1, pixels, pixels)
     assert seen[0].argmax() == pixels * pixels - 1

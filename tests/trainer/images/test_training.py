@@ -132,7 +132,7 @@ def test_the_optimiser_computes_what_torchs_does(draw: Draw, momentum: float) ->
     for _ in range(5):
         images, labels = torch.randn(8, 1, 8, 8), torch.randint(10, (8,))
         for network in (ours, theirs):
-            torch.nn.functional.cross_entropy(network(images), labels).backward()
+            torch.nn.functional.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         reference.step()
         reference.zero_grad()
@@ -228,11 +228,11 @@ def test_divergence_ends_the_training_after_its_epoch(draw: Draw, digits: Images
     assert each.progress.epochs < 50
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the name of every operation."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

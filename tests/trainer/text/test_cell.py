@@ -28,8 +28,12 @@ NASCELL = RecurrentCellArchitecture.parse_short(
     " elem_mult/tanh add/tanh elem_mult/tanh add/sigmoid elem_mult/identity add/tanh elem_mult/tanh;"
     " inject add/tanh at 8; c=12"
 )
-COMBINE = {"add": torch.add, "elem_mult": torch.mul, "max": torch.maximum}
-ACTIVATE = {
+COMBINE: dict[Combination, Callable[[Tensor, Tensor], Tensor]] = {
+    "add": torch.add,
+    "elem_mult": torch.mul,
+    "max": torch.maximum,
+}
+ACTIVATE: dict[Activation, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
@@ -115,7 +119,7 @@ def drawn(seed: int, base: int) -> RecurrentCellArchitecture:
         RecurrentCellSpec(base=base, combinations=get_args(Combination), activations=get_args(Activation))
     )
     rng = random.Random(seed)
-    return space.decode(tuple(rng.randrange(len(each.options)) for each in space.decisions(0)))  # type: ignore[union-attr]
+    return space.decode(tuple(rng.randrange(len(each.options)) for each in space.decisions(0)))
 
 
 def problem(
@@ -126,7 +130,8 @@ def problem(
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.mul_(2)
-    return module, *(torch.randn(*size, 2, width, dtype=dtype) for size, width in (((steps,), 3), ((), 5), ((), 5)))
+    x, h, c = (torch.randn(shape, dtype=dtype) for shape in ((steps, 2, 3), (2, 5), (2, 5)))
+    return module, x, h, c
 
 
 def assert_alike(cell: RecurrentCellArchitecture, step: Step) -> None:
@@ -188,7 +193,8 @@ def test_gradients_are_those_of_finite_differences(base: int) -> None:
             from torch.func import functional_call
 
             names = ("input_weight", "state_weight", "bias")
-            return functional_call(module, dict(zip(names, inputs[3:], strict=True)), inputs[:3])  # type: ignore[no-any-return]
+            states, memory = functional_call(module, dict(zip(names, inputs[3:], strict=True)), inputs[:3])
+            return states, memory
 
         assert torch.autograd.gradcheck(run, (*given, *module.parameters()))
 

@@ -22,7 +22,7 @@ def drawn(seed: int, base: int) -> RecurrentCellArchitecture:
         RecurrentCellSpec(base=base, combinations=get_args(Combination), activations=get_args(Activation))
     )
     rng = random.Random(seed)
-    return space.decode(tuple(rng.randrange(len(each.options)) for each in space.decisions(0)))  # type: ignore[union-attr]
+    return space.decode(tuple(rng.randrange(len(each.options)) for each in space.decisions(0)))
 
 
 def written(cell: RecurrentCellArchitecture) -> tuple[str, dict[str, Any]]:

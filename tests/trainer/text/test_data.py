@@ -23,7 +23,8 @@ def folder(tmp_path: Path) -> Path:
 
 def read(text: Text) -> tuple[str, str]:
     """Return training and held-out text as words again."""
-    return tuple(" ".join(text.vocabulary[token] for token in part) for part in (text.train, text.held_out))  # type: ignore[return-value]
+    train, held_out = (" ".join(text.vocabulary[token] for token in part) for part in (text.train, text.held_out))
+    return train, held_out
 
 
 def test_words_are_those_of_penn_treebank_s_files(folder: Path) -> None:

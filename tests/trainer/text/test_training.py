@@ -203,7 +203,8 @@ def test_gradients_are_clipped_to_a_norm(text: Text, monkeypatch: pytest.MonkeyP
     step = out._optimizer.step
 
     def spy() -> None:
-        norms.append(math.sqrt(sum(each.grad.square().sum().item() for each in out.network.parameters())))  # type: ignore[union-attr]
+        gradients = [each.grad for each in out.network.parameters() if each.grad is not None]
+        norms.append(math.sqrt(sum(float(each.square().sum()) for each in gradients)))
         step()
 
     monkeypatch.setattr(out._optimizer, "step", spy)
@@ -327,7 +328,12 @@ def test_a_child_goes_on_from_its_checkpoint(job: Job, tmp_path: Path, monkeypat
     (tmp_path / "store" / names.result_key(3)).unlink()
     epochs: list[int] = []
     train = TextTraining._train_epoch
-    monkeypatch.setattr(TextTraining, "_train_epoch", lambda self, epoch: epochs.append(epoch) or train(self, epoch))
+
+    def noted(each: TextTraining, epoch: int) -> float:
+        epochs.append(epoch)
+        return train(each, epoch)
+
+    monkeypatch.setattr(TextTraining, "_train_epoch", noted)
     assert main(job(epochs=4, attempt=2)) == ExitCode.OK
     assert epochs == [2, 3]
     assert result(tmp_path).history == whole.history
@@ -368,7 +374,12 @@ def test_a_final_test_reads_the_test_set_once_and_hands_the_model_over(
 ) -> None:
     measured = []
     measure = TextTraining._measure
-    monkeypatch.setattr(TextTraining, "_measure", lambda self: measured.append(1) or measure(self))
+
+    def counted(each: TextTraining) -> float:
+        measured.append(1)
+        return measure(each)
+
+    monkeypatch.setattr(TextTraining, "_measure", counted)
     environment = job(final=FinalSettings(test=True))
     assert main(environment) == ExitCode.OK
     assert len(measured) == 1
