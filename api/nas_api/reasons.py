@@ -26,6 +26,7 @@ class Reason(StrEnum):
     INVALID_TEMPLATE = "InvalidTemplate"
     NOT_PERMITTED = "NotPermitted"
     QUOTA_EXCEEDED = "QuotaExceeded"
+    QUEUED = "Queued"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONFIG_MISSING = "ConfigMissing"
     UNSCHEDULABLE = "Unschedulable"
@@ -82,6 +83,11 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.QUOTA_EXCEEDED: Explanation(
         "A ResourceQuota leaves no room for another pod.",
         "Wait, raise the quota, or lower parallelism; the search goes on by itself.",
+    ),
+    Reason.QUEUED: Explanation(
+        "All children wait in Kueue's queue; the message quotes Kueue. While some run, the search goes on, and the"
+        " message of Progressing says how many wait.",
+        "Wait, or correct trainer.queue or the queue's quota; the search goes on by itself.",
     ),
     Reason.IMAGE_PULL_FAILED: Explanation(
         "A node cannot pull the image.",
