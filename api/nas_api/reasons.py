@@ -155,6 +155,18 @@ EXPLANATIONS: dict[Reason, Explanation] = {
 }
 
 
+def queue_words(waiting: int, of: int, queue: str) -> str:
+    """Return how many children wait in which queue, as both the status's problem and its conditions say it.
+
+    Args:
+        waiting: children that wait.
+        of: children in flight.
+        queue: the queue's name; empty where their Jobs are suspended without one.
+    """
+    verb = "waits" if waiting == 1 else "wait"
+    return f"{waiting} of {of} {verb} in queue {queue}" if queue else f"{waiting} of {of} {verb}: Jobs are suspended"
+
+
 class LostReason(StrEnum):
     """Why a sample was given up."""
 
