@@ -320,9 +320,10 @@ def test_a_child_waits_in_its_queue_runs_is_preempted_and_runs_again(bench: Benc
     suspend(bench, 0, True)
     assert bench.next_event() == Queued(0, "gpu")
     # It did not end in its grace, and the kubelet killed it; the Job is none the worse.
-    eventually(lambda: "deletionTimestamp" in bench.pod(0)["metadata"])
+    terminating = lambda: (bench.job(0) or {})["status"].get("terminating")  # noqa: E731
+    eventually(lambda: terminating() == 1)
     bench.end_pod(0, 137)
-    eventually(lambda: not (bench.job(0) or {})["status"].get("active"))
+    eventually(lambda: terminating() == 0, message="the Job's controller has seen its end")
     bench.client.patch(PODS, bench.namespace, metadata["name"], {"metadata": {"finalizers": None}})
     bench.no_event()
     suspend(bench, 0, False)
