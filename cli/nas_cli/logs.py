@@ -9,7 +9,7 @@ from rich.console import Console
 from nas_cli.child_logs import child_logs, read
 from nas_cli.cluster import Cluster, readable
 from nas_cli.errors import Refusal
-from nas_cli.experiment_store import open_experiment, read_records
+from nas_cli.experiment_store import open_experiment, read_samples
 from nas_cli.folders import is_run
 
 
@@ -48,7 +48,7 @@ def _of_run(folder: Path, sample: int | None, follow: bool, tail: int | None) ->
     if sample is None:
         words = f"nas logs {folder} --sample N prints what the child of a sample has said (all: {folder / 'children'})"
         raise Refusal(f"{folder} is a local run, whose search shows its own log under `nas run --verbose`: {words}")
-    attempts = child_logs(folder, read_records(*open_experiment(str(folder), None, None, None)), sample)
+    attempts = child_logs(folder, read_samples(*open_experiment(str(folder), None, None, None)), sample)
     if follow:
         raise Refusal(f"-f works with pods only; for a local run: tail -f {attempts[-1]}")
     for earlier in attempts[:-1]:

@@ -141,10 +141,10 @@ def samples(name: str, namespace: str | None, context: str | None, endpoint: str
     from rich.console import Console
 
     from nas_cli import samples as listing
-    from nas_cli.experiment_store import open_experiment, read_records
+    from nas_cli.experiment_store import open_experiment, read_samples
 
     experiment, store = open_experiment(name, namespace, context, endpoint)
-    found = listing.samples(read_records(experiment, store))
+    found = read_samples(experiment, store)
     metric = experiment.spec.objective.metric
     if output == "json":
         click.echo(listing.json_lines(found, metric), nl=False)
