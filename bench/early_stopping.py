@@ -24,7 +24,7 @@ import yaml
 from nas_api.experiment import EarlyStoppingSpec
 from nas_api.stopping import Rung, StopRule
 from nas_controller.state import RUNGS
-from nas_log.reader import Follower, learning_curve
+from nas_log.follower import Follower, learning_curve
 from nas_store.folder import FolderStore
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "digits.yaml"

@@ -15,7 +15,8 @@ from nas_cli.cluster import Cluster
 from nas_cli.errors import Refusal
 from nas_cli.folders import EXPERIMENT, is_run, local_hint
 from nas_log.errors import LogDamaged
-from nas_log.reader import Follower, Sample
+from nas_log.follower import Follower
+from nas_log.reader import Sample
 from nas_store import Store, open_store
 from nas_store.errors import StoreError
 

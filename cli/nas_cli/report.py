@@ -7,7 +7,7 @@ from nas_api import names
 from nas_api.experiment import NASExperiment
 from nas_cli.errors import Refusal
 from nas_cli.experiment_store import reading
-from nas_log.reader import Follower
+from nas_log.follower import Follower
 from nas_report import History, render
 from nas_store import Store
 

@@ -20,7 +20,8 @@ from nas_api.reward import reward
 from nas_api.search_space import SearchSpaceSpec
 from nas_controller.errors import EarlierMissing, EarlierUnsuitable
 from nas_log.errors import LogDamaged
-from nas_log.reader import Follower, Sample, end_of_log
+from nas_log.follower import Follower, end_of_log
+from nas_log.reader import Sample
 from nas_log.records import Inherited
 from nas_store import Store, open_store
 

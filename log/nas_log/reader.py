@@ -1,28 +1,26 @@
 """The one reading of a log: what it tells of the search as a whole, and of each sample once that has ended.
 
 Two places know what records mean. The controller's fold makes the state from which a search goes on; this one tells
-what has happened, and whatever shows a search renders it. Needs neither policies nor torch.
+what has happened, and whatever shows a search renders it. Needs neither policies nor torch, and no store:
+``follower`` brings it the objects of one.
 
 Memory does not grow with the log, but for one row: the open samples are held, and a sample that has ended is handed
 over and forgotten. Where equal architectures share one result, the metrics of each training that gave one are kept,
 because a later sample may be said to have taken them.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from math import nan
 from typing import Literal, TypeVar, assert_never
 
-from nas_api import names
 from nas_api.architecture import Architecture
-from nas_api.child import MAX_RESULT_BYTES, Result, counted
+from nas_api.child import counted
 from nas_api.experiment import BudgetSpec, ObjectiveSpec, SearcherSpec
 from nas_api.search_space import SearchSpace, SearchSpaceSpec, arranged, search_space
 from nas_api.stopping import Rung, Stopped
 from nas_log.errors import LogDamaged
-from nas_log.log import decode, read_objects
 from nas_log.records import (
     Arm,
     FinalProposed,
@@ -39,8 +37,6 @@ from nas_log.records import (
     Started,
     WarmStarted,
 )
-from nas_store import Store
-from nas_store.errors import TooLarge
 
 _T = TypeVar("_T")
 
@@ -118,21 +114,8 @@ class Sample:
     """When it was observed or lost; None where the log does not say."""
 
 
-@dataclass(frozen=True)
-class Position:
-    """How far a log has been read."""
-
-    sequence: int
-    """Number of the last object, -1 before the first."""
-    digest: str
-    """SHA-256 of its bytes in hex."""
-
-
-BEGINNING = Position(-1, "")
-
-
 class Reader:
-    """Makes samples from records; pure."""
+    """Makes samples from records."""
 
     def __init__(self) -> None:
         self.facts: Facts | None = None
@@ -207,91 +190,6 @@ class Reader:
         else:
             sample.metrics, sample.parameters = _known(self._trained.get(record.reused), record)
         return sample
-
-
-class Follower(Reader):
-    """Reads a log in a store, and goes on with it when it has grown."""
-
-    def __init__(self, store: Store, after: Position = BEGINNING) -> None:
-        """Prepare; nothing is read yet.
-
-        Args:
-            store: where the log is.
-            after: where an earlier follower has come to: what ended up to there is not handed over again. It is read
-                again, because the samples that were open there are known from nowhere else.
-        """
-        super().__init__()
-        self.position = after
-        """The newest object all of whose samples have been handed over: with it another follower goes on."""
-        self._store = store
-        self._after = after
-        self._last = BEGINNING
-        self._ended: deque[Sample] = deque()
-
-    def read(self) -> Iterator[Sample]:
-        """Yield each sample that has ended since, as long as there is something new; a read broken off goes on.
-
-        Raises:
-            LogDamaged: an object is missing, was changed, has a record that is not known here or cannot follow, or
-                the log is another one than ``after`` is of; the message names the object.
-            StoreError: the store cannot be read; the next read goes on where this one was.
-        """
-        yield from self._hand_over()
-        after = self._after
-        for each in read_objects(self._store, self._last.sequence, self._last.digest):
-            key = names.log_key(each.sequence)
-            if each.sequence == after.sequence and each.digest != after.digest:
-                raise LogDamaged(f"{key} is not the object that was read here before: begin at the log's beginning")
-            try:
-                ended = [*self.take(each.records)]
-            except LogDamaged as error:
-                raise LogDamaged(f"{key}: {error}") from error
-            self._last = Position(each.sequence, each.digest)
-            if each.sequence > after.sequence:
-                self._ended.extend(ended)
-                yield from self._hand_over()
-        if self._last.sequence < after.sequence:
-            key = names.log_key(after.sequence)
-            raise LogDamaged(f"{key} was read here before and is missing; restore it from the bucket's versions")
-
-    def _hand_over(self) -> Iterator[Sample]:
-        while self._ended:
-            yield self._ended.popleft()
-        if self._last.sequence > self.position.sequence:
-            self.position = self._last
-
-
-def end_of_log(store: Store) -> Finished | None:
-    """Return how an experiment has ended, from the newest object of its log alone; None: it has not.
-
-    Raises:
-        LogDamaged: that object was changed.
-        StoreError: the store cannot be read.
-    """
-    keys = [key for key in store.list(names.LOG_PREFIX) if key.endswith(".json")]
-    newest = store.get(keys[-1]) if keys else None
-    records = [] if newest is None else decode(len(keys) - 1, newest).records
-    return next((record for record in records if isinstance(record, Finished)), None)
-
-
-def learning_curve(store: Store, sample: Sample, objective: ObjectiveSpec) -> tuple[float, ...]:
-    """Return the objective's metric after each epoch of a sample's training; its original's where it was reused.
-
-    Empty where there is no result, where it says nothing of epochs, or where it is one that the search refused.
-
-    Raises:
-        StoreError: the store cannot be read.
-    """
-    number = sample.number if sample.reused is None else sample.reused
-    try:
-        data = store.get(names.result_key(number), limit=MAX_RESULT_BYTES)
-        if data is None:
-            return ()
-        digest = sample.architecture.digest
-        return Result.parse(data, sample=number, digest=digest, metric=objective.metric).history
-    except (TooLarge, ValueError, RecursionError):
-        # RecursionError: JSON nested beyond reason.
-        return ()
 
 
 def _begin(record: Record) -> Facts:

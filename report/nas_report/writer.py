@@ -15,7 +15,7 @@ import structlog
 from nas_api import names
 from nas_api.experiment import NASExperiment
 from nas_log.errors import LogDamaged
-from nas_log.reader import Follower
+from nas_log.follower import Follower
 from nas_report.history import History
 from nas_report.page import render
 from nas_store import Store

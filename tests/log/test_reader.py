@@ -19,8 +19,9 @@ from nas_api.child import MAX_RESULT_BYTES, Result
 from nas_controller.policies.random import RandomPolicy
 from nas_controller.state import fold
 from nas_log.errors import LogDamaged
+from nas_log.follower import BEGINNING, Follower, Position, end_of_log, learning_curve
 from nas_log.log import Log, encode, read_log, read_objects
-from nas_log.reader import BEGINNING, Follower, Position, Reader, Sample, end_of_log, learning_curve
+from nas_log.reader import Reader, Sample
 from nas_log.records import FinalProposed, Inherited, Launched, Lost, Observed, Proposed, Record, Started
 from nas_store.errors import StoreUnreachable
 
