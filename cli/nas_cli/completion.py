@@ -15,7 +15,8 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
 
-from nas_cli.folders import EXPERIMENT, RUNS
+from nas_api.names import RUN_MANIFEST
+from nas_cli.folders import RUNS
 
 # For the cluster's whole answer, a login helper's included.
 _PATIENCE_SECONDS = 2.0
@@ -42,7 +43,7 @@ def _runs(incomplete: str) -> Iterator[str]:
     # By the words before their names: those are to stay as they were typed.
     for words in [f"{begun}/"] if "/" in incomplete else ["", f"{RUNS}/"]:
         # Nothing where there is no such folder, or nobody may look into it.
-        for found in Path(words).glob(f"*/{EXPERIMENT}"):
+        for found in Path(words).glob(f"*/{RUN_MANIFEST}"):
             yield words + found.parent.name
 
 

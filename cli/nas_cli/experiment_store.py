@@ -5,15 +5,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import ValidationError
-
 from nas_api import names
 from nas_api.child import StoreLocation
 from nas_api.child_job import s3_location
 from nas_api.experiment import NASExperiment
 from nas_cli.cluster import Cluster
 from nas_cli.errors import Refusal
-from nas_cli.folders import EXPERIMENT, is_run, local_hint
+from nas_cli.folders import is_run, local_hint
+from nas_cli.run_folder import read_run
 from nas_log.errors import LogDamaged
 from nas_log.log import read_log
 from nas_log.records import Record
@@ -36,11 +35,7 @@ def open_experiment(
         Refusal: there is no such experiment, or its manifest cannot be read.
     """
     if is_run(Path(name)):
-        try:
-            experiment = NASExperiment.model_validate_json((Path(name) / EXPERIMENT).read_bytes(), extra="ignore")
-        except (OSError, ValidationError) as error:
-            raise Refusal(f"{name} is not a readable run: {error}") from error
-        return experiment, open_store(StoreLocation(folder=name))
+        return read_run(Path(name)), open_store(StoreLocation(folder=name))
     try:
         experiment = Cluster(namespace, context).experiment(name)
     except Refusal as refusal:

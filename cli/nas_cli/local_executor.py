@@ -82,7 +82,7 @@ class LocalExecutor:
 
         Args:
             trainer: what runs in children; it is closed with this executor.
-            deadline_seconds: the longest run of one child; several in a launch have as many times as long.
+            deadline_seconds: the longest run of one child; a launch of several may take the sum.
             failed: is told of each child that ends otherwise than well, for people.
         """
         self._trainer = trainer

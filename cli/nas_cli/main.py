@@ -236,7 +236,7 @@ def logs(
 @main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script that teaches a shell to complete these commands.
+    """Print what teaches a shell to complete all this.
 
     It completes experiments, local runs and files. Write into ~/.bashrc or ~/.zshrc, below compinit:
 
