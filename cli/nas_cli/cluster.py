@@ -135,14 +135,15 @@ class Cluster:
             raise Refusal(f"the API server refuses: {error}") from error
 
 
-def find_experiment(name: str, namespace: str | None, context: str | None) -> NASExperiment:
-    """Return an experiment of a cluster: see :class:`Cluster`.
+def find_experiment(name: str, namespace: str | None, context: str | None) -> tuple[NASExperiment, Cluster]:
+    """Return an experiment, and the cluster that it is on: see :class:`Cluster`.
 
     Raises:
         Refusal: there is none; the message also hints at a local run of that name.
     """
     try:
-        return Cluster(namespace, context).experiment(name)
+        cluster = Cluster(namespace, context)
+        return cluster.experiment(name), cluster
     except Refusal as refusal:
         raise Refusal(refusal.message + local_hint(name)) from refusal
 

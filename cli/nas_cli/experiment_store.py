@@ -9,9 +9,9 @@ from nas_api import names
 from nas_api.child import StoreLocation
 from nas_api.child_job import s3_location
 from nas_api.experiment import NASExperiment
-from nas_cli.cluster import Cluster
+from nas_cli.cluster import find_experiment
 from nas_cli.errors import Refusal
-from nas_cli.folders import is_run, local_hint
+from nas_cli.folders import is_run
 from nas_cli.run_folder import read_run
 from nas_log.errors import LogDamaged
 from nas_log.log import read_log
@@ -36,10 +36,7 @@ def open_experiment(
     """
     if is_run(Path(name)):
         return read_run(Path(name)), open_store(StoreLocation(folder=name))
-    try:
-        experiment = Cluster(namespace, context).experiment(name)
-    except Refusal as refusal:
-        raise Refusal(refusal.message + local_hint(name)) from refusal
+    experiment, _ = find_experiment(name, namespace, context)
     location = s3_location(experiment)
     if endpoint is not None:
         location = location.model_copy(update={"endpoint": endpoint})

@@ -150,7 +150,7 @@ def _identified(experiment: NASExperiment, folder: Path) -> NASExperiment:
         differing = [place for place, value in _identity(experiment).items() if value != _identity(before)[place]]
         if differing:
             raise Refusal(
-                f"{folder} holds another search: {' and '.join(differing)} differ from the manifest's; choose another"
+                f"{folder} holds another search than the manifest (different: {', '.join(differing)}); choose another"
                 f" folder with --folder, or remove {folder} to start anew"
             )
     metadata = experiment.metadata.model_copy(update={"uid": uid, "namespace": _NAMESPACE})

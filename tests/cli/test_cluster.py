@@ -188,7 +188,8 @@ def test_a_local_run_of_that_name_is_hinted_at(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nas-runs" / "digits").mkdir(parents=True)
     (tmp_path / "nas-runs" / "digits" / "experiment.json").write_text("{}")
-    assert "give its folder, nas-runs/digits" in refusal("best", "digits")
+    for command in ("status", "best", "samples", "logs", "report"):
+        assert "give its folder, nas-runs/digits" in refusal(command, "digits")
 
 
 @pytest.mark.cluster
