@@ -66,7 +66,7 @@ def _of_run(folder: Path) -> _Found:
 
 
 def _of_experiment(name: str, namespace: str | None, context: str | None) -> _Found:
-    experiment = find_experiment(name, namespace, context)
+    experiment, _ = find_experiment(name, namespace, context)
     status = experiment.status
     if status is None or status.best is None:
         raise _none_yet(name)

@@ -5,15 +5,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import ValidationError
-
 from nas_api import names
 from nas_api.child import StoreLocation
 from nas_api.child_job import s3_location
 from nas_api.experiment import NASExperiment
-from nas_cli.cluster import Cluster
+from nas_cli.cluster import find_experiment
 from nas_cli.errors import Refusal
-from nas_cli.folders import EXPERIMENT, is_run, local_hint
+from nas_cli.folders import is_run
+from nas_cli.run_folder import read_run
 from nas_log.errors import LogDamaged
 from nas_log.follower import Follower
 from nas_log.reader import Sample
@@ -36,15 +35,8 @@ def open_experiment(
         Refusal: there is no such experiment, or its manifest cannot be read.
     """
     if is_run(Path(name)):
-        try:
-            experiment = NASExperiment.model_validate_json((Path(name) / EXPERIMENT).read_bytes(), extra="ignore")
-        except (OSError, ValidationError) as error:
-            raise Refusal(f"{name} is not a readable run: {error}") from error
-        return experiment, open_store(StoreLocation(folder=name))
-    try:
-        experiment = Cluster(namespace, context).experiment(name)
-    except Refusal as refusal:
-        raise Refusal(refusal.message + local_hint(name)) from refusal
+        return read_run(Path(name)), open_store(StoreLocation(folder=name))
+    experiment, _ = find_experiment(name, namespace, context)
     location = s3_location(experiment)
     if endpoint is not None:
         location = location.model_copy(update={"endpoint": endpoint})

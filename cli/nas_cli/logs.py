@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 
 from nas_cli.child_logs import child_logs, read
-from nas_cli.cluster import Cluster, readable
+from nas_cli.cluster import find_experiment, readable
 from nas_cli.errors import Refusal
 from nas_cli.experiment_store import open_experiment, read_samples
 from nas_cli.folders import is_run
@@ -33,13 +33,15 @@ def print_log(
     if is_run(Path(name)):
         lines = iter(_of_run(Path(name), sample, follow, tail))
     else:
-        lines = _of_pod(Cluster(namespace, context), name, sample, follow, tail)
+        lines = _of_pod(name, namespace, context, sample, follow, tail)
     for line in lines:
         click.echo(readable(line) if people else line)
 
 
-def _of_pod(cluster: Cluster, name: str, sample: int | None, follow: bool, tail: int | None) -> Iterator[str]:
-    experiment = cluster.experiment(name)
+def _of_pod(
+    name: str, namespace: str | None, context: str | None, sample: int | None, follow: bool, tail: int | None
+) -> Iterator[str]:
+    experiment, cluster = find_experiment(name, namespace, context)
     pod, container = cluster.controller(experiment) if sample is None else cluster.trainer(experiment, sample)
     return cluster.log(pod, container, follow=follow, tail=tail)
 

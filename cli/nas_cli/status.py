@@ -29,7 +29,7 @@ def show_status(name: str, namespace: str | None, context: str | None) -> None:
         console.print(run.stage, style="bold", highlight=False)
         console.print(display.status_panel(run.status, experiment.spec.objective.metric))
         return
-    experiment = find_experiment(name, namespace, context)
+    experiment, _ = find_experiment(name, namespace, context)
     if experiment.status is None:
         console.print("The operator has not seen it yet: is it running?", highlight=False)
         return

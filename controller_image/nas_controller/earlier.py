@@ -26,8 +26,6 @@ from nas_log.records import Inherited
 from nas_store import Store, open_store
 
 _FIRST_OBJECT = re.compile(r"([^/]+)/" + re.escape(names.log_key(0)))
-# What `nas run` leaves beside a log in a folder.
-_MANIFEST = "experiment.json"
 
 
 @dataclass(frozen=True)
@@ -91,12 +89,12 @@ def _beside(location: StoreLocation, name: str, uid: str | None) -> Earlier:
     if store.get(names.log_key(0)) is None:
         raise _missing(name, f"in {folder}")
     found = None
-    manifest = store.get(_MANIFEST)
+    manifest = store.get(names.RUN_MANIFEST)
     if manifest is not None:
         try:
             found = json.loads(manifest)["metadata"]["uid"]
         except (ValueError, KeyError, TypeError) as error:
-            raise EarlierUnsuitable(f"{folder / _MANIFEST} is not the manifest of a run: {error!r}") from error
+            raise EarlierUnsuitable(f"{folder / names.RUN_MANIFEST} is not the manifest of a run: {error!r}") from error
     if uid is not None and uid != found:
         raise _missing(name, f"with the uid {uid} in {folder}, whose run has the uid {found}")
     return Earlier(name, found, store)

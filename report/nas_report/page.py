@@ -5,8 +5,9 @@ from html import escape
 from pathlib import Path
 
 from nas_api.experiment import NASExperiment
+from nas_api.wording import duration
 from nas_report import panels
-from nas_report.drawing import duration, number
+from nas_report.drawing import number
 from nas_report.history import Fate, History
 from nas_report.panels import Panel
 

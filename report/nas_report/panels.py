@@ -11,6 +11,7 @@ import numpy as np
 from nas_api.agreement import kendall
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
+from nas_api.wording import duration
 from nas_log.records import FinalRun
 from nas_report import analysis
 from nas_report.analysis import TOPS, KindMaps
@@ -20,7 +21,6 @@ from nas_report.drawing import (
     band,
     density,
     dots,
-    duration,
     heat,
     key,
     line,
