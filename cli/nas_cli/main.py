@@ -151,21 +151,9 @@ def samples(name: str, namespace: str | None, context: str | None, endpoint: str
     With -o json, each is a document on a line of its own. NAME is an experiment on the cluster, whose bucket is read
     with your own AWS credentials, or the folder of a local run.
     """
-    from rich.console import Console
+    from nas_cli.samples import show_samples
 
-    from nas_cli import samples as listing
-    from nas_cli.experiment_store import open_experiment, read_samples
-
-    experiment, store = open_experiment(name, namespace, context, endpoint)
-    found = read_samples(experiment, store)
-    metric = experiment.spec.objective.metric
-    if output == "json":
-        click.echo(listing.json_lines(found, metric), nl=False)
-        return
-    people = Console()
-    # A line of a file or a pipe need not fit a screen.
-    console = people if people.is_terminal else Console(width=10_000)
-    console.print(listing.table(found, metric))
+    show_samples(name, namespace, context, endpoint, output=output)
 
 
 @main.command()

@@ -1,14 +1,42 @@
-"""All samples of a search, read from its log: as JSON lines for programs, as a table for people."""
+"""``nas samples``: all samples of a search, from its log: as JSON lines for programs, as a table for people."""
 
 import json
 import math
 from collections.abc import Iterable
 from typing import Any
 
+import click
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from nas_cli.experiment_store import open_experiment, read_samples
 from nas_log.reader import Sample
+
+
+def show_samples(name: str, namespace: str | None, context: str | None, endpoint: str | None, *, output: str) -> None:
+    """Print the samples of a search in the order they were drawn.
+
+    Args:
+        name: of an experiment on the cluster, or the folder of a local run.
+        namespace: the context's when None.
+        context: of the kubeconfig; the current one when None.
+        endpoint: where the S3 server is seen from here; as the manifest says when None.
+        output: ``table`` or ``json``.
+
+    Raises:
+        Refusal: there is no such experiment, or it cannot be read.
+    """
+    experiment, store = open_experiment(name, namespace, context, endpoint)
+    found = read_samples(experiment, store)
+    metric = experiment.spec.objective.metric
+    if output == "json":
+        click.echo(json_lines(found, metric), nl=False)
+        return
+    people = Console()
+    # A line of a file or a pipe need not fit a screen.
+    console = people if people.is_terminal else Console(width=10_000)
+    console.print(table(found, metric))
 
 
 def document(sample: Sample, metric: str) -> dict[str, Any]:
