@@ -542,7 +542,9 @@ def test_the_conditions_of_each_state(state: str) -> None:
         assert raw["status"] == in_state("Complete")["status"]
     else:
         assert told.pop("Ready", "absent") == ready
-        assert {f"`{kind}`" for kind, status in told.items() if status == "True"} == set(filter(None, others.split(", ")))
+        assert {f"`{kind}`" for kind, status in told.items() if status == "True"} == set(
+            filter(None, others.split(", "))
+        )
 
 
 @pytest.mark.usefixtures("judging_programs")
