@@ -631,7 +631,7 @@ def test_others_read_each_state_off_what_is_written(start: Any, lab: Lab) -> Non
     start()
     lab.until("Progressing", "False", "Unschedulable")
     assert verdicts(lab) == ("InProgress", "Suspended")
-    assert "no nodes available" in judges.kstatus(lab.experiment()).message
+    assert "Add nodes, or correct requests" in judges.kstatus(lab.experiment()).message
     lab.play_kubelet(1, RUNNING)
     lab.play_controller(samples={"running": 2})
     lab.until("Progressing", "True", "Searching")
