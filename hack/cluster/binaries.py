@@ -81,6 +81,8 @@ _ALL = (
         "github.com/yannh/kubeconform/cmd/kubeconform",
         {"main.version": "v0.8.0"},
     ),
+    Binary("kstatus", "0.37.2", "kstatus", ".", {}),
+    Binary("glua", "1.1.2", "glua", "github.com/yuin/gopher-lua/cmd/glua", {}),
     Binary("actionlint", "1.7.12", "actionlint", "github.com/rhysd/actionlint/cmd/actionlint", {}),
 )
 BINARIES = {binary.name: binary for binary in _ALL}

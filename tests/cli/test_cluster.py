@@ -77,8 +77,9 @@ def test_a_problem_is_shown(answer: Answer) -> None:
     assert "waiting: DatasetUnavailable: put it there" in nas("status", "digits").stdout
 
 
-def test_an_experiment_that_nobody_has_seen(answer: Answer) -> None:
-    answer({PATH: (200, json.dumps(manifest()))})
+@pytest.mark.parametrize("status", [{}, {"status": {"observedGeneration": -1}}], ids=["none", "the CRD's default"])
+def test_an_experiment_that_nobody_has_seen(answer: Answer, status: dict[str, Any]) -> None:
+    answer({PATH: (200, json.dumps({**manifest(), **status}))})
     assert "is it running?" in nas("status", "digits").stdout
     assert "no sample of digits has a result yet" in refusal("best", "digits")
     assert "no controller pod yet" in refusal("logs", "digits")
