@@ -229,17 +229,22 @@ def forget_other_tags(reference: str) -> None:
             archive.unlink()
 
 
-def of_program(reference: str, program: str, place: str = "") -> Path:
-    """The archive of an image that holds one of the programs that are built here, made unless it is there already.
+def of_binary(reference: str, binary: Path, place: str = "") -> Path:
+    """The archive of an image that holds one static binary, made unless it is there already.
 
     Args:
-        place: where the program is to be; /PROGRAM if empty.
+        place: where the binary is to be; /NAME-OF-BINARY if empty.
     """
     archive = images_folder() / f"{_stem(reference)}.tar"
     if not archive.exists():
-        binaries.ensure([program])
-        oci.write_image(reference, binaries.BINARIES[program].path, archive, place=place)
+        oci.write_image(reference, binary, archive, place=place)
     return archive
+
+
+def of_program(reference: str, program: str, place: str = "") -> Path:
+    """The same for one of the programs that are built here."""
+    binaries.ensure([program])
+    return of_binary(reference, binaries.BINARIES[program].path, place)
 
 
 def _archive(reference: str) -> Path:

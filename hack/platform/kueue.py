@@ -6,9 +6,9 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from hack.cluster import binaries, oci
+from hack.cluster import binaries, images
 from hack.cluster.errors import ClusterError
-from hack.cluster.paths import REPOSITORY, binaries_folder, images_folder, locked
+from hack.cluster.paths import REPOSITORY, binaries_folder, locked
 from hack.platform.cluster import READY_SECONDS, Cluster
 
 VERSION = "0.17.8"
@@ -68,13 +68,10 @@ def make() -> dict[str, Path]:
 
     Raises: ClusterError without the source, or for a failed build.
     """
-    reference = f"{_REPOSITORY}:v{VERSION}"
-    target = images_folder() / f"kueue_{VERSION}.tar"
     _build()
-    if not target.exists():
-        # Where the chart starts it.
-        oci.write_image(reference, _BINARY.path, target, place="/manager")
-    return {reference: target}
+    reference = f"{_REPOSITORY}:v{VERSION}"
+    # Where the chart starts it.
+    return {reference: images.of_binary(reference, _BINARY.path, place="/manager")}
 
 
 def install(cluster: Cluster) -> None:

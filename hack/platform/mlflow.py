@@ -27,7 +27,7 @@ def make() -> dict[str, Path]:
     Raises: ClusterError for a failed build, or without root.
     """
     name = reference()
-    archive = images.built(name) or images.build(None, name, dockerfile=_DOCKERFILE, only="STEP")
+    archive = images.built(name) or images.build(None, name, dockerfile=_DOCKERFILE, only="[")
     images.forget_other_tags(name)
     return {name: archive}
 
