@@ -307,6 +307,7 @@ def test_two_operators_are_spread_and_drained_one_at_a_time(render: Render) -> N
     objects = render("operator.replicas=2")
     deployment = one(objects, "Deployment", "nas-operator")["spec"]
     assert deployment["replicas"] == 2
+    assert deployment["strategy"] == {"type": "Recreate"}, "two versions at once fight over the status"
     (spread,) = deployment["template"]["spec"]["topologySpreadConstraints"]
     assert spread["topologyKey"] == "kubernetes.io/hostname"
     assert spread["labelSelector"] == deployment["selector"]
