@@ -43,7 +43,7 @@ test: venv ## Every test but those of a platform: builds the programs and images
 .PHONY: test-platform
 test-platform: venv ## Tests with real Kueue, Argo Workflows, Prometheus and MLflow, built first; needs root
 	$(PYTHON) -m hack.cluster build
-	$(PYTHON) -m hack.platform build
+	$(PYTHON) -m hack.addons build
 	$(BIN)/pytest -m platform tests/platform
 
 .PHONY: lint

@@ -5,8 +5,8 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-from hack.platform import argo, mlflow, prometheus
-from hack.platform.cluster import Cluster
+from hack.addons import argo, mlflow, prometheus
+from hack.addons.cluster import Cluster
 
 Document = dict[str, Any]
 

@@ -105,7 +105,7 @@ _ALL = (
 BINARIES = {binary.name: binary for binary in _ALL}
 CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd", "kubectl")
 NODE = ("kubelet", "kube-proxy", "pause", "coredns")
-# What only hack/platform needs: minutes of compiling that `make test` does without.
+# What only hack/addons needs: minutes of compiling that `make test` does without.
 PLATFORM = ("workflow-controller", "argoexec", "prometheus", "promtool")
 DEFAULT = tuple(name for name in BINARIES if name not in PLATFORM)
 # What a person types, put on PATH by `env` and `run-with`.

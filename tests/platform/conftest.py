@@ -11,9 +11,9 @@ import pytest
 from demo.places import Built
 from e2e.conftest import experiment, place, world
 from hack.cluster import instance as instances
-from hack.platform import kueue as kueue_part
-from hack.platform import parts
-from hack.platform.cluster import Cluster
+from hack.addons import kueue as kueue_part
+from hack.addons import parts
+from hack.addons.cluster import Cluster
 from platform_parts import Argo, Kueue, MLflow, Prometheus
 
 # Fixtures of the end-to-end tests, on whose cluster the parts are.

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from hack.platform import mlflow as mlflow_part
-from hack.platform.cluster import Cluster
+from hack.addons import mlflow as mlflow_part
+from hack.addons.cluster import Cluster
 from patience import eventually
 from platform_parts import Argo, Document, Kueue, MLflow, Prometheus, conditions, get
 

@@ -1,4 +1,4 @@
-"""What of hack/platform needs no cluster: where Kueue's source is looked for, and what is put into the manifests."""
+"""What of hack/addons needs no cluster: where Kueue's source is looked for, and what is put into the manifests."""
 
 import subprocess
 import sys
@@ -9,8 +9,8 @@ import pytest
 import yaml
 from hack.cluster import binaries
 from hack.cluster.errors import ClusterError
-from hack.platform import __main__ as program
-from hack.platform import argo, cluster, kueue, mlflow, prometheus
+from hack.addons import __main__ as program
+from hack.addons import argo, cluster, kueue, mlflow, prometheus
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ARCHIVE = f"kueue-{kueue.VERSION}.tar.gz"
@@ -85,6 +85,6 @@ def test_what_only_a_platform_needs_is_not_built_for_every_test() -> None:
 
 
 def test_the_program_needs_nothing_but_the_standard_library() -> None:
-    command = [sys.executable, "-S", "-E", "-m", "hack.platform", "--help"]
+    command = [sys.executable, "-S", "-E", "-m", "hack.addons", "--help"]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert "build" in result.stdout

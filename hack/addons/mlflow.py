@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hack.cluster import images
 from hack.cluster.paths import REPOSITORY
-from hack.platform.cluster import Cluster, manifest
+from hack.addons.cluster import Cluster, manifest
 
 NAMESPACE = "mlflow"
 # As the image's user.

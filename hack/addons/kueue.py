@@ -9,7 +9,7 @@ from pathlib import Path
 from hack.cluster import binaries, images
 from hack.cluster.errors import ClusterError
 from hack.cluster.paths import REPOSITORY, binaries_folder, locked
-from hack.platform.cluster import READY_SECONDS, Cluster
+from hack.addons.cluster import READY_SECONDS, Cluster
 
 VERSION = "0.17.8"
 NAMESPACE = "kueue-system"

@@ -6,8 +6,8 @@ from typing import Protocol
 from hack.cluster import images
 from hack.cluster.instance import Instance
 from hack.cluster.say import say
-from hack.platform import argo, kueue, mlflow, prometheus
-from hack.platform.cluster import Cluster
+from hack.addons import argo, kueue, mlflow, prometheus
+from hack.addons.cluster import Cluster
 
 
 class Part(Protocol):

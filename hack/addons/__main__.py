@@ -1,4 +1,4 @@
-"""The command line: `python3 -m hack.platform COMMAND`, from the repository's root."""
+"""The command line: `python3 -m hack.addons COMMAND`, from the repository's root."""
 
 import argparse
 import signal
@@ -6,13 +6,13 @@ import sys
 
 from hack.cluster import instance as instances
 from hack.cluster.errors import ClusterError
-from hack.platform import kueue
-from hack.platform.parts import PARTS, up
+from hack.addons import kueue
+from hack.addons.parts import PARTS, up
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python3 -m hack.platform", description="Queue, workflows, metrics and tracking on a cluster built here."
+        prog="python3 -m hack.addons", description="Queue, workflows, metrics and tracking on a cluster built here."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     parts = argparse.ArgumentParser(add_help=False)

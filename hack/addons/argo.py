@@ -7,7 +7,7 @@ from pathlib import Path
 from hack.cluster import binaries, images
 from hack.cluster.errors import ClusterError
 from hack.cluster.paths import TOOLS
-from hack.platform.cluster import Cluster, manifest
+from hack.addons.cluster import Cluster, manifest
 
 VERSION = binaries.BINARIES["workflow-controller"].version
 NAMESPACE = "argo"

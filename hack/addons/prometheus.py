@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hack.cluster import binaries, images
-from hack.platform.cluster import Cluster, manifest
+from hack.addons.cluster import Cluster, manifest
 
 VERSION = binaries.BINARIES["prometheus"].version
 NAMESPACE = "prometheus"
