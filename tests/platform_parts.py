@@ -79,13 +79,18 @@ class Argo:
         role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": account}
         executor = {**role, "kind": "ClusterRole", "name": argo.EXECUTOR_ROLE}
         rbac = "rbac.authorization.k8s.io/v1"
-        bodies = [
+        bodies: list[Document] = [
             {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}},
             {"apiVersion": rbac, "kind": "Role", "metadata": {"name": account}, "rules": rules},
         ]
         for name, reference in ((account, role), (f"{account}-executor", executor)):
             subject = {"kind": "ServiceAccount", "name": account, "namespace": namespace}
-            body = {"apiVersion": rbac, "kind": "RoleBinding", "metadata": {"name": name}, "roleRef": reference}
+            body: Document = {
+                "apiVersion": rbac,
+                "kind": "RoleBinding",
+                "metadata": {"name": name},
+                "roleRef": reference,
+            }
             bodies.append({**body, "subjects": [subject]})
         for body in bodies:
             body["metadata"] = {**body["metadata"], "namespace": namespace}

@@ -4,10 +4,10 @@ import argparse
 import signal
 import sys
 
-from hack.cluster import instance as instances
-from hack.cluster.errors import ClusterError
 from hack.addons import kueue
 from hack.addons.parts import PARTS, up
+from hack.cluster import instance as instances
+from hack.cluster.errors import ClusterError
 
 
 def _parser() -> argparse.ArgumentParser:

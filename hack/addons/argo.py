@@ -4,10 +4,10 @@ import json
 import subprocess
 from pathlib import Path
 
+from hack.addons.cluster import Cluster, manifest
 from hack.cluster import binaries, images
 from hack.cluster.errors import ClusterError
 from hack.cluster.paths import TOOLS
-from hack.addons.cluster import Cluster, manifest
 
 VERSION = binaries.BINARIES["workflow-controller"].version
 NAMESPACE = "argo"

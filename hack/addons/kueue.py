@@ -6,10 +6,10 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from hack.addons.cluster import READY_SECONDS, Cluster
 from hack.cluster import binaries, images
 from hack.cluster.errors import ClusterError
 from hack.cluster.paths import REPOSITORY, binaries_folder, locked
-from hack.addons.cluster import READY_SECONDS, Cluster
 
 VERSION = "0.17.8"
 NAMESPACE = "kueue-system"

@@ -4,9 +4,9 @@ import hashlib
 import os
 from pathlib import Path
 
+from hack.addons.cluster import Cluster, manifest
 from hack.cluster import images
 from hack.cluster.paths import REPOSITORY
-from hack.addons.cluster import Cluster, manifest
 
 NAMESPACE = "mlflow"
 # As the image's user.

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Protocol
 
+from hack.addons import argo, kueue, mlflow, prometheus
+from hack.addons.cluster import Cluster
 from hack.cluster import images
 from hack.cluster.instance import Instance
 from hack.cluster.say import say
-from hack.addons import argo, kueue, mlflow, prometheus
-from hack.addons.cluster import Cluster
 
 
 class Part(Protocol):

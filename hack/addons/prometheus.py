@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from hack.cluster import binaries, images
 from hack.addons.cluster import Cluster, manifest
+from hack.cluster import binaries, images
 
 VERSION = binaries.BINARIES["prometheus"].version
 NAMESPACE = "prometheus"

@@ -293,11 +293,11 @@ def test_no_label_of_a_user_reaches_a_selector(render: Render, file: str, labels
     """The selector of a Deployment cannot be changed, so every later version has these."""
     mine = rf"{labels}.app\.kubernetes\.io/name=mine"
     objects = render(mine, "embeddedS3.enabled=true", file=file)
-    for name, labels in SELECTORS.items():
+    for name, own in SELECTORS.items():
         deployment = one(objects, "Deployment", name)["spec"]
-        assert deployment["selector"] == {"matchLabels": labels}
-        assert deployment["template"]["metadata"]["labels"].items() >= labels.items()
-        assert one(objects, "Service", name)["spec"]["selector"] == labels
+        assert deployment["selector"] == {"matchLabels": own}
+        assert deployment["template"]["metadata"]["labels"].items() >= own.items()
+        assert one(objects, "Service", name)["spec"]["selector"] == own
 
 
 # ---------------------------------------------------------------- nodes

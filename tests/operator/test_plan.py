@@ -494,7 +494,8 @@ def ended_as(kind: str) -> dict[str, Any]:
 
 def in_state(state: str) -> dict[str, Any]:
     """An experiment as the API server shows it when the operator has written what it makes of a state."""
-    raw, pods = experiment(status=dict(SEARCHING)), (pod(1),)
+    raw = experiment(status=dict(SEARCHING))
+    pods: tuple[ControllerPod, ...] = (pod(1),)
     seen: dict[str, Any] = {}
     match state:
         case "new":

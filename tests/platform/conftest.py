@@ -10,10 +10,10 @@ from uuid import uuid4
 import pytest
 from demo.places import Built
 from e2e.conftest import experiment, place, world
-from hack.cluster import instance as instances
 from hack.addons import kueue as kueue_part
 from hack.addons import parts
 from hack.addons.cluster import Cluster
+from hack.cluster import instance as instances
 from platform_parts import Argo, Kueue, MLflow, Prometheus
 
 # Fixtures of the end-to-end tests, on whose cluster the parts are.

@@ -1,6 +1,7 @@
 """Each part of the platform does what later tests take for granted, with nothing of ours on the cluster."""
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -59,10 +60,12 @@ def test_kueue_runs_suspended_jobs_one_after_the_other(kueue: Kueue, mlflow: MLf
     waiting = eventually(waits)
     assert waiting["status"] == "False"
     assert "insufficient unused quota for cpu in flavor default" in waiting["message"]
-    jobs = [
-        eventually(lambda name=name: holds(job := get(cluster, "job", namespace, name), "Complete") and job)
-        for name in ("first", "second")
-    ]
+
+    def complete(name: str) -> Document | None:
+        job = get(cluster, "job", namespace, name)
+        return job if holds(job, "Complete") else None
+
+    jobs = [eventually(partial(complete, name)) for name in ("first", "second")]
     assert jobs[0]["status"]["completionTime"] <= jobs[1]["status"]["startTime"]
 
 

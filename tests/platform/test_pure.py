@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hack.cluster import binaries
-from hack.cluster.errors import ClusterError
 from hack.addons import __main__ as program
 from hack.addons import argo, cluster, kueue, mlflow, prometheus
+from hack.cluster import binaries
+from hack.cluster.errors import ClusterError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ARCHIVE = f"kueue-{kueue.VERSION}.tar.gz"

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LOOKED_INTO = (".", "api", "bench", "cli", "controller_image", "demo", "docs", "hack", "hack/cluster", "hack/addons")
-LOOKED_INTO += ("kube", "log", "operator", "report", "store", "tests", "trainer_image")
+LOOKED_INTO = (
+    *(".", "api", "bench", "cli", "controller_image", "demo", "docs", "hack", "hack/addons", "hack/cluster"),
+    *("kube", "log", "operator", "report", "store", "tests", "trainer_image"),
+)
 
 
 @pytest.mark.parametrize("folder", LOOKED_INTO)
