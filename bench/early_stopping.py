@@ -21,12 +21,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from nas_api import names
 from nas_api.experiment import EarlyStoppingSpec
 from nas_api.stopping import Rung, StopRule
 from nas_controller.state import RUNGS
-from nas_log.log import read_log
-from nas_log.records import Observed
+from nas_log.follower import Follower, learning_curve
 from nas_store.folder import FolderStore
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "digits.yaml"
@@ -56,11 +54,11 @@ def search(searcher: str, seed: int, samples: int, epochs: int, stopping: EarlyS
         manifest.write_text(json.dumps(document))
         subprocess.run([nas, "run", manifest, "--folder", run], check=True, stdout=subprocess.DEVNULL)
         store = FolderStore(run)
-        for record in read_log(store):
-            if isinstance(record, Observed) and record.reused is None and not record.diverged:
-                result = json.loads(store.get(names.result_key(record.sample)) or b"")
-                history = tuple(result["history"])
-                children.append(Child(record.metrics["accuracy"], history, record.stopped is not None))
+        log = Follower(store)
+        for sample in log.read():
+            if sample.state == "Observed" and sample.reused is None and log.facts is not None:
+                history = learning_curve(store, sample, log.facts.objective)
+                children.append(Child(sample.metrics["accuracy"], history, sample.stopped is not None))
     return children
 
 

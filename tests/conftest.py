@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from workers import Together
 from xdist.remote import Producer
 
-pytest_plugins = ["cluster_fixtures", "s3_server"]
+pytest_plugins = ["canned_api", "cluster_fixtures", "judges", "s3_server"]
 
 # Before anything imports torch: two workers with as many threads each as the machine has cores wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

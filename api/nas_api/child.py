@@ -123,6 +123,11 @@ MAX_RESULT_BYTES = 2**20
 (InvalidResult)."""
 
 
+def counted(metrics: dict[str, float], parameters: int) -> dict[str, float]:
+    """Return metrics with ``parameters`` among them, where the trainer counted those (not 0) apart."""
+    return {"parameters": float(parameters), **metrics} if parameters else metrics
+
+
 class Result(Model):
     """What a trainer writes once to ``samples/<id>/result.json``."""
 
@@ -170,7 +175,7 @@ class Result(Model):
     @property
     def values(self) -> dict[str, float]:
         """The metrics, with ``parameters`` among them where the trainer counted those apart."""
-        return {"parameters": float(self.parameters), **self.metrics} if self.parameters else self.metrics
+        return counted(self.metrics, self.parameters)
 
     def diverged(self, metric: str) -> bool:
         """Return whether the training diverged: said so, or its metric is not finite."""

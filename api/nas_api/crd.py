@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from nas_api import names
-from nas_api.experiment import NASExperiment
+from nas_api.experiment import UNSEEN, NASExperiment
 
 # What JSON schema says and a structural schema may not.
 _DROPPED = frozenset({"title", "additionalProperties", "$defs", "discriminator"})
@@ -65,6 +65,8 @@ def openapi_schema() -> dict[str, Any]:
     root["required"] = ["spec"]
     # Defaults in the status would be written by whoever applies first and then owned by nobody.
     _drop_defaults(properties["status"])
+    # But for one: by kstatus's rules what has no status is done, and so would be what the operator has not seen yet.
+    properties["status"]["default"] = {"observedGeneration": UNSEEN}
     return root
 
 

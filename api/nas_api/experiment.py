@@ -14,6 +14,9 @@ from nas_api.cel import at_most_one, cel, exactly_one
 from nas_api.names import MAX_EXPERIMENT_NAME
 from nas_api.search_space import SearchSpaceSpec
 
+UNSEEN = -1
+"""``status.observedGeneration`` of an experiment that no operator has looked at."""
+
 
 class Empty(Model):
     """A choice without settings: written as ``{}``."""
@@ -648,7 +651,7 @@ class Condition(Model):
     """A condition, as in metav1."""
 
     type: Annotated[str, StringConstraints(max_length=316)]
-    """Progressing, Suspended, Complete or Failed."""
+    """Progressing, Suspended, Complete or Failed; Ready, Reconciling or Stalled."""
     status: Literal["True", "False", "Unknown"]
     """True, False or Unknown."""
     reason: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", max_length=1024)]
@@ -809,7 +812,7 @@ class NASExperimentStatus(Model):
     }
 
     observed_generation: int = 0
-    """The newest generation of the spec that the operator has seen."""
+    """The newest generation of the spec that the operator has seen; -1 before it has looked."""
     conditions: Annotated[
         tuple[Condition, ...],
         Field(
@@ -817,7 +820,8 @@ class NASExperimentStatus(Model):
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
         ),
     ] = ()
-    """Progressing, Suspended, Complete and Failed, as batch/v1 names them."""
+    """Progressing, Suspended, Complete and Failed, as batch/v1 names them; Ready, and while they are true Reconciling
+    and Stalled, by which kstatus judges (Flux, kpt, Helm)."""
     state: Literal["Pending", "Searching", "Waiting", "Suspended", "Complete", "Failed"] | None = None
     """One word for the listing."""
     controller: ControllerStatus | None = None

@@ -91,6 +91,9 @@ BEST_WEIGHTS = "best/weights.safetensors"
 BEST_PROVENANCE = "best/provenance.json"
 REPORT = "report/report.html"
 
+# What `nas run` leaves beside a log in a folder: the manifest, with the run's uid.
+RUN_MANIFEST = "experiment.json"
+
 # Written once by whoever checks that the store honours conditional writes; its content means nothing.
 PROBE = "probe"
 

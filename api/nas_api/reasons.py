@@ -5,12 +5,16 @@ from enum import StrEnum
 
 
 class ConditionType(StrEnum):
-    """The names of batch/v1, so that kubectl wait, Argo and Kubeflow work unchanged."""
+    """The names of batch/v1, for kubectl wait, Argo and Kubeflow; then those of kstatus, for Flux, kpt and Helm."""
 
     PROGRESSING = "Progressing"
     SUSPENDED = "Suspended"
     COMPLETE = "Complete"
     FAILED = "Failed"
+    READY = "Ready"
+    # These two are there only while they are true.
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
 
 
 class Reason(StrEnum):

@@ -14,10 +14,9 @@ from nas_api.source import architecture_source
 from nas_cli import display
 from nas_cli.cluster import find_experiment
 from nas_cli.errors import Refusal
-from nas_cli.experiment_store import open_experiment, read_records
+from nas_cli.experiment_store import open_experiment, read_samples
 from nas_cli.folders import is_run
 from nas_cli.local_status import read_run_status
-from nas_cli.samples import samples
 
 
 @dataclass(frozen=True)
@@ -60,14 +59,14 @@ def _of_run(folder: Path) -> _Found:
     if status.best is None:
         raise _none_yet(str(folder))
     # The log has all digits, and the whole architecture however long.
-    sample = next(each for each in samples(read_records(experiment, store)) if each.number == status.best.sample)
+    sample = next(each for each in read_samples(experiment, store) if each.number == status.best.sample)
     metric = sample.metrics[experiment.spec.objective.metric]
     assert sample.reward is not None
     return _Found(experiment, status.best, sample.architecture, metric, sample.reward, status.final)
 
 
 def _of_experiment(name: str, namespace: str | None, context: str | None) -> _Found:
-    experiment = find_experiment(name, namespace, context)
+    experiment, _ = find_experiment(name, namespace, context)
     status = experiment.status
     if status is None or status.best is None:
         raise _none_yet(name)

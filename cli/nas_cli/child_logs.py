@@ -4,31 +4,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nas_cli.errors import Refusal
-from nas_log.records import Launched, Observed, Proposed, Record
+from nas_log.reader import Sample
 
 
-def child_logs(folder: Path, records: Sequence[Record], sample: int) -> list[Path]:
+def child_logs(folder: Path, samples: Sequence[Sample], number: int) -> list[Path]:
     """Return the logs of a sample's attempts, the newest last; a launch's number is not its sample's after a retry.
 
     Args:
         folder: of the run.
-        records: its log's.
-        sample: the sample's number.
+        samples: its own.
+        number: the sample's.
 
     Raises:
         Refusal: nothing was started for this sample.
     """
-    launches = [record.launch for record in records if isinstance(record, Launched) and sample in record.samples]
-    if launches:
-        return [folder / "children" / f"{launch}.log" for launch in launches]
-    for record in records:
-        if isinstance(record, Observed) and record.sample == sample and record.reused is not None:
-            raise Refusal(
-                f"sample {sample} has taken the result of sample {record.reused}, which has the same architecture:"
-                f" nas logs {folder} --sample {record.reused}"
-            )
-    known = sum(isinstance(record, Proposed) for record in records)
-    raise Refusal(f"no child of sample {sample} was started in {folder}: the search has drawn {known} samples so far")
+    found = next((sample for sample in samples if sample.number == number), None)
+    if found is not None and found.launches:
+        return [folder / "children" / f"{each.launch}.log" for each in found.launches]
+    if found is not None and found.reused is not None:
+        raise Refusal(
+            f"sample {number} has taken the result of sample {found.reused}, which has the same architecture:"
+            f" nas logs {folder} --sample {found.reused}"
+        )
+    drawn = sum(sample.final is None for sample in samples)
+    raise Refusal(f"no child of sample {number} was started in {folder}: the search has drawn {drawn} samples so far")
 
 
 def read(log: Path, tail: int | None) -> list[str]:

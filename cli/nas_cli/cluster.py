@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from nas_api import names
 from nas_api.experiment import NASExperiment
 from nas_api.harmless import harmless
-from nas_cli.errors import Refusal
+from nas_cli.errors import Refusal, first_fault
 from nas_cli.folders import local_hint
 from nas_kube.client import KubeClient
 from nas_kube.errors import ApiError, ApiUnavailable, KubeConfigError
@@ -47,10 +47,8 @@ class Cluster:
         try:
             return NASExperiment.model_validate_json(json.dumps(document), extra="ignore")
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"]))
             raise Refusal(
-                f"{name} does not fit this program ({place}: {first['msg']}): install the operator's version of it"
+                f"{name} does not fit this program ({first_fault(error)}): install the operator's version of it"
             ) from error
 
     def controller(self, experiment: NASExperiment) -> tuple[str, str]:
@@ -137,14 +135,15 @@ class Cluster:
             raise Refusal(f"the API server refuses: {error}") from error
 
 
-def find_experiment(name: str, namespace: str | None, context: str | None) -> NASExperiment:
-    """Return an experiment of a cluster: see :class:`Cluster`.
+def find_experiment(name: str, namespace: str | None, context: str | None) -> tuple[NASExperiment, Cluster]:
+    """Return an experiment, and the cluster that it is on: see :class:`Cluster`.
 
     Raises:
         Refusal: there is none; the message also hints at a local run of that name.
     """
     try:
-        return Cluster(namespace, context).experiment(name)
+        cluster = Cluster(namespace, context)
+        return cluster.experiment(name), cluster
     except Refusal as refusal:
         raise Refusal(refusal.message + local_hint(name)) from refusal
 

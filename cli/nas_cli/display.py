@@ -25,6 +25,7 @@ from nas_api.experiment import (
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.spaces.custom import CustomArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
+from nas_api.wording import duration
 
 if TYPE_CHECKING:
     # It loads torch, for which `nas status` need not wait.
@@ -54,16 +55,6 @@ class Status(Protocol):
     def problem(self) -> Problem | None: ...
     @property
     def outcome(self) -> Outcome | None: ...
-
-
-def duration_text(seconds: float) -> str:
-    """Return a duration as people say it: ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
 def architecture_table(architecture: Architecture, in_channels: int) -> Table:
@@ -259,7 +250,7 @@ class Progress:
         if samples.lost:
             words.append(f"{samples.lost} lost")
         if (seconds := self._pace.remaining_seconds(samples)) is not None:
-            words.append(f"{duration_text(seconds)} left")
+            words.append(f"{duration(seconds)} left")
         if status.problem is not None:
             words.append(f"waiting: {status.problem.reason}: {status.problem.message}")
         self._console.print(", ".join(words), highlight=False, soft_wrap=True)
@@ -274,8 +265,8 @@ class Progress:
         return status_panel(
             status,
             self._metric,
-            tail=f"{duration_text(elapsed)} so far"
-            + ("" if remaining is None or status.outcome is not None else f", about {duration_text(remaining)} left"),
+            tail=f"{duration(elapsed)} so far"
+            + ("" if remaining is None or status.outcome is not None else f", about {duration(remaining)} left"),
         )
 
 

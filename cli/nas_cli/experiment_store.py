@@ -5,18 +5,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import ValidationError
-
 from nas_api import names
 from nas_api.child import StoreLocation
 from nas_api.child_job import s3_location
 from nas_api.experiment import NASExperiment
-from nas_cli.cluster import Cluster
+from nas_cli.cluster import find_experiment
 from nas_cli.errors import Refusal
-from nas_cli.folders import EXPERIMENT, is_run, local_hint
+from nas_cli.folders import is_run
+from nas_cli.run_folder import read_run
 from nas_log.errors import LogDamaged
-from nas_log.log import read_log
-from nas_log.records import Record
+from nas_log.follower import Follower
+from nas_log.reader import Sample
 from nas_store import Store, open_store
 from nas_store.errors import StoreError
 
@@ -36,15 +35,8 @@ def open_experiment(
         Refusal: there is no such experiment, or its manifest cannot be read.
     """
     if is_run(Path(name)):
-        try:
-            experiment = NASExperiment.model_validate_json((Path(name) / EXPERIMENT).read_bytes(), extra="ignore")
-        except (OSError, ValidationError) as error:
-            raise Refusal(f"{name} is not a readable run: {error}") from error
-        return experiment, open_store(StoreLocation(folder=name))
-    try:
-        experiment = Cluster(namespace, context).experiment(name)
-    except Refusal as refusal:
-        raise Refusal(refusal.message + local_hint(name)) from refusal
+        return read_run(Path(name)), open_store(StoreLocation(folder=name))
+    experiment, _ = find_experiment(name, namespace, context)
     location = s3_location(experiment)
     if endpoint is not None:
         location = location.model_copy(update={"endpoint": endpoint})
@@ -52,24 +44,26 @@ def open_experiment(
         return experiment, open_store(StoreLocation(s3=location))
 
 
-def read_records(experiment: NASExperiment, store: Store) -> list[Record]:
-    """Return an experiment's log.
+def read_samples(experiment: NASExperiment, store: Store) -> list[Sample]:
+    """Return an experiment's samples and final trainings, open ones too, in the order in which they were drawn.
 
     Raises:
-        Refusal: it cannot be read, or is damaged.
+        Refusal: its log cannot be read, or is damaged.
     """
+    log = Follower(store)
     with reading(experiment):
-        try:
-            return read_log(store)
-        except LogDamaged as error:
-            raise Refusal(f"the log of {experiment.metadata.name} cannot be read: {error}") from error
+        # Inherited ones belong to the experiment that drew them.
+        ended = [sample for sample in log.read() if sample.arm != "inherited"]
+    return sorted([*ended, *log.open.values()], key=lambda sample: sample.number)
 
 
 @contextmanager
 def reading(experiment: NASExperiment) -> Iterator[None]:
-    """Turn a store's trouble into a refusal that says what to do on the machine that reads."""
+    """Turn trouble with a store or a log into a refusal that says what to do on the machine that reads."""
     try:
         yield
+    except LogDamaged as error:
+        raise Refusal(f"the log of {experiment.metadata.name} cannot be read: {error}") from error
     except StoreError as error:
         # What comes after the last colon is the cure in the manifest, which is right for the pods.
         words = str(error).rpartition(": ")[0]

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-EXPERIMENT = "experiment.json"
+from nas_api import names
+from nas_cli.errors import Refusal
+
 RUNS = Path("nas-runs")
 # Where the store keeps nothing: its keys cannot begin with a dot.
 _LOCK = ".lock"
@@ -13,20 +15,28 @@ _LOCK = ".lock"
 
 def is_run(folder: Path) -> bool:
     """Return whether a folder holds a local run."""
-    return (folder / EXPERIMENT).is_file()
+    return (folder / names.RUN_MANIFEST).is_file()
 
 
 def local_hint(name: str) -> str:
     """Return a hint at what is on this machine under this name: a local run, or a folder that is none; or nothing."""
     if is_run(RUNS / name):
         return f"; there is a local run of that name: give its folder, {RUNS / name}"
-    return f"; the folder {name} holds no local run (no {EXPERIMENT})" if Path(name).is_dir() else ""
+    return f"; the folder {name} holds no local run (no {names.RUN_MANIFEST})" if name and Path(name).is_dir() else ""
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Hold the folder's lock, which the system takes back from a process that dies; yield whether it was free."""
-    with (folder / _LOCK).open("a") as file:
+    """Hold the folder's lock, which the system takes back from a process that dies; yield whether it was free.
+
+    Raises:
+        Refusal: nothing can be written into the folder.
+    """
+    try:
+        opened = (folder / _LOCK).open("a")
+    except OSError as error:
+        raise Refusal(f"{folder} cannot be written to ({error.strerror}): choose another with --folder") from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -15,7 +15,6 @@ from types import FrameType
 from uuid import uuid4
 
 import structlog
-from pydantic import ValidationError
 from rich.console import Console
 
 from nas_api import custom_trainer, names
@@ -25,11 +24,12 @@ from nas_api.experiment import NASExperiment
 from nas_api.search_space import arranged
 from nas_cli.display import Progress, Status, architecture_table, best_text, policy_text
 from nas_cli.errors import Refusal
-from nas_cli.folders import EXPERIMENT, is_run, locked
+from nas_cli.folders import is_run, locked
 from nas_cli.local_command import CommandTrainer
 from nas_cli.local_executor import LocalExecutor, Trainer
 from nas_cli.local_status import StatusFile
 from nas_cli.local_trainer import BuiltInTrainer
+from nas_cli.run_folder import read_run, write_run
 from nas_controller.errors import EarlierMissing, EarlierUnsuitable, SearchChanged
 from nas_controller.policies.factory import make_policy
 from nas_controller.search import Exit, Search
@@ -42,18 +42,6 @@ from nas_store.errors import StoreError
 
 _RESULTS_AT_ONCE = 8
 _NAMESPACE = "local"
-
-
-def read_run(folder: Path) -> NASExperiment:
-    """Return a run's experiment.
-
-    Raises:
-        Refusal: the folder cannot be read.
-    """
-    try:
-        return NASExperiment.model_validate_json((folder / EXPERIMENT).read_bytes())
-    except (OSError, ValidationError) as error:
-        raise Refusal(f"{folder} is not a readable run: {error}") from error
 
 
 def run(
@@ -170,13 +158,13 @@ def _identified(experiment: NASExperiment, folder: Path) -> NASExperiment:
         differing = [place for place, value in _identity(experiment).items() if value != _identity(before)[place]]
         if differing:
             raise Refusal(
-                f"{folder} holds another search: {' and '.join(differing)} differ from the manifest's; choose another"
+                f"{folder} holds another search than the manifest (different: {', '.join(differing)}); choose another"
                 f" folder with --folder, or remove {folder} to start anew"
             )
     metadata = experiment.metadata.model_copy(update={"uid": uid, "namespace": _NAMESPACE})
     experiment = experiment.model_copy(update={"metadata": metadata})
     # Budget and trainer may have changed since: the newest manifest is the one to show.
-    open_store(StoreLocation(folder=str(folder))).put(EXPERIMENT, experiment.model_dump_json(by_alias=True).encode())
+    write_run(folder, experiment)
     return experiment
 
 

@@ -7,9 +7,9 @@ import click
 from rich.console import Console
 
 from nas_cli.child_logs import child_logs, read
-from nas_cli.cluster import Cluster, readable
+from nas_cli.cluster import find_experiment, readable
 from nas_cli.errors import Refusal
-from nas_cli.experiment_store import open_experiment, read_records
+from nas_cli.experiment_store import open_experiment, read_samples
 from nas_cli.folders import is_run
 
 
@@ -33,13 +33,15 @@ def print_log(
     if is_run(Path(name)):
         lines = iter(_of_run(Path(name), sample, follow, tail))
     else:
-        lines = _of_pod(Cluster(namespace, context), name, sample, follow, tail)
+        lines = _of_pod(name, namespace, context, sample, follow, tail)
     for line in lines:
         click.echo(readable(line) if people else line)
 
 
-def _of_pod(cluster: Cluster, name: str, sample: int | None, follow: bool, tail: int | None) -> Iterator[str]:
-    experiment = cluster.experiment(name)
+def _of_pod(
+    name: str, namespace: str | None, context: str | None, sample: int | None, follow: bool, tail: int | None
+) -> Iterator[str]:
+    experiment, cluster = find_experiment(name, namespace, context)
     pod, container = cluster.controller(experiment) if sample is None else cluster.trainer(experiment, sample)
     return cluster.log(pod, container, follow=follow, tail=tail)
 
@@ -48,7 +50,7 @@ def _of_run(folder: Path, sample: int | None, follow: bool, tail: int | None) ->
     if sample is None:
         words = f"nas logs {folder} --sample N prints what the child of a sample has said (all: {folder / 'children'})"
         raise Refusal(f"{folder} is a local run, whose search shows its own log under `nas run --verbose`: {words}")
-    attempts = child_logs(folder, read_records(*open_experiment(str(folder), None, None, None)), sample)
+    attempts = child_logs(folder, read_samples(*open_experiment(str(folder), None, None, None)), sample)
     if follow:
         raise Refusal(f"-f works with pods only; for a local run: tail -f {attempts[-1]}")
     for earlier in attempts[:-1]:

@@ -6,13 +6,26 @@ order to read what there is.
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from nas_api import __version__
 from nas_cli.folders import RUNS
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+
+def _complete_name(context: click.Context, parameter: click.Parameter, incomplete: str) -> "list[CompletionItem[str]]":
+    from nas_cli.completion import experiments_and_runs
+
+    return experiments_and_runs(context, parameter, incomplete)
+
+
 _FILE = click.Path(path_type=Path)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_name = click.argument("name", shell_complete=_complete_name)
 _namespace = click.option("-n", "--namespace", help="Namespace; the context's when not given.")
 _context = click.option("--context", help="Context of the kubeconfig; the current one when not given.")
 _as_table_or_json = click.option(
@@ -37,7 +50,7 @@ def validate(file: Path) -> None:
 
 @main.command()
 @click.argument("file", type=_FILE)
-@click.option("--folder", type=_FILE, help="Where to keep everything; nas-runs/NAME when not given.")
+@click.option("--folder", type=_FOLDER, help="Where to keep everything; nas-runs/NAME when not given.")
 @click.option(
     "--parallelism",
     type=click.IntRange(1, 1024),
@@ -71,7 +84,7 @@ def run(file: Path, folder: Path | None, parallelism: int | None, verbose: bool)
 @click.argument("file", type=_FILE)
 @click.option("--architectures", type=click.IntRange(2, 1000), default=6, show_default=True, help="Drawn at random.")
 @click.option("--repeats", type=click.IntRange(2, 100), default=4, show_default=True, help="Training runs of each.")
-@click.option("--folder", type=_FILE, help="Where to keep everything; nas-runs/NAME-proxy-check when not given.")
+@click.option("--folder", type=_FOLDER, help="Where to keep everything; nas-runs/NAME-proxy-check when not given.")
 @click.option("--parallelism", type=click.IntRange(1, 1024), help="Children at once; spec.parallelism at most.")
 def proxy_check(file: Path, architectures: int, repeats: int, folder: Path | None, parallelism: int | None) -> None:
     """Measure how noisy the reward is, before a search.
@@ -103,7 +116,7 @@ def proxy_check(file: Path, architectures: int, repeats: int, folder: Path | Non
 
 
 @main.command()
-@click.argument("name")
+@_name
 @_namespace
 @_context
 def status(name: str, namespace: str | None, context: str | None) -> None:
@@ -114,7 +127,7 @@ def status(name: str, namespace: str | None, context: str | None) -> None:
 
 
 @main.command()
-@click.argument("name")
+@_name
 @_namespace
 @_context
 @click.option("--code", is_flag=True, help="Print Python code that builds the network, and nothing else.")
@@ -127,7 +140,7 @@ def best(name: str, namespace: str | None, context: str | None, code: bool, outp
 
 
 @main.command()
-@click.argument("name")
+@_name
 @_namespace
 @_context
 @click.option("--endpoint", help="URL of the S3 server as seen from here; the manifest's when not given.")
@@ -138,26 +151,14 @@ def samples(name: str, namespace: str | None, context: str | None, endpoint: str
     With -o json, each is a document on a line of its own. NAME is an experiment on the cluster, whose bucket is read
     with your own AWS credentials, or the folder of a local run.
     """
-    from rich.console import Console
+    from nas_cli.samples import show_samples
 
-    from nas_cli import samples as listing
-    from nas_cli.experiment_store import open_experiment, read_records
-
-    experiment, store = open_experiment(name, namespace, context, endpoint)
-    found = listing.samples(read_records(experiment, store))
-    metric = experiment.spec.objective.metric
-    if output == "json":
-        click.echo(listing.json_lines(found, metric), nl=False)
-        return
-    people = Console()
-    # A line of a file or a pipe need not fit a screen.
-    console = people if people.is_terminal else Console(width=10_000)
-    console.print(listing.table(found, metric))
+    show_samples(name, namespace, context, endpoint, output=output)
 
 
 @main.command()
-@click.argument("name")
-@click.option("-o", "--output", type=_FILE, required=True, help="The folder to write; made when it is missing.")
+@_name
+@click.option("-o", "--output", type=_FOLDER, required=True, help="The folder to write; made when it is missing.")
 @_namespace
 @_context
 @click.option("--endpoint", help="URL of the S3 server as seen from here; the manifest's when not given.")
@@ -181,7 +182,7 @@ def export(name: str, output: Path, namespace: str | None, context: str | None, 
 
 
 @main.command()
-@click.argument("name")
+@_name
 @_namespace
 @_context
 @click.option("-o", "--output", type=_FILE, default=Path("report.html"), show_default=True, help="The file to write.")
@@ -201,7 +202,7 @@ def report(name: str, output: Path, namespace: str | None, context: str | None, 
 
 
 @main.command()
-@click.argument("name")
+@_name
 @_namespace
 @_context
 @click.option("-f", "--follow", is_flag=True, help="Keep printing lines as they come.")
@@ -218,3 +219,19 @@ def logs(
     from nas_cli.logs import print_log
 
     print_log(name, namespace, context, follow=follow, tail=tail, sample=sample)
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what teaches a shell to complete all this.
+
+    It completes experiments, local runs and files. Write into ~/.bashrc or ~/.zshrc, below compinit:
+
+      eval "$(nas completion bash)"
+
+    For fish: nas completion fish > ~/.config/fish/completions/nas.fish. kubectl completes `kubectl nas` by itself.
+    """
+    from nas_cli.completion import script
+
+    click.echo(script(main, shell), nl=False)

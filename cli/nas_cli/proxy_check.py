@@ -7,7 +7,7 @@ what a search can find.
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +18,11 @@ from nas_api.experiment import Empty, NASExperiment, SearcherSpec
 from nas_api.search_space import SearchSpace
 from nas_cli import local_run
 from nas_cli.errors import Refusal
-from nas_cli.experiment_store import read_records
+from nas_cli.experiment_store import read_samples
 from nas_controller.policies import Proposal
 from nas_controller.policies.random import RandomPolicy
 from nas_controller.state import MakePolicy
-from nas_log.records import Observed, Proposed, Record
+from nas_log.reader import Sample
 from nas_store import open_store
 
 _NORMAL = statistics.NormalDist()
@@ -126,23 +126,20 @@ def check(
     changes = {"searcher": searcher, "budget": budget, "trainer": trainer, "final_training": None}
     repeated = experiment.model_copy(update={"spec": spec.model_copy(update=changes)})
     local_run.run(repeated, folder, parallelism, console, here=here, again=again, make_policy=_repeating(architectures))
-    records = read_records(repeated, open_store(StoreLocation(folder=str(folder))))
-    found = noise(_by_architecture(records))
+    samples = read_samples(repeated, open_store(StoreLocation(folder=str(folder))))
+    found = noise(_by_architecture(samples))
     if found is None:
         raise Refusal("too few training runs have a result: raise --architectures or --repeats")
     for line in lines(found, spec.budget.samples):
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _by_architecture(records: Sequence[Record]) -> list[list[float]]:
+def _by_architecture(samples: Iterable[Sample]) -> list[list[float]]:
     """Return the rewards of each architecture; a diverged training tells nothing of the noise of others."""
-    digests: dict[int, str] = {}
     groups: dict[str, list[float]] = {}
-    for record in records:
-        if isinstance(record, Proposed):
-            digests[record.sample] = record.architecture.digest
-        elif isinstance(record, Observed) and not record.diverged:
-            groups.setdefault(digests[record.sample], []).append(record.reward)
+    for sample in samples:
+        if sample.state == "Observed" and sample.reward is not None:
+            groups.setdefault(sample.architecture.digest, []).append(sample.reward)
     return [*groups.values()]
 
 

@@ -7,9 +7,8 @@ from nas_api import names
 from nas_api.experiment import NASExperiment
 from nas_cli.errors import Refusal
 from nas_cli.experiment_store import reading
-from nas_log.errors import LogDamaged
-from nas_log.log import read_objects
-from nas_report import read, render
+from nas_log.follower import Follower
+from nas_report import History, render
 from nas_store import Store
 
 
@@ -20,13 +19,11 @@ def write_report(experiment: NASExperiment, store: Store, output: Path) -> None:
         Refusal: the log cannot be read or has no record yet, or the file cannot be written.
     """
     name = experiment.metadata.name
+    log = Follower(store)
+    history = History(log)
     with reading(experiment):
-        try:
-            # Object by object: the whole log of a long search would fill the memory.
-            history = read(record for each in read_objects(store) for record in each.records)
-        except LogDamaged as error:
-            raise Refusal(f"the log of {name} cannot be read: {error}") from error
-    if history is None:
+        history.add(log.read())
+    if log.facts is None:
         raise Refusal(f"{name} has no record yet at {store.uri(names.log_key(0))}: `nas status {name}` says why")
     try:
         output.write_text(render(history, experiment, datetime.now(UTC)), encoding="utf-8")

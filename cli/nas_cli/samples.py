@@ -1,91 +1,70 @@
-"""All samples of a search, read from its log: as JSON lines for programs, as a table for people."""
+"""``nas samples``: all samples of a search, from its log: as JSON lines for programs, as a table for people."""
 
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
+import click
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nas_api.architecture import Architecture
-from nas_api.search_space import arranged, search_space
-from nas_api.stopping import Stopped
-from nas_log.records import FinalProposed, Launched, Lost, Observed, Proposed, Record, Started
+from nas_cli.experiment_store import open_experiment, read_samples
+from nas_log.reader import Sample
 
 
-@dataclass
-class Sample:
-    """What the log says of one sample."""
+def show_samples(name: str, namespace: str | None, context: str | None, endpoint: str | None, *, output: str) -> None:
+    """Print the samples of a search in the order they were drawn.
 
-    number: int
-    architecture: Architecture
-    arm: str
-    """``policy``, ``random`` for the control arm, or ``final`` for a final training."""
-    state: str = "Open"
-    """Open, Observed, Diverged or Lost."""
-    attempts: int = 0
-    reward: float | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    seconds: float | None = None
-    parameters: int | None = None
-    reused: int | None = None
-    """The sample whose result this is, where nothing was trained."""
-    stopped: Stopped | None = None
-    """Where its training was stopped early: metrics and reward are underestimates."""
-    message: str | None = None
-    """Why it was lost."""
+    Args:
+        name: of an experiment on the cluster, or the folder of a local run.
+        namespace: the context's when None.
+        context: of the kubeconfig; the current one when None.
+        endpoint: where the S3 server is seen from here; as the manifest says when None.
+        output: ``table`` or ``json``.
 
-    def document(self, metric: str) -> dict[str, Any]:
-        """Return it as plain JSON values; ``metric`` is the objective's name. Unknown and infinite numbers are null."""
-        return {
-            "sample": self.number,
-            "state": self.state,
-            "arm": self.arm,
-            "metric": _finite(self.metrics.get(metric)),
-            "reward": _finite(self.reward),
-            "metrics": {name: _finite(value) for name, value in self.metrics.items()},
-            "seconds": self.seconds,
-            "parameters": self.parameters,
-            "attempts": self.attempts,
-            "reused": self.reused,
-            "stopped": None if self.stopped is None else self.stopped.model_dump(),
-            "message": self.message,
-            "digest": self.architecture.digest,
-            "architecture": self.architecture.document(),
-        }
+    Raises:
+        Refusal: there is no such experiment, or it cannot be read.
+    """
+    experiment, store = open_experiment(name, namespace, context, endpoint)
+    found = read_samples(experiment, store)
+    metric = experiment.spec.objective.metric
+    if output == "json":
+        click.echo(json_lines(found, metric), nl=False)
+        return
+    people = Console()
+    # A line of a file or a pipe need not fit a screen.
+    console = people if people.is_terminal else Console(width=10_000)
+    console.print(table(found, metric))
 
 
-def samples(records: Iterable[Record]) -> list[Sample]:
-    """Return the samples of a log in their order."""
-    found: dict[int, Sample] = {}
-    for record in records:
-        match record:
-            case Started():
-                space = search_space(record.search_space, record.architecture)
-            case Proposed():
-                found[record.sample] = Sample(record.sample, arranged(space, record.architecture), record.arm)
-            case FinalProposed():
-                found[record.sample] = Sample(record.sample, arranged(space, record.architecture), "final")
-            case Launched():
-                for number in record.samples:
-                    found[number].attempts = record.attempt
-            case Observed():
-                sample = found[record.sample]
-                sample.state = "Diverged" if record.diverged else "Observed"
-                sample.reward, sample.metrics, sample.reused = record.reward, record.metrics, record.reused
-                sample.seconds, sample.parameters = record.seconds, record.parameters
-                sample.stopped = record.stopped
-            case Lost():
-                found[record.sample].state = "Lost"
-                found[record.sample].message = f"{record.reason}: {record.message}".rstrip(": ")
-    return list(found.values())
+def document(sample: Sample, metric: str) -> dict[str, Any]:
+    """Return a sample as plain JSON values; ``metric`` is the objective's name. Unknown and infinite numbers are null.
+
+    A reused result is the objective's metric and no more: the rest is in the document of its original.
+    """
+    return {
+        "sample": sample.number,
+        "state": sample.state,
+        "arm": sample.arm,
+        "metric": _finite(sample.reported.get(metric)),
+        "reward": _finite(sample.reward),
+        "metrics": {name: _finite(value) for name, value in sample.reported.items()},
+        "seconds": sample.seconds,
+        "parameters": sample.parameters if sample.reused is None else 0,
+        "attempts": sample.launches[-1].attempt if sample.launches else 0,
+        "reused": sample.reused,
+        "stopped": None if sample.stopped is None else sample.stopped.model_dump(),
+        "message": _loss(sample),
+        "digest": sample.architecture.digest,
+        "architecture": sample.architecture.document(),
+    }
 
 
 def json_lines(found: Iterable[Sample], metric: str) -> str:
     """Return one JSON document a line."""
-    return "".join(json.dumps(sample.document(metric), separators=(",", ":")) + "\n" for sample in found)
+    return "".join(json.dumps(document(sample, metric), separators=(",", ":")) + "\n" for sample in found)
 
 
 def table(found: Iterable[Sample], metric: str) -> Table:
@@ -97,7 +76,7 @@ def table(found: Iterable[Sample], metric: str) -> Table:
     out.add_column("seconds", justify="right")
     out.add_column("architecture, or why it was lost", overflow="fold")
     for sample in found:
-        value = _finite(sample.metrics.get(metric))
+        value = _finite(sample.reported.get(metric))
         state = sample.state if sample.reused is None else f"{sample.state}, as {sample.reused}"
         if sample.stopped is not None:
             state += f", stopped after {sample.stopped.epoch} of {sample.stopped.of} epochs"
@@ -106,9 +85,14 @@ def table(found: Iterable[Sample], metric: str) -> Table:
             state if sample.arm == "policy" else f"{state} ({sample.arm})",
             "" if value is None else f"{value:.4f}",
             "" if sample.seconds is None else f"{sample.seconds:.1f}",
-            Text(sample.message or sample.architecture.short()),
+            Text(_loss(sample) or sample.architecture.short()),
         )
     return out
+
+
+def _loss(sample: Sample) -> str | None:
+    """Return why a sample was lost; None: it was not."""
+    return f"{sample.reason}: {sample.message}".rstrip(": ") if sample.state == "Lost" else None
 
 
 def _finite(value: float | None) -> float | None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from nas_api.experiment import UNSEEN
 from nas_cli import display
 from nas_cli.cluster import find_experiment
 from nas_cli.experiment_store import open_experiment
@@ -29,8 +30,8 @@ def show_status(name: str, namespace: str | None, context: str | None) -> None:
         console.print(run.stage, style="bold", highlight=False)
         console.print(display.status_panel(run.status, experiment.spec.objective.metric))
         return
-    experiment = find_experiment(name, namespace, context)
-    if experiment.status is None:
+    experiment, _ = find_experiment(name, namespace, context)
+    if experiment.status is None or experiment.status.observed_generation == UNSEEN:
         console.print("The operator has not seen it yet: is it running?", highlight=False)
         return
     console.print(display.conditions(experiment.status))

@@ -18,16 +18,14 @@ from nas_api.child import StoreLocation
 from nas_api.experiment import DatasetSpec, ObjectiveSpec
 from nas_api.reward import reward
 from nas_api.search_space import SearchSpaceSpec
-from nas_api.stopping import Stopped
 from nas_controller.errors import EarlierMissing, EarlierUnsuitable
 from nas_log.errors import LogDamaged
-from nas_log.log import decode, read_objects
-from nas_log.records import Finished, Inherited, Lost, Observed, Proposed, Started, WarmStarted
+from nas_log.follower import Follower, end_of_log
+from nas_log.reader import Sample
+from nas_log.records import Inherited
 from nas_store import Store, open_store
 
 _FIRST_OBJECT = re.compile(r"([^/]+)/" + re.escape(names.log_key(0)))
-# What `nas run` leaves beside a log in a folder.
-_MANIFEST = "experiment.json"
 
 
 @dataclass(frozen=True)
@@ -91,12 +89,12 @@ def _beside(location: StoreLocation, name: str, uid: str | None) -> Earlier:
     if store.get(names.log_key(0)) is None:
         raise _missing(name, f"in {folder}")
     found = None
-    manifest = store.get(_MANIFEST)
+    manifest = store.get(names.RUN_MANIFEST)
     if manifest is not None:
         try:
             found = json.loads(manifest)["metadata"]["uid"]
         except (ValueError, KeyError, TypeError) as error:
-            raise EarlierUnsuitable(f"{folder / _MANIFEST} is not the manifest of a run: {error!r}") from error
+            raise EarlierUnsuitable(f"{folder / names.RUN_MANIFEST} is not the manifest of a run: {error!r}") from error
     if uid is not None and uid != found:
         raise _missing(name, f"with the uid {uid} in {folder}, whose run has the uid {found}")
     return Earlier(name, found, store)
@@ -122,11 +120,8 @@ def found_architecture(earlier: Earlier, dataset: DatasetSpec) -> Architecture:
             dataset cannot train.
         StoreError: the store cannot be read.
     """
-    logs = [key for key in earlier.store.list(names.LOG_PREFIX) if key.endswith(".json")]
-    newest = earlier.store.get(logs[-1]) if logs else None
     try:
-        records = decode(len(logs) - 1, newest).records if newest is not None else []
-        if not any(isinstance(record, Finished) for record in records):
+        if end_of_log(earlier.store) is None:
             raise EarlierMissing(f"the experiment {earlier.name} has not ended: the search begins when it has")
         data = earlier.store.get(names.BEST_ARCHITECTURE)
         if data is None:
@@ -166,13 +161,9 @@ class Extent:
 
 def extent(earlier: Earlier, space: SearchSpaceSpec, objective: ObjectiveSpec) -> Extent:
     """Read the whole log once and return how much there is to inherit; see ``inherited`` for the errors."""
-    samples, highest = 0, -1
-    for record in _walk(earlier, space, objective):
-        if isinstance(record, Inherited):
-            samples += 1
-        else:
-            highest = max(highest, record)
-    return Extent(samples, highest + 1)
+    log = Follower(earlier.store)
+    samples = sum(1 for _ in _inherited(earlier, log, space, objective))
+    return Extent(samples, 0 if log.facts is None else log.facts.next_sample)
 
 
 def inherited(earlier: Earlier, space: SearchSpaceSpec, objective: ObjectiveSpec) -> Iterator[Inherited]:
@@ -189,61 +180,50 @@ def inherited(earlier: Earlier, space: SearchSpaceSpec, objective: ObjectiveSpec
         EarlierUnsuitable: the log is of another space, damaged, or has metrics that give no reward here.
         StoreError: the store cannot be read.
     """
-    return (record for record in _walk(earlier, space, objective) if isinstance(record, Inherited))
+    return _inherited(earlier, Follower(earlier.store), space, objective)
 
 
-def _walk(earlier: Earlier, space: SearchSpaceSpec, objective: ObjectiveSpec) -> Iterator[Inherited | int]:
-    """Yield what is inherited, and the numbers of all samples as they come."""
-    open_samples: dict[int, Proposed] = {}
-    metrics: dict[int, dict[str, float]] = {}
+def _inherited(
+    earlier: Earlier, log: Follower, space: SearchSpaceSpec, objective: ObjectiveSpec
+) -> Iterator[Inherited]:
     lowest = 0.0
-
-    def inherit(source: Proposed | Inherited, diverged: bool, stopped: Stopped | None) -> Inherited:
-        nonlocal lowest
-        values = metrics[source.sample]
-        value = lowest if diverged else _reward(earlier, objective, source.sample, values)
+    for sample in _of_space(earlier, log, space):
+        if sample.final is not None or sample.state == "Lost":
+            continue
+        diverged = sample.state == "Diverged"
+        value = lowest if diverged else _reward(earlier, objective, sample)
         lowest = min(lowest, value)
-        return Inherited(
-            sample=source.sample,
-            architecture=source.architecture,
-            log_probability=source.log_probability,
-            metrics=values,
+        yield Inherited(
+            sample=sample.number,
+            architecture=sample.architecture,
+            log_probability=sample.log_probability,
+            metrics=sample.metrics,
             diverged=diverged,
             reward=value,
-            stopped=stopped,
+            stopped=sample.stopped,
         )
 
+
+def _of_space(earlier: Earlier, log: Follower, space: SearchSpaceSpec) -> Iterator[Sample]:
+    """Yield the samples of a log, once it is known to be of this space."""
+    ended = log.read()
     try:
-        for current in read_objects(earlier.store):
-            for record in current.records:
-                match record:
-                    case Started() if record.search_space != space:
-                        raise EarlierUnsuitable(
-                            f"the experiment {earlier.name} searched another space: a warm start needs the very same"
-                            " spec.searchSpace; create a new experiment"
-                        )
-                    case WarmStarted():
-                        yield record.first_sample - 1
-                    case Proposed():
-                        open_samples[record.sample] = record
-                        yield record.sample
-                    case Inherited():
-                        metrics[record.sample] = record.metrics
-                        yield inherit(record, record.diverged, record.stopped)
-                    case Lost():
-                        open_samples.pop(record.sample, None)
-                    case Observed() if record.sample in open_samples:
-                        if record.reused is not None:
-                            metrics[record.sample] = metrics[record.reused]
-                        else:
-                            counted = {"parameters": float(record.parameters)} if record.parameters else {}
-                            metrics[record.sample] = {**counted, **record.metrics}
-                        yield inherit(open_samples.pop(record.sample), record.diverged, record.stopped)
+        # Whether there is one or not: the log's beginning has been read then.
+        first = next(ended, None)
+        if log.facts is not None and log.facts.space_spec != space:
+            raise EarlierUnsuitable(
+                f"the experiment {earlier.name} searched another space: a warm start needs the very same"
+                " spec.searchSpace; create a new experiment"
+            )
+        if first is not None:
+            yield first
+            yield from ended
     except LogDamaged as error:
         raise EarlierUnsuitable(f"the log of the experiment {earlier.name} cannot be read: {error}") from error
 
 
-def _reward(earlier: Earlier, objective: ObjectiveSpec, sample: int, metrics: dict[str, float]) -> float:
+def _reward(earlier: Earlier, objective: ObjectiveSpec, sample: Sample) -> float:
+    metrics = sample.metrics
     try:
         return reward(objective, metrics[objective.metric], metrics)
     except KeyError:
@@ -251,5 +231,5 @@ def _reward(earlier: Earlier, objective: ObjectiveSpec, sample: int, metrics: di
     except (ValueError, ArithmeticError) as error:
         problem = str(error)
     raise EarlierUnsuitable(
-        f"sample {sample} of the experiment {earlier.name} has no reward under spec.objective: {problem}"
+        f"sample {sample.number} of the experiment {earlier.name} has no reward under spec.objective: {problem}"
     )

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import kubernetes.client
 import kubernetes.config
 import urllib3
+import yaml
 from urllib3.exceptions import HTTPError
 
 from nas_kube.errors import ApiError, ApiUnavailable, KubeConfigError
@@ -111,6 +112,12 @@ class KubeClient:
             _loaders.load_kube_config(client_configuration=configuration, context=context, **where)
         except (_loaders.ConfigException, OSError) as error:
             raise KubeConfigError(f"no cluster to talk to: {error}") from error
+        except (yaml.YAMLError, UnicodeDecodeError, TypeError, AttributeError) as error:
+            # The loader takes for granted that it is YAML, and of the right shape down to the items of its lists.
+            words = " ".join(str(error).split())
+            raise KubeConfigError(
+                f"no cluster to talk to: {named or 'the file'} is not a kubeconfig ({words})"
+            ) from error
         return cls(configuration, namespace=chosen["context"].get("namespace", "default"), **options)
 
     @property

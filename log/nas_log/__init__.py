@@ -1,1 +1,1 @@
-"""The log of a search: its records, the format of its objects, and how to read it. Knows no policy and no cluster."""
+"""The log of a search: its records, the format of its objects, and its one reader. Knows no policy and no cluster."""

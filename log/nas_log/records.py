@@ -1,7 +1,7 @@
 """What the log says: one model for each kind of record. Old kinds and fields stay readable for ever.
 
 A record is written once and never changed. ``format`` counts the meaning of a kind: when the meaning
-changes, the number grows, and the fold keeps a branch for the old one.
+changes, the number grows, and the fold and the reader keep a branch for the old one.
 """
 
 from typing import Annotated, Literal

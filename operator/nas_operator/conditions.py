@@ -1,8 +1,8 @@
 """How an experiment stands, as the status says it and as events tell it. Pure."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -102,12 +102,7 @@ def status(raw: Mapping[str, Any], stands: Standing, pod: str | None, now: datet
     generation = raw["metadata"].get("generation", 0)
     before = conditions(raw)
     ours = []
-    for kind, said in (
-        (ConditionType.PROGRESSING, stands.progressing),
-        (ConditionType.SUSPENDED, stands.suspended),
-        (ConditionType.COMPLETE, stands.complete),
-        (ConditionType.FAILED, stands.failed),
-    ):
+    for kind, said in _said(stands):
         text = str(said.status)
         old = before.get(kind, {})
         since = old.get("lastTransitionTime") if old.get("status") == text else None
@@ -125,6 +120,23 @@ def status(raw: Mapping[str, Any], stands: Standing, pod: str | None, now: datet
     if pod is not None:
         document["controller"] = {"pod": pod}
     return document
+
+
+def _said(stands: Standing) -> Iterator[tuple[ConditionType, Condition]]:
+    """Yield the conditions of batch/v1, and what follows from them by kstatus's rules.
+
+    Ready is always there, and true at the end only; Reconciling and Stalled are there only while they are true. What
+    waits for a cure is neither: nobody works on it, and it has not failed.
+    """
+    yield ConditionType.PROGRESSING, stands.progressing
+    yield ConditionType.SUSPENDED, stands.suspended
+    yield ConditionType.COMPLETE, stands.complete
+    yield ConditionType.FAILED, stands.failed
+    yield ConditionType.READY, replace(stands.progressing, status=stands.complete.status)
+    if stands.progressing.status:
+        yield ConditionType.RECONCILING, stands.progressing
+    if stands.failed.status:
+        yield ConditionType.STALLED, stands.failed
 
 
 def differs(raw: Mapping[str, Any], document: Mapping[str, Any]) -> bool:

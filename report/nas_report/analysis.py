@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas_api.decisions import Anchor, Categorical, Choices, Decision, counting
-from nas_report.history import History, Sample
+from nas_report.history import History, Row
 
 Numbers = NDArray[np.float64]
 
@@ -63,7 +63,7 @@ def compare(history: History, points: int = 60) -> Comparison | str:
     policy = np.array([value(sample) for sample in found])
     other = np.array([value(sample) for sample in _different(sample for sample in trained if sample.random)])
     smallest = max(TOPS)
-    if history.searcher.control is not None or len(other):
+    if history.facts.searcher.control is not None or len(other):
         reach = min(len(policy), len(other))
         if reach < smallest:
             return f"Compared from {smallest} different networks of each arm on; the smaller one has {reach}."
@@ -86,9 +86,9 @@ def compare(history: History, points: int = 60) -> Comparison | str:
     return Comparison(False, [found[end - 1].number for end in ends], differences, window)
 
 
-def _different(samples: Iterable[Sample]) -> list[Sample]:
+def _different(samples: Iterable[Row]) -> list[Row]:
     """Return the first sample of each network."""
-    first: dict[Choices, Sample] = {}
+    first: dict[Choices, Row] = {}
     for sample in samples:
         first.setdefault(sample.choices, sample)
     return [*first.values()]
@@ -96,11 +96,11 @@ def _different(samples: Iterable[Sample]) -> list[Sample]:
 
 def compared_name(history: History) -> str:
     """Return what arms are compared by: the metric, or the reward where penalties are part of the aim."""
-    return "reward" if history.objective.penalties else history.objective.metric
+    return "reward" if history.facts.objective.penalties else history.facts.objective.metric
 
 
-def _compared(history: History) -> Callable[[Sample], float]:
-    if history.objective.penalties:
+def _compared(history: History) -> Callable[[Row], float]:
+    if history.facts.objective.penalties:
         return lambda sample: sample.reward
     sign = history.sign
     return lambda sample: sign * sample.metric
@@ -169,10 +169,10 @@ def decision_maps(history: History, most: int = 48, least: int = 20) -> Decision
 
 
 def _blocks(
-    history: History, samples: Sequence[Sample]
+    history: History, samples: Sequence[Row]
 ) -> list[tuple[tuple[Decision, ...], NDArray[np.int64], NDArray[np.bool_] | None]]:
     """Return the choices as arrays, samples x decisions, for each depth, with which of them counted (None: all)."""
-    groups: dict[int, list[Sample]] = {}
+    groups: dict[int, list[Row]] = {}
     for sample in samples:
         groups.setdefault(len(sample.choices), []).append(sample)
     out = []
@@ -256,9 +256,9 @@ def _entropy(counts: Numbers) -> float:
 # ---------------------------------------------------------------- the front
 
 
-def pareto_front(samples: Sequence[Sample], sign: int) -> list[Sample]:
+def pareto_front(samples: Sequence[Row], sign: int) -> list[Row]:
     """Return the samples that none other beats in both cost and metric, from the cheapest on."""
-    front: list[Sample] = []
+    front: list[Row] = []
     for sample in sorted(samples, key=lambda each: (each.cost, -sign * each.metric, each.number)):
         if not front or sign * sample.metric > sign * front[-1].metric:
             front.append(sample)

@@ -1,34 +1,17 @@
-"""What a report needs of a log: one small row a sample, and the few facts of the whole search.
+"""What a report draws: the facts that the log's reader tells, and one small row a sample.
 
 Rows hold choices, not architectures: 12,800 networks of 15 layers are 8 MB of numbers and a hundred of objects.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from enum import Enum
 
 from nas_api.architecture import Architecture
 from nas_api.decisions import Choices, Decision
-from nas_api.experiment import BudgetSpec, ObjectiveSpec, SearcherSpec
-from nas_api.search_space import SearchSpace, SearchSpaceSpec, search_space
 from nas_api.stopping import Stopped, StopRule
-from nas_log.errors import LogDamaged
-from nas_log.records import (
-    FinalProposed,
-    FinalRun,
-    Finished,
-    Inherited,
-    Launched,
-    Lost,
-    Observed,
-    Proposed,
-    Reconfigured,
-    Record,
-    SearchEnded,
-    Started,
-    WarmStarted,
-)
+from nas_log.reader import Facts, Reader, Sample
+from nas_log.records import FinalRun, Record
 
 
 class Fate(Enum):
@@ -40,24 +23,25 @@ class Fate(Enum):
     LOST = "lost"
 
 
+_FATES = {"Open": Fate.OPEN, "Observed": Fate.TRAINED, "Diverged": Fate.DIVERGED, "Lost": Fate.LOST}
+
+
 @dataclass(slots=True)
-class Sample:
-    """One sample. Of an open one only the first three are known."""
+class Row:
+    """One sample of the search. Of an open one only the first five are known."""
 
     number: int
     choices: Choices
     random: bool
     """Whether it belongs to the random arm, which the policy does not learn from."""
+    launches: int = 0
+    rule: StopRule | None = None
+    """The early stopping of its newest launch, which ends no sample of the random arm."""
     fate: Fate = Fate.OPEN
     reason: str = ""
     """Why it was lost."""
-    launches: int = 0
-    launched: datetime | None = None
-    """When its newest attempt was launched."""
     reused: bool = False
     """Whether an equal architecture's result was taken, and nothing was trained."""
-    rule: StopRule | None = None
-    """The early stopping of its newest launch, which ends no sample of the random arm."""
     stopped: Stopped | None = None
     """Where its training was stopped early: metric and reward are underestimates."""
     hopeless: bool = False
@@ -80,7 +64,6 @@ class FinalTraining:
     run: FinalRun
     fate: Fate = Fate.OPEN
     reason: str = ""
-    launched: datetime | None = None
     metric: float = 0.0
     """Of the validation set, or of the test set where the run says so; meaningless unless trained."""
     reward: float = 0.0
@@ -88,55 +71,48 @@ class FinalTraining:
     seconds: float = 0.0
 
 
-@dataclass
 class History:
-    """The fold of a log for reports; ``take`` goes on with it."""
+    """A search as a report draws it; ``add`` goes on with it."""
 
-    space: SearchSpace
-    space_spec: SearchSpaceSpec
-    searcher: SearcherSpec
-    objective: ObjectiveSpec
-    begin: datetime
-    end: datetime
-    """Of the newest record that has a time."""
-    controllers: int = 1
-    parallelism: int = 0
-    budget: BudgetSpec | None = None
-    finished: Finished | None = None
-    samples: list[Sample] = field(default_factory=list)
-    """The search's, in the order of their numbers, which begin at 0 unless it goes on with another's samples."""
-    finals: list[FinalTraining] = field(default_factory=list)
-    """Of the final stage, in the order of their numbers."""
-    search_ended: bool = False
-    warm_start: WarmStarted | None = None
-    inherited: int = 0
-    """Samples of an earlier experiment that the policy learnt first."""
-    slot_seconds: float = 0.0
-    """Parallelism times duration: what could have been trained in."""
-    lost_seconds: float = 0.0
-    """Between launch and loss of attempts that gave nothing."""
-    shared_seconds: float = 0.0
-    """How much longer the trainings of children that shared a pod were in all than the longest of each pod."""
-    timed: bool = False
-    """Whether the log says when things happened; those of older writers do not."""
-    _decisions: tuple[Decision, ...] = ()
-    _numbered: dict[int, Sample | FinalTraining] = field(default_factory=dict)
-    _shares: dict[int, int] = field(default_factory=dict)
-    """The launch of each open sample that was launched with others."""
-    _longest: dict[int, float] = field(default_factory=dict)
-    """The longest training so far, in seconds, of each launch of several samples."""
+    def __init__(self, log: Reader) -> None:
+        """Prepare.
+
+        Args:
+            log: what has told of the samples that are added; it has the facts and the open ones.
+        """
+        self.samples: list[Row] = []
+        """The search's, in the order of their numbers, which begin at 0 unless it goes on with another's samples."""
+        self.finals: list[FinalTraining] = []
+        """Of the final stage, in the order of their numbers."""
+        self.lost_seconds = 0.0
+        """Between launch and loss of attempts that gave nothing."""
+        self.shared_seconds = 0.0
+        """How much longer the trainings of children that shared a pod were in all than the longest of each pod."""
+        self._log = log
+        self._ended: dict[int, Row | FinalTraining] = {}
+        self._numbered: dict[int, Row | FinalTraining] = {}
+        self._decisions: tuple[Decision, ...] = ()
+        self._longest: dict[int, float] = {}
+        """The longest training so far, in seconds, of each launch of several samples."""
+
+    @property
+    def facts(self) -> Facts:
+        """What the log tells of the whole search; there must be a log."""
+        assert self._log.facts is not None
+        return self._log.facts
 
     @property
     def cost_name(self) -> str:
-        """What ``Sample.cost`` is."""
-        return self.objective.penalties[0].metric if self.objective.penalties else "parameters"
+        """What ``Row.cost`` is."""
+        penalties = self.facts.objective.penalties
+        return penalties[0].metric if penalties else "parameters"
 
     @property
     def sign(self) -> int:
         """1 when more of the metric is better, else -1."""
-        return 1 if self.objective.goal == "Maximize" else -1
+        return 1 if self.facts.objective.goal == "Maximize" else -1
 
-    def trained(self) -> list[Sample]:
+    def trained(self) -> list[Row]:
         """Return the samples with a finite result, in the order of their numbers."""
         return [sample for sample in self.samples if sample.fate is Fate.TRAINED]
 
@@ -144,131 +120,92 @@ class History:
         """Return how many samples have this fate."""
         return sum(sample.fate is fate for sample in self.samples)
 
-    def architecture(self, sample: Sample) -> Architecture:
+    def architecture(self, sample: Row) -> Architecture:
         """Return a sample's network."""
-        architecture: Architecture = self.space.decode(sample.choices)
+        architecture: Architecture = self.facts.space.decode(sample.choices)
         return architecture
 
-    def sample(self, number: int) -> Sample:
+    def sample(self, number: int) -> Row:
         """Return the search's sample of this number."""
         found = self._numbered[number]
-        assert isinstance(found, Sample)
+        assert isinstance(found, Row)
         return found
 
-    def best(self, count: int) -> list[Sample]:
+    def best(self, count: int) -> list[Row]:
         """Return the trained samples of highest reward, each architecture once; the first of equals comes first.
 
         Those that were stopped early are not among them.
         """
         whole = [sample for sample in self.trained() if sample.stopped is None]
         ranked = sorted(whole, key=lambda sample: (-sample.reward, sample.number))
-        first: dict[Choices, Sample] = {}
+        first: dict[Choices, Row] = {}
         for sample in ranked:
             first.setdefault(sample.choices, sample)
         return [*first.values()][:count]
 
-    def decisions(self, sample: Sample) -> tuple[Decision, ...]:
+    def decisions(self, sample: Row) -> tuple[Decision, ...]:
         """Return what was decided; making the tuple anew for each sample would take seconds."""
         if len(self._decisions) != len(sample.choices):
-            self._decisions = self.space.decisions(sample.number)
+            self._decisions = self.facts.space.decisions(sample.number)
         return self._decisions
 
-    def take(self, records: Iterable[Record]) -> None:
-        """Go on with these records."""
-        for record in records:
-            self._moment(getattr(record, "moment", None))
-            match record:
-                case Started():
-                    self.controllers = record.epoch
-                case Reconfigured():
-                    self.parallelism, self.budget = record.parallelism, record.budget
-                case Proposed():
-                    choices = self.space.encode(record.architecture)
-                    sample = Sample(record.sample, choices, random=record.arm == "random")
-                    self.samples.append(sample)
-                    self._numbered[record.sample] = sample
-                case FinalProposed():
-                    final = FinalTraining(record.sample, record.run)
-                    self.finals.append(final)
-                    self._numbered[record.sample] = final
-                case Launched():
-                    for number in record.samples:
-                        child = self._numbered[number]
-                        child.launched = record.moment
-                        if isinstance(child, Sample):
-                            child.launches += 1
-                            child.rule = record.stop
-                        if len(record.samples) > 1:
-                            self._shares[number] = record.launch
-                        else:
-                            self._shares.pop(number, None)
-                case Observed():
-                    child = self._numbered[record.sample]
-                    child.fate = Fate.DIVERGED if record.diverged else Fate.TRAINED
-                    child.metric = record.metrics.get(self.objective.metric, 0.0)
-                    child.reward, child.seconds = record.reward, record.seconds
-                    if isinstance(child, Sample):
-                        self._observe(record, child)
-                case Lost():
-                    child = self._numbered[record.sample]
-                    child.fate, child.reason = Fate.LOST, record.reason
-                    if record.moment is not None and child.launched is not None:
-                        self.lost_seconds += (record.moment - child.launched).total_seconds()
-                case WarmStarted():
-                    self.warm_start = record
-                case Inherited():
-                    self.inherited += 1
-                case SearchEnded():
-                    self.search_ended = True
-                case Finished():
-                    self.finished = record
+    def add(self, ended: Iterable[Sample]) -> None:
+        """Go on with samples that have ended, as the reader yields them; the open ones come from it."""
+        for sample in ended:
+            # What an earlier experiment has trained is no cost or result of this one.
+            if sample.arm != "inherited":
+                self._ended[sample.number] = self._row(sample)
+                self._time(sample)
+        rows = {**self._ended, **{number: self._row(sample) for number, sample in self._log.open.items()}}
+        self._numbered = dict(sorted(rows.items()))
+        self.samples = [row for row in self._numbered.values() if isinstance(row, Row)]
+        self.finals = [row for row in self._numbered.values() if isinstance(row, FinalTraining)]
 
-    def _observe(self, record: Observed, sample: Sample) -> None:
-        launch = self._shares.pop(record.sample, None)
-        if launch is not None:
-            longest = self._longest.get(launch, 0.0)
-            self.shared_seconds += min(longest, record.seconds)
-            self._longest[launch] = max(longest, record.seconds)
-        sample.parameters = record.parameters
-        sample.stopped = record.stopped
-        rule, rung = sample.rule, record.rung
-        # Launched before a change of the epoch, it has a rule of the one and a rung of the other.
-        sample.hopeless = rule is not None and rung is not None and rung.epoch == rule.epoch and rule.ends(rung)
-        parameters = float(record.parameters) if self.cost_name == "parameters" else 0.0
-        sample.cost = record.metrics.get(self.cost_name, parameters)
-        if record.reused is not None:
-            original = self.sample(record.reused)
-            sample.reused = True
-            sample.cost, sample.parameters = original.cost, original.parameters
+    def _row(self, sample: Sample) -> Row | FinalTraining:
+        fate, metric = _FATES[sample.state], sample.metrics.get(self.facts.objective.metric, 0.0)
+        reward, seconds = sample.reward or 0.0, sample.seconds or 0.0
+        if sample.final is not None:
+            return FinalTraining(sample.number, sample.final, fate, sample.reason, metric, reward, seconds)
+        rule, rung = sample.launches[-1].stop if sample.launches else None, sample.rung
+        return Row(
+            number=sample.number,
+            choices=self.facts.space.encode(sample.architecture),
+            random=sample.arm == "random",
+            launches=len(sample.launches),
+            rule=rule,
+            fate=fate,
+            reason=sample.reason,
+            reused=sample.reused is not None,
+            stopped=sample.stopped,
+            # Launched before a change of the epoch, it has a rule of the one and a rung of the other.
+            hopeless=rule is not None and rung is not None and rung.epoch == rule.epoch and rule.ends(rung),
+            reward=reward,
+            metric=metric,
+            cost=sample.metrics.get(self.cost_name, 0.0),
+            parameters=sample.parameters or 0,
+            seconds=seconds,
+        )
 
-    def _moment(self, moment: datetime | None) -> None:
-        if moment is None:
+    def _time(self, sample: Sample) -> None:
+        if not sample.launches:
             return
-        if moment > self.end:
-            self.slot_seconds += self.parallelism * (moment - self.end).total_seconds()
-            self.end = moment
-        self.timed = True
+        launched = sample.launches[-1]
+        if sample.state == "Lost":
+            if sample.ended is not None and launched.moment is not None:
+                self.lost_seconds += (sample.ended - launched.moment).total_seconds()
+        elif sample.final is None and len(launched.samples) > 1:
+            longest, seconds = self._longest.get(launched.launch, 0.0), sample.seconds or 0.0
+            self.shared_seconds += min(longest, seconds)
+            self._longest[launched.launch] = max(longest, seconds)
 
 
 def read(records: Iterable[Record]) -> History | None:
-    """Return the history of a log, or None when there is none yet.
+    """Return the history that a log's records tell, or None when there are none yet.
 
     Raises:
-        LogDamaged: the log begins with something else than Started.
+        LogDamaged: the records do not fit each other.
     """
-    stream = iter(records)
-    first = next(stream, None)
-    if first is None:
-        return None
-    if not isinstance(first, Started):
-        raise LogDamaged(f"the log begins with {first.type}, not with Started")
-    history = History(
-        space=search_space(first.search_space, first.architecture),
-        space_spec=first.search_space,
-        searcher=first.searcher,
-        objective=first.objective,
-        begin=first.moment,
-        end=first.moment,
-    )
-    history.take(stream)
-    return history
+    log = Reader()
+    history = History(log)
+    history.add(log.take(records))
+    return history if log.facts is not None else None

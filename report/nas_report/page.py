@@ -5,8 +5,9 @@ from html import escape
 from pathlib import Path
 
 from nas_api.experiment import NASExperiment
+from nas_api.wording import duration
 from nas_report import panels
-from nas_report.drawing import duration, number
+from nas_report.drawing import number
 from nas_report.history import Fate, History
 from nas_report.panels import Panel
 
@@ -92,11 +93,12 @@ def _head(history: History, experiment: NASExperiment) -> str:
 
 
 def _state(history: History, experiment: NASExperiment) -> tuple[str, str]:
-    if history.finished is not None:
-        return history.finished.outcome, _sentence(history.finished.message)
+    facts = history.facts
+    if facts.finished is not None:
+        return facts.finished.outcome, _sentence(facts.finished.message)
     if experiment.spec.suspend:
         return "Suspended", "The search goes on when spec.suspend is false."
-    return "Final training" if history.search_ended else "Searching", f"As of {history.end:%Y-%m-%d %H:%M} UTC."
+    return "Final training" if facts.search_ended is not None else "Searching", f"As of {facts.end:%Y-%m-%d %H:%M} UTC."
 
 
 def _sentence(words: str) -> str:
@@ -104,9 +106,9 @@ def _sentence(words: str) -> str:
 
 
 def _facts(history: History, experiment: NASExperiment) -> list[tuple[str, str]]:
-    spec = experiment.spec
+    log, spec = history.facts, experiment.spec
     trained, open_count = history.count(Fate.TRAINED), history.count(Fate.OPEN)
-    budget = history.budget or spec.budget
+    budget = log.budget or spec.budget
     samples = f"<b>{len(history.samples):,}</b> of {budget.samples:,}"
     parts = [f"{trained:,} trained"]
     for count, word in (
@@ -115,7 +117,7 @@ def _facts(history: History, experiment: NASExperiment) -> list[tuple[str, str]]
         (sum(sample.stopped is not None for sample in history.samples), "stopped early"),
         (sum(sample.reused for sample in history.samples), "reused"),
         (sum(max(0, sample.launches - 1) for sample in history.samples), "retried"),
-        (open_count if history.finished is None else 0, "in flight"),
+        (open_count if log.finished is None else 0, "in flight"),
     ):
         if count:
             parts.append(f"{count:,} {word}")
@@ -123,37 +125,37 @@ def _facts(history: History, experiment: NASExperiment) -> list[tuple[str, str]]
     best = history.best(1)
     if best:
         goal = "higher is better" if history.sign > 0 else "lower is better"
-        metric = escape(history.objective.metric)
+        metric = escape(log.objective.metric)
         facts.append(
             (f"Best {metric}", f"<b>{number(best[0].metric)}</b><small>sample {best[0].number:,}; {goal}</small>")
         )
-    if history.end > history.begin:
-        time = duration((history.end - history.begin).total_seconds())
+    if log.end > log.begin:
+        time = duration((log.end - log.begin).total_seconds())
         limit = f", of {escape(budget.duration)} at most" if budget.duration else ""
-        facts.append(("Duration", f"<b>{time}</b><small>since {history.begin:%Y-%m-%d %H:%M} UTC{limit}</small>"))
+        facts.append(("Duration", f"<b>{time}</b><small>since {log.begin:%Y-%m-%d %H:%M} UTC{limit}</small>"))
     facts.append(("Space", _space(history)))
-    searcher = f"<b>{escape(history.searcher.kind)}</b><small>seed {history.searcher.seed}"
-    if history.searcher.control is not None:
-        searcher += f", random arm {escape(history.searcher.control.random)}"
-    if history.warm_start is not None:
-        searcher += f", warm start with {history.inherited:,} samples of {escape(history.warm_start.experiment)}"
+    searcher = f"<b>{escape(log.searcher.kind)}</b><small>seed {log.searcher.seed}"
+    if log.searcher.control is not None:
+        searcher += f", random arm {escape(log.searcher.control.random)}"
+    if log.warm_start is not None:
+        searcher += f", warm start with {log.inherited:,} samples of {escape(log.warm_start.experiment)}"
     facts.append(("Searcher", searcher + "</small>"))
-    reward = history.objective.reward
+    reward = log.objective.reward
     form = "cube" if reward.cube is not None else "inverse square" if reward.inverse_square is not None else ""
     form = form or ("identity" if reward.identity is not None else "cube")
-    penalties = "".join(f", {escape(each.metric)} below {escape(each.target)}" for each in history.objective.penalties)
-    facts.append(("Reward", f"<b>{form}</b><small>of {escape(history.objective.metric)}{penalties}</small>"))
+    penalties = "".join(f", {escape(each.metric)} below {escape(each.target)}" for each in log.objective.penalties)
+    facts.append(("Reward", f"<b>{form}</b><small>of {escape(log.objective.metric)}{penalties}</small>"))
     dataset = next(name for name in type(spec.trainer.dataset).model_fields if getattr(spec.trainer.dataset, name))
     epochs = "1 epoch" if spec.trainer.epochs == 1 else f"{spec.trainer.epochs:,} epochs"
     facts.append(("Children", f"<b>{escape(dataset)}</b><small>{epochs} each</small>"))
-    controllers = f", {history.controllers} controllers one after the other" if history.controllers > 1 else ""
-    facts.append(("At once", f"<b>{history.parallelism:,}</b><small>children in flight at most{controllers}</small>"))
+    controllers = f", {log.controllers} controllers one after the other" if log.controllers > 1 else ""
+    facts.append(("At once", f"<b>{log.parallelism:,}</b><small>children in flight at most{controllers}</small>"))
     return facts
 
 
 def _space(history: History) -> str:
-    size = history.space.size(history.samples[-1].number if history.samples else 0)
-    spec = history.space_spec
+    size = history.facts.space.size(history.samples[-1].number if history.samples else 0)
+    spec = history.facts.space_spec
     if spec.fixed is not None:
         return f"<b>1</b><small>the network that {escape(spec.fixed.experiment)} has found</small>"
     if spec.convolutional is not None:

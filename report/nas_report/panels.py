@@ -11,6 +11,7 @@ import numpy as np
 from nas_api.agreement import kendall
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
+from nas_api.wording import duration
 from nas_log.records import FinalRun
 from nas_report import analysis
 from nas_report.analysis import TOPS, KindMaps
@@ -20,7 +21,6 @@ from nas_report.drawing import (
     band,
     density,
     dots,
-    duration,
     heat,
     key,
     line,
@@ -36,7 +36,7 @@ from nas_report.drawing import (
     table,
     whole_ticks,
 )
-from nas_report.history import Fate, FinalTraining, History, Sample
+from nas_report.history import Fate, FinalTraining, History, Row
 from nas_report.networks import picture
 
 # From so many points on they are summed up: dots would lie on each other.
@@ -125,7 +125,7 @@ def rewards(history: History) -> Panel:
     notes = [note(x.at(top.number), y.at(top.reward), f"sample {top.number:,}: {number(top.reward)}", "best up")]
     steps, step_notes = _depth_steps(history, x)
     grid = f'<path class="m step" d="{"".join(f"M{place:.5g} 0V1000" for place in steps)}"/>' if steps else ""
-    metric = history.objective.metric
+    metric = history.facts.objective.metric
     lead = (
         f"The best reward is <b>{number(top.reward)}</b>, that of sample {top.number:,} with a {escape(metric)} of"
         f" <b>{number(top.metric)}</b>."
@@ -161,11 +161,11 @@ def rewards(history: History) -> Panel:
     return Panel("rewards", title, lead, body, wide=True)
 
 
-def _mean(samples: list[Sample]) -> float:
+def _mean(samples: list[Row]) -> float:
     return float(np.mean([sample.reward for sample in samples]))
 
 
-def _bands(samples: list[Sample], most: int) -> list[tuple[float, ...]]:
+def _bands(samples: list[Row], most: int) -> list[tuple[float, ...]]:
     """Return for each window the middle sample's number and the 5, 25, 50, 75 and 95 % quantiles of the reward."""
     out = []
     for span in analysis.windows(len(samples), most, 1):
@@ -175,10 +175,10 @@ def _bands(samples: list[Sample], most: int) -> list[tuple[float, ...]]:
     return out
 
 
-def _dots(history: History, samples: list[Sample], x: Axis, y: Axis, look: str) -> str:
+def _dots(history: History, samples: list[Row], x: Axis, y: Axis, look: str) -> str:
     titles = None
     if len(samples) <= _MOST_TITLES:
-        metric = history.objective.metric
+        metric = history.facts.objective.metric
         titles = [
             f"sample {sample.number}: reward {number(sample.reward)}, {metric} {number(sample.metric)}"
             for sample in samples
@@ -268,7 +268,7 @@ def decisions(history: History) -> Panel:
     title = "What the searcher decides"
     if not history.samples:
         return Panel("decisions", title, "No sample has been proposed yet.")
-    if history.space_spec.fixed is not None:
+    if history.facts.space_spec.fixed is not None:
         return Panel("decisions", title, "Nothing: the space has one architecture.")
     maps = analysis.decision_maps(history)
     ends = (f"sample {maps.first[0]:,}", f"{maps.last[-1]:,}") if maps.first else ("", "")
@@ -323,8 +323,8 @@ def _mean_rows(matrix: analysis.Numbers) -> analysis.Numbers:
 
 
 def _kind(history: History, kind: KindMaps, spans: int, ends: tuple[str, str]) -> str:
-    step = "layer" if history.space_spec.convolutional is not None else "step"
-    if history.space_spec.recurrent_cell is not None and kind.steps > 1:
+    step = "layer" if history.facts.space_spec.convolutional is not None else "step"
+    if history.facts.space_spec.recurrent_cell is not None and kind.steps > 1:
         step = "node"
     labels = [f"{step} {index}" for index in range(kind.steps)]
     if step == "node":
@@ -388,8 +388,8 @@ def _words(kind: str) -> str:
 
 def front(history: History) -> Panel:
     """Return the metric against the first penalty's metric, or against parameters, with the Pareto front."""
-    name = history.cost_name
-    title = f"{history.objective.metric.capitalize()} against {_words(name)}"
+    name, objective = history.cost_name, history.facts.objective
+    title = f"{objective.metric.capitalize()} against {_words(name)}"
     known = [sample for sample in history.trained() if sample.cost > 0 and sample.stopped is None]
     if not known:
         return Panel("front", title, f"No result reports its {escape(name)}.")
@@ -405,7 +405,7 @@ def front(history: History) -> Panel:
     edge = [(x.at(sample.cost), y.at(sample.metric)) for sample in found]
     many = len(inside) > _MOST_DOTS
     titles = [
-        f"sample {sample.number}: {history.objective.metric} {number(sample.metric)}, {name} {number(sample.cost)}"
+        f"sample {sample.number}: {objective.metric} {number(sample.metric)}, {name} {number(sample.cost)}"
         for sample in found
     ]
     marks = [
@@ -413,7 +413,7 @@ def front(history: History) -> Panel:
         stairs(edge, "best"),
         dots(edge, "best big", titles),
     ]
-    goal = next((each for each in history.objective.penalties if each.metric == name), None)
+    goal = next((each for each in objective.penalties if each.metric == name), None)
     notes = []
     if goal is not None and x.low < float(goal.target) < x.high:
         place = x.at(float(goal.target))
@@ -426,8 +426,8 @@ def front(history: History) -> Panel:
         marks,
         x,
         y,
-        label=f"{history.objective.metric} against {name}; {len(found)} networks are on the Pareto front",
-        names=(_words(name), history.objective.metric),
+        label=f"{objective.metric} against {name}; {len(found)} networks are on the Pareto front",
+        names=(_words(name), objective.metric),
         notes=notes,
         height=280,
     )
@@ -435,7 +435,7 @@ def front(history: History) -> Panel:
     body += key([dark, ("best dot", "on the Pareto front")])
     body += numbers(
         table(
-            ("sample", _words(name), history.objective.metric),
+            ("sample", _words(name), objective.metric),
             [(f"{sample.number:,}", number(sample.cost), number(sample.metric)) for sample in found],
         ),
         "The front",
@@ -497,13 +497,13 @@ def cost(history: History) -> Panel:
         lead += f" Children shared pods, which trained for {duration(total - history.shared_seconds)}."
     if final:
         lead += f" The final training took {duration(final)} more."
-    if history.slot_seconds > 0:
-        idle = max(0.0, 1 - (total + final + history.lost_seconds) / history.slot_seconds)
+    if history.facts.slot_seconds > 0:
+        idle = max(0.0, 1 - (total + final + history.lost_seconds) / history.facts.slot_seconds)
         lead += (
-            f" <b>{percent(idle)}</b> of {duration(history.slot_seconds)} (parallelism times duration) was not"
+            f" <b>{percent(idle)}</b> of {duration(history.facts.slot_seconds)} (parallelism times duration) was not"
             " training: pods that start, wait or load data, and pauses."
         )
-    elif not history.timed:
+    elif not history.facts.timed:
         lead += " The log does not say when things happened, so the idle share is not known."
     reused = sum(sample.reused for sample in history.samples)
     if reused:
@@ -547,7 +547,7 @@ def _early_stopping(history: History, total: float) -> str:
     hopeless = [sample.metric for sample in arm if sample.hopeless]
     if hopeless:
         best = max if history.sign > 0 else min
-        metric = escape(history.objective.metric)
+        metric = escape(history.facts.objective.metric)
         out += (
             f" It would have ended {len(hopeless):,} of {len(arm):,} samples of the random arm: the best of those"
             f" ended with {metric} {number(best(hopeless))}, the arm’s best with"
@@ -577,7 +577,7 @@ def networks(history: History) -> Panel:
         lead = "Each leaf takes W x<sub>t</sub> and U h<sub>t−1</sub>; the root’s value is h<sub>t</sub>."
     else:
         lead = "The values of their decisions; those that were not taken are left out."
-    metric = escape(history.objective.metric)
+    metric = escape(history.facts.objective.metric)
     cards = "".join(
         f'<article><h3>Sample {sample.number:,}</h3><p class="lead">reward <b>{number(sample.reward)}</b>, {metric}'
         f" {number(sample.metric)}{f', {short_number(sample.parameters)} parameters' if sample.parameters else ''}</p>"
@@ -598,11 +598,11 @@ def final_training(history: History) -> Panel:
     title = "Final training"
     grid = [each for each in history.finals if not each.run.settings.test]
     if not grid:
-        if history.finished is not None and not history.search_ended:
+        if history.facts.finished is not None and history.facts.search_ended is None:
             return Panel("final", title, "The manifest asks for none (spec.finalTraining).")
         why = "It has not begun: it follows the search where spec.finalTraining asks for it."
         return Panel("final", title, why)
-    metric = history.objective.metric
+    metric = history.facts.objective.metric
     tests = [each for each in history.finals if each.run.settings.test and each.fate is Fate.TRAINED]
     done = [each for each in grid if each.fate is Fate.TRAINED]
     # The last of a network is its best.
@@ -681,6 +681,6 @@ def top_samples(history: History) -> Panel:
         )
         for rank, sample in enumerate(best, 1)
     ]
-    head = ("", "sample", "reward", history.objective.metric, "parameters", "training", "arm", "architecture")
+    head = ("", "sample", "reward", history.facts.objective.metric, "parameters", "training", "arm", "architecture")
     lead = f"The {len(rows)} best architectures, each once, in the short form of their space."
     return Panel("top", "Top samples", lead, table(head, rows, words=frozenset({6, 7})), wide=True)

@@ -15,8 +15,8 @@ import structlog
 from nas_api import names
 from nas_api.experiment import NASExperiment
 from nas_log.errors import LogDamaged
-from nas_log.log import read_objects
-from nas_report.history import History, read
+from nas_log.follower import Follower
+from nas_report.history import History
 from nas_report.page import render
 from nas_store import Store
 from nas_store.errors import StoreError
@@ -46,8 +46,9 @@ class ReportWriter:
         self._over = threading.Event()
         # A daemon: a store that hangs must not hold up the end of the process.
         self._thread = threading.Thread(target=self._run, name="report", daemon=True)
-        self._history: History | None = None
-        self._sequence, self._digest = -1, ""
+        self._log = Follower(store)
+        self._history = History(self._log)
+        self._written = self._log.position
 
     def __enter__(self) -> "ReportWriter":
         self._thread.start()
@@ -67,18 +68,14 @@ class ReportWriter:
         self._write()
 
     def _write(self) -> float:
-        """Write a report of what the log has now, unless it has nothing new; return the seconds that it took."""
-        begin, before = time.monotonic(), self._sequence
+        """Write a report of what the log has now, unless there is nothing new; return the seconds that it took."""
+        begin = time.monotonic()
         try:
-            for each in read_objects(self._store, self._sequence, self._digest):
-                if self._history is None:
-                    self._history = read(each.records)
-                else:
-                    self._history.take(each.records)
-                self._sequence, self._digest = each.sequence, each.digest
-            if self._history is not None and self._sequence != before:
+            self._history.add(self._log.read())
+            if self._log.facts is not None and self._log.position != self._written:
                 page = render(self._history, self._experiment(), datetime.now(UTC))
                 self._store.put(names.REPORT, page.encode())
+                self._written = self._log.position
         except (StoreError, LogDamaged) as error:
             # The next report tries again, and `nas report` makes one from the log at any time.
             _log.warning("report not written", error=str(error))

@@ -1,14 +1,11 @@
 """Commands against a cluster: what they show, and one line with the cure for everything that may be missing."""
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from canned_api import Answer, failure, kubeconfig
 from click.testing import CliRunner, Result
 from cluster_fixtures import ControlPlane
 from experiments import manifest
@@ -64,57 +61,6 @@ def refusal(*words: str) -> str:
     return outcome.stderr
 
 
-def kubeconfig(path: Path, server: str) -> Path:
-    path.write_text(
-        yaml.safe_dump(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "clusters": [{"name": "here", "cluster": {"server": server}}],
-                "users": [{"name": "me", "user": {"token": "token"}}],
-                "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me"}}],
-                "current-context": "here",
-            }
-        )
-    )
-    return path
-
-
-Answers = dict[str, tuple[int, str]]
-
-
-@pytest.fixture
-def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answers], None]]:
-    """An API server of canned answers by path; others get what a server without our resource says."""
-    answers: Answers = {}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, body = answers.get(self.path.partition("?")[0], (404, "404 page not found"))
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        def log_message(self, *_: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path / "config", f"http://127.0.0.1:{server.server_port}")))
-    yield answers.update
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-Answer = Callable[[Answers], None]
-
-
-def failure(status: int, reason: str, message: str) -> tuple[int, str]:
-    return status, json.dumps({"kind": "Status", "code": status, "reason": reason, "message": message})
-
-
 # ---------------------------------------------------------------- what is shown
 
 
@@ -131,8 +77,9 @@ def test_a_problem_is_shown(answer: Answer) -> None:
     assert "waiting: DatasetUnavailable: put it there" in nas("status", "digits").stdout
 
 
-def test_an_experiment_that_nobody_has_seen(answer: Answer) -> None:
-    answer({PATH: (200, json.dumps(manifest()))})
+@pytest.mark.parametrize("status", [{}, {"status": {"observedGeneration": -1}}], ids=["none", "the CRD's default"])
+def test_an_experiment_that_nobody_has_seen(answer: Answer, status: dict[str, Any]) -> None:
+    answer({PATH: (200, json.dumps({**manifest(), **status}))})
     assert "is it running?" in nas("status", "digits").stdout
     assert "no sample of digits has a result yet" in refusal("best", "digits")
     assert "no controller pod yet" in refusal("logs", "digits")
@@ -242,7 +189,8 @@ def test_a_local_run_of_that_name_is_hinted_at(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nas-runs" / "digits").mkdir(parents=True)
     (tmp_path / "nas-runs" / "digits" / "experiment.json").write_text("{}")
-    assert "give its folder, nas-runs/digits" in refusal("best", "digits")
+    for command in ("status", "best", "samples", "logs", "report"):
+        assert "give its folder, nas-runs/digits" in refusal(command, "digits")
 
 
 @pytest.mark.cluster

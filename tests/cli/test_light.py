@@ -101,7 +101,7 @@ def test_help_and_version_load_the_table_of_commands_alone() -> None:
         loaded = [module.split(".") for module in json.loads(done.stdout.splitlines()[-1])]
         assert {first for first, *_ in loaded} - sys.stdlib_module_names == {"click", "nas_api", "nas_cli"}
         ours = {".".join(module) for module in loaded if module[0].startswith("nas_")}
-        assert ours == {"nas_api", "nas_cli", "nas_cli.main", "nas_cli.folders"}
+        assert ours == {"nas_api", "nas_api.names", "nas_cli", "nas_cli.main", "nas_cli.folders", "nas_cli.errors"}
 
 
 def test_every_command_that_reads_does_without_them(nas: Nas, written: Path, run: Path, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_noise_asks_for_more_samples() -> None:
 def test_trainings_that_are_compared_are_never_stopped_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[NASExperiment] = []
     monkeypatch.setattr("nas_cli.local_run.run", lambda experiment, *_, **__: asked.append(experiment))
-    monkeypatch.setattr("nas_cli.proxy_check.read_records", lambda *_: [])
+    monkeypatch.setattr("nas_cli.proxy_check.read_samples", lambda *_: [])
     trainer = {"dataset": {"digits": {}}, "epochs": 4, "earlyStopping": {"epoch": 2}}
     written = NASExperiment.model_validate(manifest(trainer=trainer))
     with pytest.raises(Refusal, match="too few training runs"):

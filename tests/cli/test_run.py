@@ -105,11 +105,11 @@ def test_a_run_ends_with_the_best_network_and_is_not_repeated(small: Write, tmp_
 
     changed = nas("run", small(samples=6, searcher={"seed": 5}), "--folder", folder)
     assert changed.exit_code == 1
-    assert "spec.searcher differ from the manifest's" in changed.output
+    assert "holds another search than the manifest (different: spec.searcher)" in changed.output
     assert "--folder" in changed.output
     other = nas("run", small(samples=6, name="other"), "--folder", folder)
     assert other.exit_code == 1
-    assert "metadata.name differ" in other.output
+    assert "(different: metadata.name)" in other.output
     assert nas("best", folder, "--code").stdout == code
 
 

@@ -84,6 +84,18 @@ def test_both_programs_are_installed(nas: Nas, program: str) -> None:
     assert (done.stdout, done.stderr) == (f"nas, version {__version__}\n", "")
 
 
+def test_kubectl_finds_what_completes_its_plugin(nas: Nas) -> None:
+    done = nas("stat", program="kubectl_complete-nas")
+    assert (done.stdout, done.stderr) == ("status\tShow how an experiment is going.\n:4\n", "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_are_taught_to_complete(nas: Nas, shell: str) -> None:
+    done = nas("completion", shell)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"_NAS_COMPLETE={shell}_complete" in done.stdout
+
+
 def test_a_manifest_is_validated(nas: Nas) -> None:
     done = nas("validate", ROOT / "examples" / "digits.yaml")
     assert done.stderr == ""

@@ -106,6 +106,15 @@ def test_the_environment_names_the_kubeconfig(tmp_path: Path, monkeypatch: pytes
         KubeClient.from_kubeconfig(kubeconfig(tmp_path, token="t"), context="unknown")
 
 
+@pytest.mark.parametrize("content", [b"{", b"[]", b"hello", b"contexts: 3\ncurrent-context: x", b"\xff"])
+def test_a_file_that_is_no_kubeconfig_is_named(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "config"
+    file.write_bytes(content)
+    with pytest.raises(KubeConfigError, match=rf"no cluster to talk to: {file} is not a kubeconfig \(") as refused:
+        KubeClient.from_kubeconfig(file)
+    assert "\n" not in str(refused.value)
+
+
 def test_a_rotated_token_is_read_again() -> None:
     """The configuration's hook is asked before each call: the official loader reads a pod's token file there."""
     tokens = iter(["first", "second"])

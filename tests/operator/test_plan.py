@@ -4,7 +4,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import judges
 import pytest
+from cluster_fixtures import REPOSITORY
 from experiments import manifest
 
 from nas_api import names
@@ -100,6 +102,8 @@ def test_a_new_experiment_gets_access_a_trial_and_a_pod_in_this_order() -> None:
         "Suspended": "False",
         "Complete": "False",
         "Failed": "False",
+        "Ready": "False",
+        "Reconciling": "True",
     }
 
 
@@ -504,3 +508,107 @@ def test_the_start_is_told_once() -> None:
     started = look({**pending, "status": {**pending["status"], "epoch": 1}}, pod(1))
     assert [event.reason for event in started.events] == ["Searching"]
     assert look(written(started, pending, epoch=1), pod(1)).events == ()
+
+
+# ---------------------------------------------------------------- what others make of each state
+
+
+def ended_as(kind: str) -> dict[str, Any]:
+    return {**SEARCHING, "outcome": {"type": kind, "reason": "TheReason", "message": "The log's words."}}
+
+
+def in_state(state: str) -> dict[str, Any]:
+    """An experiment as the API server shows it when the operator has written what it makes of a state."""
+    raw = experiment(status=dict(SEARCHING))
+    pods: tuple[ControllerPod, ...] = (pod(1),)
+    seen: dict[str, Any] = {}
+    match state:
+        case "new":
+            return experiment(status={"observedGeneration": -1})  # By the CRD's default.
+        case "edited":
+            return {**in_state("Complete"), "metadata": experiment(generation=2)["metadata"]}
+        case "being deleted":
+            done = in_state("Complete")
+            return {**done, "metadata": {**done["metadata"], "deletionTimestamp": "2026-05-01T12:00:00Z"}}
+        case "Pending":
+            raw, pods = experiment(), (pod(1, running=False),)
+        case "final training":
+            raw["status"] |= {"final": {"trained": 1, "total": 5}}
+        case "Waiting":
+            raw["status"] |= {"problem": {"reason": "TheReason", "message": "The controller's words."}}
+        case "invalid spec":
+            raw["spec"]["budget"] = {}
+            return written(plan(Observed(raw=raw), NOW, SETTINGS), raw)
+        case "suspending":
+            raw, seen = experiment(status=SEARCHING, suspend=True), {"children": 2}
+        case "Suspended":
+            raw, pods, seen = experiment(status=SEARCHING, suspend=True), (), {"children": 0}
+        case "Complete" | "Failed":
+            raw = experiment(status=ended_as(state))
+    return written(look(raw, *pods, **seen), raw)
+
+
+def documented() -> dict[str, list[str]]:
+    """The table of states in docs/gitops.md: by state, what is said of Ready, of others, by kstatus and by Argo CD."""
+    text = (REPOSITORY / "docs/gitops.md").read_text().split("| state |", 1)[1].split("\n\n", 1)[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
+    return {state: cells for state, _, *cells in rows}
+
+
+DOCUMENTED = documented()
+
+
+@pytest.mark.parametrize("state", DOCUMENTED)
+def test_the_conditions_of_each_state(state: str) -> None:
+    """As the table in docs/gitops.md has them, which is read here."""
+    raw, (ready, others, _, _) = in_state(state), DOCUMENTED[state]
+    told = {item["type"]: item["status"] for item in raw["status"].get("conditions", ())}
+    assert "False" not in (told.get("Reconciling"), told.get("Stalled"))
+    if ready == others == "as before":
+        assert raw["status"] == in_state("Complete")["status"]
+    else:
+        assert told.pop("Ready", "absent") == ready
+        assert {f"`{kind}`" for kind, status in told.items() if status == "True"} == set(
+            filter(None, others.split(", "))
+        )
+
+
+@pytest.mark.usefixtures("judging_programs")
+@pytest.mark.parametrize("state", DOCUMENTED)
+def test_what_kstatus_and_argo_cd_make_of_each_state(state: str) -> None:
+    """As the table in docs/gitops.md has it. What is being deleted, Argo CD judges without a script."""
+    raw, (_, _, kstatus, health) = in_state(state), DOCUMENTED[state]
+    assert judges.kstatus(raw).status == kstatus
+    assert judges.argo_cd(raw).status == health or health.endswith("by its own rule")
+
+
+@pytest.mark.usefixtures("judging_programs")
+def test_cause_and_cure_come_through() -> None:
+    raw = in_state("invalid spec")
+    assert "spec.budget" in judges.kstatus(raw).message
+    assert judges.argo_cd(raw).message.startswith("InvalidSpec: spec.budget")
+    assert judges.kstatus(in_state("Failed")).message == "The log's words."
+    assert judges.argo_cd(in_state("Failed")).message == "TheReason: The log's words."
+
+
+def test_ready_changes_once_and_reconciling_begins_anew() -> None:
+    raw = in_state("Searching")
+    for item in raw["status"]["conditions"]:
+        item["lastTransitionTime"] = "2020-01-01T00:00:00Z"
+    problem = {"reason": "StoreUnreachable", "message": "m"}
+    waiting = look({**raw, "status": {**raw["status"], "problem": problem}}, pod(1))
+    assert condition(waiting, "Ready")["lastTransitionTime"] == "2020-01-01T00:00:00Z"
+    assert condition(waiting, "Ready")["reason"] == "StoreUnreachable"
+    cured = look(written(waiting, raw), pod(1))
+    assert condition(cured, "Ready")["lastTransitionTime"] == "2020-01-01T00:00:00Z"
+    assert condition(cured, "Reconciling")["lastTransitionTime"] == "2026-05-01T12:00:00Z"
+
+
+def test_an_experiment_from_before_these_conditions_is_written_once_and_nothing_is_told() -> None:
+    raw = in_state("Searching")
+    batch = ("Progressing", "Suspended", "Complete", "Failed")
+    raw["status"]["conditions"] = [item for item in raw["status"]["conditions"] if item["type"] in batch]
+    first = look(raw, pod(1))
+    assert differs(raw, first.status)
+    assert (first.actions, first.events) == ((), ())
+    assert not differs(written(first, raw), look(written(first, raw), pod(1)).status)

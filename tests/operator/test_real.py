@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import judges
 import pytest
 import yaml
 from cluster_fixtures import REPOSITORY, ControlPlane
@@ -613,3 +614,138 @@ def test_a_lost_permission_is_told(control_plane: ControlPlane, lab: Lab, tmp_pa
         assert 'cannot create resource "pods"' in told["message"]
     finally:
         operator.stop()
+
+
+# ---------------------------------------------------------------- GitOps
+
+
+def verdicts(lab: Lab) -> tuple[str, str]:
+    """What kstatus and Argo CD's script make of the experiment."""
+    raw = lab.experiment()
+    return judges.kstatus(raw).status, judges.argo_cd(raw).status
+
+
+@pytest.mark.usefixtures("judging_programs")
+def test_others_read_each_state_off_what_is_written(start: Any, lab: Lab) -> None:
+    lab.make()
+    # Without an operator: nobody may take it for done.
+    assert lab.experiment()["status"] == {"observedGeneration": -1}
+    assert verdicts(lab) == ("InProgress", "Progressing")
+    start()
+    lab.until("Progressing", "False", "Unschedulable")
+    assert verdicts(lab) == ("InProgress", "Suspended")
+    assert "Add nodes, or correct requests" in judges.kstatus(lab.experiment()).message
+    lab.play_kubelet(1, RUNNING)
+    lab.play_controller(samples={"running": 2})
+    lab.until("Progressing", "True", "Searching")
+    assert verdicts(lab) == ("InProgress", "Progressing")
+    lab.spec(suspend=True)
+    lab.until("Progressing", "True", "SuspendedByUser")
+    assert verdicts(lab) == ("InProgress", "Progressing")
+    lab.play_controller(samples={"running": 0})
+    lab.until("Suspended", "True", "SuspendedByUser")
+    assert verdicts(lab) == ("InProgress", "Suspended")
+
+
+@pytest.mark.usefixtures("judging_programs")
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("Complete", ("Current", "Healthy")), ("Failed", ("Failed", "Degraded"))]
+)
+def test_others_read_the_end_off_what_is_written(
+    operator: Operator, lab: Lab, control_plane: ControlPlane, kind: str, expected: tuple[str, str]
+) -> None:
+    lab.make()
+    lab.until_pods("1")
+    lab.play_controller(outcome={"type": kind, "reason": "TheReason", "message": "The log's words."})
+    lab.until(kind, "True", "TheReason")
+    assert verdicts(lab) == expected
+    waited = control_plane.kubectl("wait", "--for=condition=Ready", "nas/digits", "-n", lab.namespace, "--timeout=0")
+    assert (waited.returncode == 0) is (kind == "Complete"), waited.stderr
+    assert operator.stop() == 0
+    lab.spec(parallelism=3)
+    assert verdicts(lab) == ("InProgress", "Progressing")
+
+
+def contained(part: Any, whole: Any) -> bool:
+    """Whether all that a manifest says stands in the object as it is written there."""
+    if isinstance(part, dict):
+        return isinstance(whole, dict) and all(contained(part[key], whole.get(key)) for key in part)
+    if isinstance(part, list):
+        same = isinstance(whole, list) and len(part) == len(whole)
+        return same and all(contained(one, other) for one, other in zip(part, whole, strict=True))
+    return bool(part == whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "manner",
+    [("--server-side", "--field-manager=kustomize-controller"), ()],
+    ids=["as Flux does, and Argo CD with ServerSideApply", "as Argo CD does by default"],
+)
+def test_applying_again_changes_nothing(start: Any, lab: Lab, control_plane: ControlPlane, manner: tuple[str]) -> None:
+    """Every manifest of examples/, applied, looked at by the operator, reported on by a controller, applied again."""
+    found = [file for file in (REPOSITORY / "examples").rglob("*.yaml") if "kind: NASExperiment" in file.read_text()]
+    wanted = {
+        document["metadata"]["name"]: document for file in found for document in [yaml.safe_load(file.read_text())]
+    }
+    files = [word for file in found for word in ("-f", str(file))]
+
+    def kubectl(verb: str) -> subprocess.CompletedProcess[str]:
+        return control_plane.kubectl(verb, *manner, "-n", lab.namespace, *files)
+
+    def live() -> dict[str, dict[str, Any]]:
+        listed = lab.client.list(EXPERIMENTS, lab.namespace).items
+        return {item["metadata"]["name"]: item for item in listed}
+
+    operator = start()
+    applied = kubectl("apply")
+    assert applied.returncode == 0, applied.stderr
+    eventually(lambda: all(item["status"].get("state") == "Waiting" for item in live().values()), message=live)
+    assert operator.stop() == 0
+    for name in wanted:
+        body = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": {"name": name}, "status": {"epoch": 1}}
+        manager = names.FIELD_MANAGER_CONTROLLER
+        lab.client.apply(EXPERIMENTS, lab.namespace, name, body, field_manager=manager, subresource="status")
+    before = live()
+    assert before.keys() == wanted.keys()
+    assert [name for name in wanted if not contained(wanted[name], before[name])] == []
+    assert kubectl("apply").returncode == 0
+    assert live() == before
+    difference = kubectl("diff")
+    assert (difference.returncode, difference.stdout) == (0, ""), difference.stderr
+    # What the manifest leaves open may be set by hand; what it says may not, and that is found.
+    lab.client.patch(EXPERIMENTS, lab.namespace, "digits", {"spec": {"suspend": True}})
+    assert kubectl("diff").returncode == 0
+    lab.client.patch(EXPERIMENTS, lab.namespace, "digits", {"spec": {"budget": {"samples": 7}}})
+    assert kubectl("diff").returncode != 0
+
+
+def test_an_older_operator_takes_back_what_it_does_not_know(start: Any, lab: Lab) -> None:
+    """Rolled back and upgraded again: the older one's apply leaves no stale condition, the newer one writes once."""
+    first = start()
+    lab.make()
+    lab.until_pods("1")
+    lab.play_kubelet(1, RUNNING)
+    lab.play_controller(samples={"running": 2})
+    lab.until("Progressing", "True", "Searching")
+    assert first.stop() == 0
+    status = lab.experiment()["status"]
+    batch = ("Progressing", "Suspended", "Complete", "Failed")
+    older = {key: status[key] for key in ("observedGeneration", "state", "controller")}
+    older["conditions"] = [item for item in status["conditions"] if item["type"] in batch]
+    lab.client.apply(
+        EXPERIMENTS,
+        lab.namespace,
+        "digits",
+        {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": {"name": "digits"}, "status": older},
+        field_manager=names.FIELD_MANAGER_OPERATOR,
+        subresource="status",
+    )
+    after = lab.experiment()["status"]
+    assert {item["type"] for item in after["conditions"]} == set(batch)
+    assert (after["epoch"], after["samples"]) == (1, {"running": 2})
+    second = start()
+    lab.until("Ready", "False", "Searching")
+    time.sleep(2)
+    assert second.stop() == 0
+    assert len([line for line in second.lines() if line["event"] == "status written"]) == 1

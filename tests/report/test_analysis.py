@@ -9,7 +9,7 @@ from report import logs
 
 from nas_api.decisions import Anchor, Choices, counting
 from nas_report import analysis, read
-from nas_report.history import History, Sample
+from nas_report.history import History, Row
 
 CUSTOM = {
     "custom": {
@@ -60,7 +60,7 @@ def test_shares_are_those_of_the_proposed_architectures(space: object) -> None:
             counts = np.zeros(len(kind.options))
             asked = np.zeros(len(kind.options))
             for sample in inside:
-                decisions = found.space.decisions(sample.number)
+                decisions = found.facts.space.decisions(sample.number)
                 for decision, choice, counts_here in zip(
                     decisions, sample.choices, counting(decisions, sample.choices), strict=True
                 ):
@@ -133,12 +133,12 @@ def test_the_front_is_what_nothing_beats(sign: int) -> None:
     draw = np.random.default_rng(3)
     samples = []
     for number in range(200):
-        sample = Sample(number, (0,), random=False)
+        sample = Row(number, (0,), random=False)
         sample.cost, sample.metric = float(draw.integers(1, 30)), float(draw.integers(0, 30))
         samples.append(sample)
     front = analysis.pareto_front(samples, sign)
 
-    def beats(one: Sample, other: Sample) -> bool:
+    def beats(one: Row, other: Row) -> bool:
         better = one.cost <= other.cost and sign * one.metric >= sign * other.metric
         return better and (one.cost, one.metric) != (other.cost, other.metric)
 

@@ -12,9 +12,10 @@ from nas_api.reasons import LostReason
 from nas_api.search_space import SearchSpaceSpec
 from nas_api.stopping import Rung
 from nas_log.errors import LogDamaged
+from nas_log.reader import Reader
 from nas_log.records import Inherited, Launched, Lost, Observed, Proposed, Record, Started, WarmStarted
 from nas_report import panels, read, render
-from nas_report.history import Fate
+from nas_report.history import Fate, History
 
 
 def records(samples: int = 30, **changes: object) -> list[Record]:
@@ -39,11 +40,16 @@ def test_each_sample_has_the_fate_that_the_log_says() -> None:
 def test_a_log_may_be_taken_in_pieces() -> None:
     objects = list(logs.records(logs.CONVOLUTIONAL, 50, losses=0.1))
     whole = read(record for each in objects for record in each)
-    pieces = read(objects[0])
-    assert whole is not None and pieces is not None
-    for each in objects[1:]:
-        pieces.take(each)
-    assert (pieces.samples, pieces.slot_seconds, pieces.end) == (whole.samples, whole.slot_seconds, whole.end)
+    assert whole is not None
+    log = Reader()
+    pieces = History(log)
+    for each in objects:
+        pieces.add(log.take(each))
+    assert (pieces.samples, pieces.facts.slot_seconds, pieces.facts.end) == (
+        whole.samples,
+        whole.facts.slot_seconds,
+        whole.facts.end,
+    )
 
 
 def test_no_log_and_a_log_without_its_beginning() -> None:
@@ -55,11 +61,11 @@ def test_no_log_and_a_log_without_its_beginning() -> None:
 def test_slots_and_losses_are_timed() -> None:
     found = records(1, losses=0.0, parallelism=3)
     history = read(found)
-    assert history is not None and history.timed
+    assert history is not None and history.facts.timed
     launched = next(each for each in found if isinstance(each, Launched))
     observed = next(each for each in found if isinstance(each, Observed))
     assert launched.moment is not None and observed.moment is not None
-    assert history.slot_seconds == pytest.approx(3 * (observed.moment - launched.moment).total_seconds())
+    assert history.facts.slot_seconds == pytest.approx(3 * (observed.moment - launched.moment).total_seconds())
 
     end = launched.moment + timedelta(seconds=40)
     lost = Lost(sample=0, reason=LostReason.TRAINER_FAILED, moment=end)
@@ -73,7 +79,7 @@ def test_a_log_of_an_older_writer_has_no_times() -> None:
     found = [each.model_copy(update={"moment": None}) if not isinstance(each, Started) else each for each in records(5)]
     history = read(found)
     assert history is not None
-    assert not history.timed and history.slot_seconds == 0
+    assert not history.facts.timed and history.facts.slot_seconds == 0
 
 
 def test_a_reused_result_costs_nothing_and_has_the_parameters_of_its_original() -> None:
@@ -158,7 +164,7 @@ def test_a_warm_start_goes_on_with_the_earlier_numbers() -> None:
             shifted.append(each)
     history, plain = read([*shifted[:2], *inherited, *shifted[2:]]), read(found)
     assert history is not None and plain is not None
-    assert history.inherited == 2 and history.warm_start == inherited[0]
+    assert history.facts.inherited == 2 and history.facts.warm_start == inherited[0]
     assert [sample.number for sample in history.samples] == list(range(2, 22))
     assert [sample.reward for sample in history.samples] == [sample.reward for sample in plain.samples]
     text = render(history, NASExperiment.model_validate(manifest()), logs.BEGIN)

@@ -15,12 +15,13 @@ from report import logs
 
 from nas_api import names
 from nas_api.experiment import NASExperiment
+from nas_api.wording import duration
 from nas_cli.main import main
 from nas_controller.policies.factory import make_policy
 from nas_controller.state import fold
 from nas_log.records import Finished
 from nas_report import analysis, panels, read, render
-from nas_report.drawing import Axis, cells, duration, merged, number, percent
+from nas_report.drawing import Axis, cells, merged, number, percent
 from nas_store.folder import FolderStore
 
 MADE = datetime(2026, 3, 4, tzinfo=UTC)

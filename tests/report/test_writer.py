@@ -77,6 +77,24 @@ def test_a_store_in_trouble_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> N
     assert names.REPORT in store.objects
 
 
+def test_a_report_that_was_not_stored_is_stored_later_though_nothing_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "_FIRST_SECONDS", 0.01)
+    tried = threading.Event()
+
+    class Failing(MemoryStore):
+        def put(self, key: str, data: bytes) -> None:
+            if not tried.is_set():
+                tried.set()
+                raise StoreUnreachable("no answer")
+            super().put(key, data)
+
+    store = Failing()
+    logs.write(store, logs.records(logs.CONVOLUTIONAL, 4))
+    with ReportWriter(store, lambda: EXPERIMENT):
+        assert tried.wait(HANG_SECONDS)
+    assert names.REPORT in store.objects
+
+
 def test_no_log_no_report() -> None:
     store = MemoryStore()
     with ReportWriter(store, lambda: EXPERIMENT):
