@@ -470,9 +470,9 @@ class TrainerSpec(TrainingSpec):
     service_account_name: DnsLabel | None = None
     """An existing ServiceAccount for children, for example one with an IAM role; no API token is mounted."""
     queue: DnsLabelValue | None = None
-    """A LocalQueue of Kueue in the experiment's namespace: each child's Job waits there until the queue has room for it,
-    and returns there without loss of an attempt when it is preempted. May be changed during a run: it applies to
-    children launched from then on and to those that have not started yet. `nas run` ignores it."""
+    """A LocalQueue of Kueue in the experiment's namespace: each child's Job waits there until there is room for it, and
+    returns there without loss of an attempt when it is preempted. May be changed during a run: it applies to children
+    launched from then on and to those that have not started yet. `nas run` ignores it."""
     priority_class: DnsLabelValue | None = None
     """A WorkloadPriorityClass of Kueue: which children the queue lets in first and which it preempts. As with queue,
     changes apply to children that have not started yet, and `nas run` ignores it."""

@@ -104,7 +104,7 @@ def priority_class(job: Object) -> str:
 
 
 def admission(workload: Object) -> str:
-    """Return why Kueue lets a Job wait, in its words, from the Workload that stands for it; empty if it says nothing."""
+    """Return why Kueue lets a Job wait, in its words, from the Job's Workload; empty if it says nothing."""
     found = conditions(workload)
     # The quota first: it is reserved before the rest that an admission may ask for is looked at.
     waits = next((found[kind] for kind in ("QuotaReserved", "Admitted") if _is_false(found.get(kind))), None)

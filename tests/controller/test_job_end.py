@@ -17,7 +17,9 @@ def failed(message: str, reason: str = "PodFailurePolicy", *, suspend: bool) -> 
 def pod(code: int) -> dict[str, Any]:
     """Return a pod whose trainer has ended."""
     terminated = {"exitCode": code, "reason": "Error", "message": "last words"}
-    return {"status": {"phase": "Failed", "containerStatuses": [{"name": "trainer", "state": {"terminated": terminated}}]}}
+    return {
+        "status": {"phase": "Failed", "containerStatuses": [{"name": "trainer", "state": {"terminated": terminated}}]}
+    }
 
 
 @pytest.mark.parametrize("code", [10, 11, 137, 143])

@@ -234,7 +234,8 @@ def test_what_the_queue_has_let_in_and_cannot_start_is_told_before_who_waits() -
     launches.queued(Queued(1, "gpu"))
     # A look at its pod from before it was sent back.
     launches.blocked(Blocked(0, Reason.UNSCHEDULABLE, "no node"))
-    assert launches.problem(100.0) is not None and launches.problem(100.0).reason == Reason.QUEUED  # type: ignore[union-attr]
+    found = launches.problem(100.0)
+    assert found is not None and found.reason == Reason.QUEUED
     launches.admitted(1, 100.0)
     launches.blocked(Blocked(1, Reason.UNSCHEDULABLE, "no node"))
     assert launches.problem(110.0) == Problem(reason=Reason.UNSCHEDULABLE, message="no node")
