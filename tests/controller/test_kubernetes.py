@@ -299,6 +299,14 @@ def suspend(bench: Bench, number: int, suspend: bool) -> None:
     bench.client.patch(JOBS, bench.namespace, name, {"spec": {"suspend": suspend}})
 
 
+def terminating(bench: Bench, number: int) -> int | None:
+    """Return how many pods of a Job are on their way out, as its controller sees it."""
+    job = bench.job(number)
+    assert job is not None
+    count: int | None = job["status"].get("terminating")
+    return count
+
+
 READY = [{"type": "Ready", "status": "True"}]
 BEGUN = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
 
@@ -320,10 +328,9 @@ def test_a_child_waits_in_its_queue_runs_is_preempted_and_runs_again(bench: Benc
     suspend(bench, 0, True)
     assert bench.next_event() == Queued(0, "gpu")
     # It did not end in its grace, and the kubelet killed it; the Job is none the worse.
-    terminating = lambda: (bench.job(0) or {})["status"].get("terminating")  # noqa: E731
-    eventually(lambda: terminating() == 1)
+    eventually(lambda: terminating(bench, 0) == 1)
     bench.end_pod(0, 137)
-    eventually(lambda: terminating() == 0, message="the Job's controller has seen its end")
+    eventually(lambda: terminating(bench, 0) == 0, message="the Job's controller has seen its end")
     bench.client.patch(PODS, bench.namespace, metadata["name"], {"metadata": {"finalizers": None}})
     bench.no_event()
     suspend(bench, 0, False)
