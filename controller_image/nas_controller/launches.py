@@ -318,7 +318,8 @@ class Launches:
     def _held(self, queued: Queued) -> Blocked:
         """Return what to tell people when nothing runs because the queue lets nobody in; one child speaks for all."""
         said = f"{queue_words(self.samples_queued, self.samples_out, queued.queue)}: {queued.why}".rstrip(": .")
-        return Blocked(queued.launch, Reason.QUEUED, f"{said}. {EXPLANATIONS[Reason.QUEUED].cure}")
+        end = "" if said.endswith("?") else "."
+        return Blocked(queued.launch, Reason.QUEUED, f"{said}{end} {EXPLANATIONS[Reason.QUEUED].cure}")
 
 
 def _troubled(trouble: _Trouble | None, verdict: AwaitCure, launch: int, launched: int, now: float) -> _Trouble:

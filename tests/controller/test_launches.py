@@ -226,6 +226,9 @@ def test_when_all_wait_the_queue_is_the_problem_in_its_own_words() -> None:
     found = launches.problem(110.0)
     assert found is not None
     assert found.message.startswith("2 of 2 wait in queue gpu: LocalQueue gpu doesn't exist. Wait, or")
+    launches.queued(Queued(0, "gpu", "does Kueue manage it?"))
+    found = launches.problem(110.0)
+    assert found is not None and "queue gpu: does Kueue manage it? Wait, or" in found.message
 
 
 def test_what_the_queue_has_let_in_and_cannot_start_is_told_before_who_waits() -> None:

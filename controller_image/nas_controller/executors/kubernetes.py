@@ -352,12 +352,16 @@ class KubernetesExecutor:
                 return
             why = "the cluster has no Kueue, or one that is too old to tell (kueue.x-k8s.io/v1beta2)"
         else:
-            why = next(map(admission, workloads), _not_taken_up(child))
+            why = next(map(admission, workloads), self._not_taken_up(child))
         told = Queued(child.number, waits.queue, why)
         with self._lock:
             if child.waits is not None and child.waits != told and not child.finished:
                 child.waits = told
                 self._post(told)
+
+    def _not_taken_up(self, child: _Child) -> str:
+        asked = f", and is there a WorkloadPriorityClass {child.priority_class}" if child.priority_class else ""
+        return f"Kueue has not taken up its Job: does it manage namespace {self._namespace}{asked}?"
 
     def _look_at_pods(self, idle: list[_Child]) -> None:
         """Find out why children that wait in no queue do not run."""
@@ -414,11 +418,6 @@ class KubernetesExecutor:
 def _blocked(number: int, reason: Reason, cause: str) -> Blocked:
     """Return what to tell people: the cause in the words of whoever refused, and the cure."""
     return Blocked(number, reason, f"{cause.rstrip('.')}. {EXPLANATIONS[reason].cure}")
-
-
-def _not_taken_up(child: _Child) -> str:
-    known = f"; is there a WorkloadPriorityClass {child.priority_class}?" if child.priority_class else ""
-    return f"Kueue has not taken up its Job{known}"
 
 
 def _newest(pods: list[Object]) -> Object | None:
