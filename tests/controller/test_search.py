@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,7 +28,7 @@ from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_controller.control import arm_of
 from nas_controller.earlier import FindEarlier, find
 from nas_controller.errors import SearchChanged
-from nas_controller.executor import Admitted, Blocked, Queued, Running
+from nas_controller.executor import Admitted, Blocked, Event, Queued, Running
 from nas_controller.policies import Proposal
 from nas_controller.policies.random import RandomPolicy
 from nas_controller.recovery import recover
@@ -596,7 +596,7 @@ def test_days_in_a_queue_and_a_preemption_cost_nothing_and_are_told() -> None:
     bench = Bench(starts=False)
     world = bench.world
     days = 10 * 24 * 3600.0
-    stages = iter(
+    stages: Iterator[list[Event]] = iter(
         [
             [Queued(0, "gpu")],
             [Queued(0, "gpu", "no quota")],
