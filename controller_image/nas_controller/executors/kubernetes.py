@@ -347,8 +347,8 @@ class KubernetesExecutor:
         try:
             workloads = self._client.list(WORKLOADS, self._namespace, label_selector=selector).items
         except KubeError as error:
-            _log.info("no look at a queued child", launch=child.number, error=str(error))
             if not (isinstance(error, ApiError) and error.status == 404):
+                _log.info("no look at a queued child", launch=child.number, error=str(error))
                 return
             why = "the cluster has no Kueue, or one that is too old to tell (kueue.x-k8s.io/v1beta2)"
         else:
