@@ -309,7 +309,8 @@ def status_panel(status: Status, metric: str, *, tail: str = "") -> RenderableTy
 
 def _counts(samples: SampleCounts) -> str:
     parts = [
-        (samples.running, "running"),
+        (samples.running - samples.queued, "running"),
+        (samples.queued, "queued"),
         (samples.diverged, "diverged"),
         (samples.stopped, "stopped early"),
         (samples.lost, "lost"),
