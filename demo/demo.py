@@ -18,11 +18,12 @@ EXPERIMENT = "digits"
 SEARCH_SECONDS = 1800
 
 
-def install(place: Place, namespace: str, *more: str) -> None:
+def install(place: Place, namespace: str, *more: str, chart: Path = CHART) -> None:
     """Install or upgrade the chart, with the embedded S3, into a namespace that enforces the restricted standard.
 
     Args:
         more: further words for helm.
+        chart: its folder.
     """
     environment = place.environment()
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -40,7 +41,7 @@ def install(place: Place, namespace: str, *more: str) -> None:
     values = [word for value in place.values() for word in ("--set-string", value)]
     try:
         run(
-            *("helm", "upgrade", "--install", RELEASE, str(CHART), "--namespace", namespace),
+            *("helm", "upgrade", "--install", RELEASE, str(chart), "--namespace", namespace),
             *("--wait", "--timeout", "3m", *values, "--set", "embeddedS3.enabled=true", *more),
             environment=environment,
             quiet=True,

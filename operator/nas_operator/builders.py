@@ -16,6 +16,13 @@ from nas_operator.settings import Settings
 
 Object = dict[str, Any]
 
+# Asks autoscalers to leave a controller's node alone: a new controller would go on, but only once it has read the log,
+# while children that end wait. A user's template may say otherwise.
+_STAYS = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -117,7 +124,7 @@ def controller_pod(experiment: NASExperiment, index: int, quick_failures: int, s
     if settings.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
     try:
-        template = overlay({"spec": pod}, spec.controller.template or {})
+        template = overlay({"metadata": {"annotations": _STAYS}, "spec": pod}, spec.controller.template or {})
     except ValueError as error:
         raise ValueError(f"spec.controller.template: {error}") from error
     ours = _metadata(experiment, names.controller_pod(meta.name, meta.uid, index))

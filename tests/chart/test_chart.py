@@ -1,35 +1,23 @@
 """The chart renders what the contract fixes, grants what is needed and no more, and refuses values it does not know."""
 
+import copy
+import re
 import subprocess
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from chart.conftest import CHART, Objects, helm
+from chart.conftest import CHART, CI, Objects, helm, values_file
+from docs import generate
 from hack.cluster import binaries
 
 from nas_api import crd, names
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("programs")]
 Render = Callable[..., Objects]
-EVERYTHING = (
-    "embeddedS3.enabled=true",
-    "embeddedS3.persistence.enabled=true",
-    "embeddedS3.persistence.storageClass=fast",
-    "embeddedS3.sidecarMetadata=true",
-    "images.registry=registry.example/nas",
-    "images.tag=1.2.3",
-    "images.pullSecrets={one,two}",
-    "operator.priorityClassName=high",
-    "operator.nodeSelector.pool=system",
-    "operator.tolerations[0].key=system",
-    "operator.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].key=zone",
-    "operator.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].operator=Exists",
-    "operator.podAnnotations.a=b",
-    "serviceAccount.annotations.a=b",
-    "watchNamespaces={a,b}",
-)
 
 
 def one(objects: Objects, kind: str, name: str) -> dict[str, Any]:
@@ -49,15 +37,14 @@ def pod_specs(objects: Objects) -> dict[str, dict[str, Any]]:
     return out
 
 
-@pytest.mark.parametrize("values", [(), EVERYTHING], ids=["defaults", "everything"])
-def test_lint_and_schemas(render: Render, values: tuple[str, ...]) -> None:
-    words = [word for value in values for word in ("--set", value)]
-    linted = helm("lint", "--strict", str(CHART), *words)
+@pytest.mark.parametrize("file", CI)
+def test_lint_and_schemas(render: Render, file: str) -> None:
+    linted = helm("lint", "--strict", str(CHART), "--values", str(values_file(file)))
     assert linted.returncode == 0, linted.stdout
     # Schemas are not at hand without a network: -ignore-missing-schemas leaves syntax, kinds and duplicate keys.
     done = subprocess.run(
         [binaries.BINARIES["kubeconform"].path, "-ignore-missing-schemas", "-schema-location", str(CHART), "-"],
-        input=yaml.safe_dump_all(render(*values)),
+        input=yaml.safe_dump_all(render(file=file)),
         capture_output=True,
         text=True,
         check=False,
@@ -74,6 +61,12 @@ def test_lint_and_schemas(render: Render, values: tuple[str, ...]) -> None:
         "operator.replicas=many",
         "operator.logLevel=loud",
         "operator.resources.request.cpu=1",
+        "operator.podLabel.a=b",
+        "operator.podDisruptionBudget=2",
+        "operator.extraEnv[0].value=x",
+        "operator.topologySpreadConstraints[0].maxSkew=1",
+        "images.operator.digest=sha256:abc",
+        "embeddedS3.image.digest=latest",
         "watchNamespaces=a",
         "watchNamespaces={A_b}",
         "crds.instal=true",
@@ -92,8 +85,8 @@ def test_unknown_and_wrong_values_are_refused(value: str) -> None:
 def test_crd_is_the_models(render: Render) -> None:
     """The chart carries the CRD as nas_api has it, and `helm uninstall` keeps it."""
     document = one(render(), "CustomResourceDefinition", "nasexperiments.nas-operator.io")
-    annotations = document["metadata"].pop("annotations")
-    assert annotations == {"helm.sh/resource-policy": "keep"}
+    assert document["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+    assert document["metadata"].pop("labels")
     assert document == yaml.safe_load(yaml.safe_dump(crd.custom_resource_definition()))
     assert not [item for item in render("crds.install=false") if item["kind"] == "CustomResourceDefinition"]
 
@@ -141,8 +134,9 @@ def test_controller_rights_are_exactly_these(render: Render) -> None:
     ]
 
 
-def test_nobody_reads_secrets_or_has_wildcards(render: Render) -> None:
-    for item in render(*EVERYTHING):
+@pytest.mark.parametrize("file", CI)
+def test_nobody_reads_secrets_or_has_wildcards(render: Render, file: str) -> None:
+    for item in render(file=file):
         for rule in item.get("rules", ()):
             words = [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
             assert "*" not in words
@@ -186,9 +180,9 @@ def test_an_upgrade_does_not_restart_the_embedded_store(render: Render) -> None:
     assert "version" not in str(before["spec"]["template"]["metadata"])
 
 
-@pytest.mark.parametrize("values", [("embeddedS3.enabled=true",), EVERYTHING], ids=["s3", "everything"])
-def test_pods_have_requests_and_a_read_only_root(render: Render, values: tuple[str, ...]) -> None:
-    specs = pod_specs(render(*values))
+@pytest.mark.parametrize("file", CI)
+def test_pods_have_requests_and_a_read_only_root(render: Render, file: str) -> None:
+    specs = pod_specs(render("embeddedS3.enabled=true", file=file))
     assert len(specs) == 3
     for name, spec in specs.items():
         for container in spec["containers"]:
@@ -196,3 +190,201 @@ def test_pods_have_requests_and_a_read_only_root(render: Render, values: tuple[s
             assert not container["image"].endswith(":latest"), name
         if not name.startswith("Pod/"):
             assert spec["containers"][0]["resources"]["requests"], name
+
+
+# ---------------------------------------------------------------- every value
+
+
+def leaves(values: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the path of every value; an empty map is one."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key)
+
+
+def at(values: dict[str, Any], path: tuple[str, ...]) -> Any:
+    """Return the value at a path."""
+    for key in path:
+        values = values[key]
+    return values
+
+
+DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+EVERYTHING = yaml.safe_load(values_file("everything").read_text(encoding="utf-8"))
+
+
+def without_keys(objects: Objects) -> Objects:
+    """Leave the store's keys out, which are drawn anew each time."""
+    return [item for item in objects if item["kind"] != "Secret"]
+
+
+@pytest.fixture(scope="module")
+def everything(render: Render) -> Objects:
+    return without_keys(render(file="everything"))
+
+
+@pytest.mark.parametrize("path", tuple(leaves(DEFAULTS)), ids=".".join)
+def test_something_comes_of_every_value(
+    render: Render, everything: Objects, path: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Each value of values.yaml is among everything, and another one there gives other objects."""
+    value, default = at(EVERYTHING, path), at(DEFAULTS, path)
+    if isinstance(value, bool):
+        other: Any = not value
+    elif path[-1] == "digest":
+        other = "sha256:" + "5" * 64
+    else:
+        other = default if value != default else "other"
+    changed = copy.deepcopy(EVERYTHING)
+    at(changed, path[:-1])[path[-1]] = other
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(changed))
+    assert without_keys(render(file=file)) != everything
+
+
+def test_every_value_has_a_meaning_on_the_charts_page() -> None:
+    rows = re.findall(r"^\| `([\w.]+)` \|.*\| (.*) \|$", generate.chart_page(), re.MULTILINE)
+    assert all(meaning for _, meaning in rows)
+    named = {name for name, _ in rows}
+    # A value that is a map on one line has one row.
+    missing = [path for path in leaves(DEFAULTS) if not named & {".".join(path[:n]) for n in range(2, 5)} | {path[0]}]
+    assert not missing
+
+
+def test_an_uncommented_value_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "Chart.yaml").write_text((CHART / "Chart.yaml").read_text())
+    (tmp_path / "values.yaml").write_text("a:\n  # What it is.\n  b: 1\n\n  c: {d: x}\n")
+    monkeypatch.setattr(generate, "CHART", tmp_path)
+    rows = [line for line in generate.chart_page().splitlines() if line.startswith("| `")]
+    assert rows == ["| `a.b` | `1` | What it is. |", '| `a.c` | `{"d": "x"}` |  |']
+
+
+# ---------------------------------------------------------------- labels and annotations
+
+
+def test_common_labels_and_annotations_are_everywhere(render: Render) -> None:
+    objects = render(file="everything")
+    operator = one(objects, "Deployment", "nas-operator")
+    for item in (*objects, operator["spec"]["template"]):
+        assert item["metadata"]["labels"].items() >= EVERYTHING["commonLabels"].items(), item
+        assert item["metadata"]["annotations"].items() >= EVERYTHING["commonAnnotations"].items(), item
+    pod = operator["spec"]["template"]["metadata"]
+    assert pod["labels"]["tier"] == "system"
+    assert pod["annotations"]["sidecar.istio.io/inject"] == "false"
+    # The store would restart, and lose an emptyDir, at each change of a common one.
+    store = one(objects, "Deployment", "nas-s3")["spec"]["template"]["metadata"]
+    assert store["labels"] == {**SELECTORS["nas-s3"], "tier": "store"}
+    assert store["annotations"] == EVERYTHING["embeddedS3"]["podAnnotations"]
+
+
+def selector(component: str) -> dict[str, str]:
+    names = {"name": "nas-operator", "instance": "nas-operator", "component": component}
+    return {f"app.kubernetes.io/{key}": value for key, value in names.items()}
+
+
+SELECTORS = {"nas-operator": selector("operator"), "nas-s3": selector("s3")}
+
+
+@pytest.mark.parametrize("file", CI)
+@pytest.mark.parametrize("labels", ["commonLabels", "operator.podLabels", "embeddedS3.podLabels"])
+def test_no_label_of_a_user_reaches_a_selector(render: Render, file: str, labels: str) -> None:
+    """The selector of a Deployment cannot be changed, so every later version has these."""
+    mine = rf"{labels}.app\.kubernetes\.io/name=mine"
+    objects = render(mine, "embeddedS3.enabled=true", file=file)
+    for name, labels in SELECTORS.items():
+        deployment = one(objects, "Deployment", name)["spec"]
+        assert deployment["selector"] == {"matchLabels": labels}
+        assert deployment["template"]["metadata"]["labels"].items() >= labels.items()
+        assert one(objects, "Service", name)["spec"]["selector"] == labels
+
+
+# ---------------------------------------------------------------- nodes
+
+
+def test_two_operators_are_spread_and_drained_one_at_a_time(render: Render) -> None:
+    objects = render("operator.replicas=2")
+    deployment = one(objects, "Deployment", "nas-operator")["spec"]
+    assert deployment["replicas"] == 2
+    (spread,) = deployment["template"]["spec"]["topologySpreadConstraints"]
+    assert spread["topologyKey"] == "kubernetes.io/hostname"
+    assert spread["labelSelector"] == deployment["selector"]
+    budget = one(objects, "PodDisruptionBudget", "nas-operator")["spec"]
+    assert budget["maxUnavailable"] == 1
+    assert budget["selector"] == deployment["selector"]
+
+
+def test_a_constraint_keeps_a_selector_of_its_own(render: Render) -> None:
+    deployment = one(render(file="everything"), "Deployment", "nas-operator")["spec"]
+    filled, own = deployment["template"]["spec"]["topologySpreadConstraints"]
+    assert filled["labelSelector"] == deployment["selector"]
+    assert own["labelSelector"] == {"matchLabels": {"tier": "system"}}
+
+
+def test_the_pod_of_helm_test_runs_where_the_operator_may(render: Render) -> None:
+    specs = pod_specs(render(file="everything"))
+    for field in ("nodeSelector", "tolerations"):
+        assert specs["Pod/nas-operator-test"][field] == specs["Deployment/nas-operator"][field]
+
+
+# ---------------------------------------------------------------- images, and what Artifact Hub reads
+
+
+def images(objects: Objects) -> set[str]:
+    """Return every image that the objects make a cluster pull, now or for an experiment."""
+    found = set()
+    for spec in pod_specs(objects).values():
+        for container in spec["containers"]:
+            found.add(container["image"])
+            found |= {item["value"] for item in container.get("env", ()) if item["name"].endswith("_IMAGE")}
+    return found
+
+
+def annotation(name: str) -> Any:
+    """Return what one of Artifact Hub's annotations says."""
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load(chart["annotations"][f"artifacthub.io/{name}"])
+
+
+def test_the_list_of_images_is_the_charts(render: Render) -> None:
+    listed = [item["image"] for item in annotation("images")]
+    assert sorted(listed) == sorted(images(render("embeddedS3.enabled=true")))
+    page = (generate.ROOT / "docs" / "installing.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([^`]+:[^`]+)` \|", page, re.MULTILINE) == listed
+
+
+def test_without_internet_access_every_image_comes_from_the_mirror_by_digest(render: Render) -> None:
+    values = yaml.safe_load(values_file("air-gapped").read_text(encoding="utf-8"))
+    found = images(render(file="air-gapped"))
+    assert len(found) == 4
+    for image in found:
+        assert re.fullmatch(r"mirror\.example/[\w/-]+@sha256:[0-9a-f]{64}", image)
+    wanted = {values["images"][name]["digest"] for name in ("operator", "controller", "trainer")}
+    assert {image.partition("@")[2] for image in found} == wanted | {values["embeddedS3"]["image"]["digest"]}
+
+
+def test_a_digest_takes_precedence_over_every_tag(render: Render) -> None:
+    digest = "sha256:" + "a" * 64
+    found = images(render("images.tag=v1", "images.controller.tag=v2", f"images.controller.digest={digest}"))
+    assert found == {"localhost/nas-operator:v1", f"localhost/nas-controller@{digest}", "localhost/nas-trainer:v1"}
+
+
+def test_artifact_hub_is_told_what_the_definition_is() -> None:
+    (definition,) = annotation("crds")
+    assert definition["name"] == f"{names.PLURAL}.{names.GROUP}"
+    assert (definition["kind"], definition["version"]) == (names.KIND, names.VERSION)
+    example = yaml.safe_load((generate.ROOT / "examples" / "digits.yaml").read_text(encoding="utf-8"))
+    assert annotation("crdsExamples") == [example]
+    kinds = {"added", "changed", "deprecated", "removed", "fixed", "security"}
+    assert {change["kind"] for change in annotation("changes")} <= kinds
+
+
+def test_the_package_has_what_users_need_and_no_more(programs: None, tmp_path: Path) -> None:
+    done = helm("package", str(CHART), "--destination", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (package,) = tmp_path.iterdir()
+    with tarfile.open(package) as tar:
+        found = {name.partition("/")[2] for name in tar.getnames()}
+    assert {"Chart.yaml", "README.md", "values.yaml", "values.schema.json", "templates/crd.yaml"} <= found
+    assert not [name for name in found if name.startswith("ci/")]

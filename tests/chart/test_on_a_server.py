@@ -5,8 +5,8 @@ import subprocess
 from typing import Any
 
 import pytest
-from chart.conftest import CHART
-from chart.test_chart import EVERYTHING, Render, pod_specs
+from chart.conftest import CHART, CI
+from chart.test_chart import Render, pod_specs
 from cluster_fixtures import ControlPlane
 from patience import eventually
 
@@ -30,11 +30,12 @@ def restricted(control_plane: ControlPlane, namespace: str) -> str:
     return namespace
 
 
-def test_every_object_is_taken(control_plane: ControlPlane, namespace: str, render: Render) -> None:
-    # Admission looks the pods' ServiceAccount up, and a dry run leaves none.
+@pytest.mark.parametrize("file", CI)
+def test_every_object_is_taken(control_plane: ControlPlane, namespace: str, render: Render, file: str) -> None:
+    # Admission looks the pods' ServiceAccount and priority up, and a dry run leaves none.
     control_plane.kubectl("create", "serviceaccount", "nas-operator", "-n", namespace)
-    values = [value for value in EVERYTHING if not value.startswith("watchNamespaces")]
-    for document in render(*values, f"watchNamespaces={{{namespace}}}", namespace=namespace):
+    control_plane.kubectl("create", "priorityclass", "high", "--value=1000")
+    for document in render(f"watchNamespaces={{{namespace}}}", file=file, namespace=namespace):
         dry_run(control_plane, document)
 
 

@@ -18,7 +18,7 @@ import boto3
 import pytest
 import yaml
 from botocore.config import Config
-from demo.demo import MANIFEST, install
+from demo.demo import CHART, MANIFEST, install
 from demo.places import NAMESPACE, Built
 from demo.steps import Steps
 from hack.cluster import deps, leftovers
@@ -99,9 +99,9 @@ class World:
         status = self.experiment(name, namespace).get("status", {})
         return {item["type"]: item for item in status.get("conditions", ())}
 
-    def install(self, *more: str) -> None:
+    def install(self, *more: str, chart: Path = CHART) -> None:
         """Install or upgrade the release."""
-        install(self.place, NAMESPACE, "--timeout", f"{HANG_SECONDS:.0f}s", *more)
+        install(self.place, NAMESPACE, "--timeout", f"{HANG_SECONDS:.0f}s", *more, chart=chart)
 
     def patch(self, name: str, spec: Document, namespace: str = NAMESPACE) -> None:
         """Change some fields of an experiment's spec."""

@@ -468,6 +468,38 @@ def test_a_users_service_account_is_bound_and_none_is_made() -> None:
     assert builders.controller_pod(experiment, 1, 0, SETTINGS)["spec"]["serviceAccountName"] == "with-a-role"
 
 
+def test_autoscalers_leave_a_controller_alone_unless_its_template_lets_them() -> None:
+    def annotations(**controller: Any) -> dict[str, str]:
+        pod = builders.controller_pod(parsed(controller=controller), 1, 0, SETTINGS)
+        ours = (names.ANNOTATION_INPUTS, names.ANNOTATION_QUICK_FAILURES)
+        return {key: value for key, value in pod["metadata"]["annotations"].items() if key not in ours}
+
+    evict, disrupt = "cluster-autoscaler.kubernetes.io/safe-to-evict", "karpenter.sh/do-not-disrupt"
+    assert annotations() == {evict: "false", disrupt: "true"}
+    template = {"metadata": {"annotations": {evict: "true", disrupt: None, "team": "a"}}}
+    assert annotations(template=template) == {evict: "true", "team": "a"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "before"),
+    [
+        ({}, "a243db8780e70a1b"),
+        (
+            {"controller": {"serviceAccountName": "x", "template": {"spec": {"nodeSelector": {"pool": "cpu"}}}}},
+            "861d78bda63a3aaa",
+        ),
+        (
+            {"storage": {"s3": {"bucket": "mine", "region": "eu-west-1", "prefix": "p", "pathStyle": False}}},
+            "c5dff6254927c18c",
+        ),
+    ],
+    ids=["least", "controller", "storage"],
+)
+def test_a_running_controller_outlives_an_upgrade(spec: dict[str, Any], before: str) -> None:
+    """What controllers that run now were built from, as their annotation says: another value would restart them all."""
+    assert builders.inputs(parsed(**spec)) == before
+
+
 def test_a_restart_is_asked_for_by_settings_and_storage_only() -> None:
     before = builders.inputs(parsed())
     assert builders.inputs(parsed(parallelism=7, budget={"samples": 3})) == before

@@ -7,19 +7,39 @@
 {{- end -}}
 {{- end -}}
 
+{{/*
+What the selectors of a component ask for. A Deployment's cannot be changed, so nothing is ever added here.
+Arguments: the root context and the component.
+*/}}
 {{- define "nas.selector" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ $root.Chart.Name }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
-{{/* Arguments: the root context and the component. */}}
-{{- define "nas.labels" -}}
+{{/*
+Labels and annotations of an object or of a pod template.
+Arguments: the root context, the component, and, where there are any, `labels` and `annotations` of its own, which take
+precedence over the common ones. The chart's own labels take precedence over all.
+*/}}
+{{- define "nas.metadata" -}}
 {{- $root := index . 0 -}}
-{{ include "nas.selector" $root }}
-app.kubernetes.io/component: {{ index . 1 }}
-app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ $root.Release.Service }}
-helm.sh/chart: {{ $root.Chart.Name }}-{{ $root.Chart.Version }}
+{{- $own := index (append . dict) 2 -}}
+{{- $ours := include "nas.selector" . | fromYaml -}}
+{{- $_ := set $ours "app.kubernetes.io/version" $root.Chart.AppVersion -}}
+{{- $_ := set $ours "app.kubernetes.io/managed-by" $root.Release.Service -}}
+{{- $_ := set $ours "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version) -}}
+labels: {{- merge $ours ($own.labels | default dict) $root.Values.commonLabels | toYaml | nindent 2 }}
+{{- with merge dict ($own.annotations | default dict) $root.Values.commonAnnotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Arguments: a repository, a digest (may be empty) and a tag, which counts where there is no digest. */}}
+{{- define "nas.reference" -}}
+{{- $digest := index . 1 -}}
+{{- index . 0 }}{{ if $digest }}@{{ $digest }}{{ else }}:{{ index . 2 }}{{ end }}
 {{- end -}}
 
 {{/* Arguments: the root context and one of operator, controller, trainer. */}}
@@ -27,8 +47,8 @@ helm.sh/chart: {{ $root.Chart.Name }}-{{ $root.Chart.Version }}
 {{- $root := index . 0 -}}
 {{- $images := $root.Values.images -}}
 {{- $image := index $images (index . 1) -}}
-{{- $tag := $image.tag | default $images.tag | default $root.Chart.AppVersion -}}
-{{- with $images.registry }}{{ . }}/{{ end }}{{ $image.repository }}:{{ $tag }}
+{{- with $images.registry }}{{ . }}/{{ end -}}
+{{- include "nas.reference" (list $image.repository $image.digest ($image.tag | default $images.tag | default $root.Chart.AppVersion)) -}}
 {{- end -}}
 
 {{- define "nas.pullSecrets" -}}
@@ -37,6 +57,16 @@ imagePullSecrets:
 {{- range . }}
   - name: {{ . }}
 {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* On which nodes the operator runs, and with it the pod of `helm test`. */}}
+{{- define "nas.nodes" -}}
+{{- with .Values.operator.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.operator.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 

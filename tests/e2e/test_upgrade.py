@@ -1,0 +1,136 @@
+"""From the version before this one to this one and back, chart and images, while a search runs."""
+
+import io
+import subprocess
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from demo.images import COMPONENTS, image_tag
+from demo.steps import ROOT
+from e2e.conftest import Document, World
+from e2e.test_search import assert_nothing_twice_nothing_missing
+from hack.cluster import images
+from hack.cluster import instance as instances
+
+from nas_api import names
+from nas_log.records import Started
+
+pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(3600)]
+Start = Callable[..., Document]
+BEFORE = "63e518e4a83c0b865a06b879b933856d5dbeb4f6"
+"""The commit that people upgrade from. With a release it becomes that release's."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version that can be installed: what helm is told beside the values of every version."""
+
+    chart: Path
+    tag: str
+
+    def install(self, world: World) -> None:
+        """Install or upgrade the release to it."""
+        tags = [word for component in COMPONENTS for word in ("--set-string", f"images.{component}.tag={self.tag}")]
+        world.install(*tags, chart=self.chart)
+
+
+@pytest.fixture(scope="module")
+def before(world: World, tmp_path_factory: pytest.TempPathFactory) -> Version:
+    """The version before, as the history has it; its images are built and loaded."""
+    archive = subprocess.run(["git", "-C", str(ROOT), "archive", BEFORE], capture_output=True, check=False)
+    if archive.returncode != 0:
+        said = archive.stderr.decode().strip()
+        pytest.skip(f"NO HISTORY: no upgrade was tried, because git has no commit {BEFORE[:12]} here ({said})")
+    folder = tmp_path_factory.mktemp("before")
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
+        tar.extractall(folder, filter="data")
+    version = Version(folder / "helm" / "nas-operator", BEFORE[:12])
+    cluster = instances.load_existing(world.place.name)
+    for component in COMPONENTS:
+        reference = f"localhost/nas-{component}:{version.tag}"
+        images.load_if_new(cluster, reference, images.build(component, reference, folder=folder, only="torch: "))
+    return version
+
+
+def pods(world: World, selector: str) -> dict[str, str]:
+    """Return the image of each pod that is not being deleted, by the pod's uid."""
+    return {
+        item["metadata"]["uid"]: item["spec"]["containers"][0]["image"]
+        for item in world.items("pods", selector)
+        if "deletionTimestamp" not in item["metadata"]
+    }
+
+
+def tags(pods: dict[str, str]) -> list[str]:
+    """Return the tags of the pods' images."""
+    return [image.rpartition(":")[2] for image in pods.values()]
+
+
+def test_a_search_outlives_an_upgrade_and_the_way_back(
+    world: World, experiment: Start, before: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "crossing"
+    controller = f"{names.LABEL_EXPERIMENT}={name},{names.LABEL_ROLE}={names.ROLE_CONTROLLER}"
+    store = "app.kubernetes.io/component=s3"
+
+    def observed() -> int:
+        return int(world.experiment(name).get("status", {}).get("samples", {}).get("observed", 0))
+
+    def goes_on(parallelism: int) -> None:
+        """More children end, and the operator follows a change of the spec."""
+        seen = observed()
+        world.patch(name, {"parallelism": parallelism})
+        generation = world.experiment(name)["metadata"]["generation"]
+
+        def reached() -> bool:
+            status = world.experiment(name)["status"]
+            followed = status["observedGeneration"] >= generation and status["state"] == "Searching"
+            return followed and observed() > seen
+
+        world.eventually(reached, lambda: world.experiment(name).get("status"))
+
+    def operator_becomes(tag: str) -> None:
+        """Helm does not wait until the pod before has begun to end."""
+        operator = "app.kubernetes.io/component=operator"
+        world.eventually(lambda: tags(pods(world, operator)) == [tag], lambda: world.items("pods", operator))
+
+    before.install(world)
+    operator_becomes(before.tag)
+    stores, keys = pods(world, store), world.keys()
+    experiment(name, 1000)
+    world.eventually(observed, lambda: world.experiment(name).get("status"))
+    first = pods(world, controller)
+    assert tags(first) == [before.tag]
+
+    world.install()
+    operator_becomes(image_tag("operator"))
+    goes_on(1)
+    assert pods(world, controller) == first
+
+    # As docs/installing.md says, this moves a search to the new version.
+    world.kubectl("delete", "pod", "-l", controller)
+    second = world.eventually(lambda: pods(world, controller), lambda: world.items("pods", controller))
+    assert tags(second) == [image_tag("controller")]
+    goes_on(2)
+
+    before.install(world)
+    operator_becomes(before.tag)
+    goes_on(1)
+    assert pods(world, controller) == second
+    world.install()
+    operator_becomes(image_tag("operator"))
+    goes_on(2)
+    assert pods(world, controller) == second
+
+    world.propose_no_more(name)
+    samples = world.wait_complete(name)["samples"]
+    assert samples["observed"] == samples["proposed"]
+    assert (samples["lost"], samples["retried"]) == (0, 0)
+    records = world.log(world.experiment(name), monkeypatch)
+    assert_nothing_twice_nothing_missing(records, samples["proposed"])
+    assert sum(isinstance(record, Started) for record in records) == 2
+    assert pods(world, store) == stores
+    assert world.keys() == keys
