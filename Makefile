@@ -35,10 +35,16 @@ test-fast: venv ## Tests that need nothing but Python, under a minute
 	$(BIN)/pytest -n 2 -m "not cluster and not node and not s3 and not slow"
 
 .PHONY: test
-test: venv ## Every test: builds the programs and images, brings clusters up and down (node tests need root)
+test: venv ## Every test but those of a platform: builds the programs and images, brings clusters up and down (node tests need root)
 	$(PYTHON) -m hack.cluster build
 	@test "$$(id -u)" = 0 || echo "NOT ROOT: the tests that need a real node are skipped" >&2
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not platform"
+
+.PHONY: test-platform
+test-platform: venv ## Tests with real Kueue, Argo Workflows, Prometheus and MLflow, built first; needs root
+	$(PYTHON) -m hack.cluster build
+	$(PYTHON) -m hack.platform build
+	$(BIN)/pytest -m platform tests/platform
 
 .PHONY: lint
 lint: venv ## Style, types, architecture, and whether generated files are current
@@ -73,6 +79,7 @@ requirements: venv ## Pin the requirements anew from pyproject.toml; UPGRADE= ke
 	  $(COMPILE) --constraint requirements/torch-pypi.txt --constraint requirements/dev.txt --group $$group \
 	    -o requirements/$$group.txt; \
 	done
+	$(COMPILE) --group mlflow -o requirements/mlflow.txt
 
 .PHONY: wheel
 wheel: venv ## Build the package into dist/

@@ -37,11 +37,15 @@ class Built:
 
     def prepare(self, steps: Steps) -> None:
         """Build the programs, start the cluster, build the images and load them."""
+        self.up(steps)
+        steps.step("images, built and loaded", self.load_images)
+
+    def up(self, steps: Steps) -> None:
+        """Build the programs and start the cluster, with nothing of ours on it."""
         audit = "" if self.audit_log is None else str(self.audit_log)
         wanted = lifecycle.Wanted(self.name, node=True, kwok_nodes=0, tuned=False, audit_log=audit)
-        steps.step("programs, from Go modules (cached)", lambda: binaries.ensure(list(binaries.BINARIES)))
+        steps.step("programs, from Go modules (cached)", lambda: binaries.ensure(binaries.DEFAULT))
         steps.step("cluster with a real node", lambda: lifecycle.up(wanted))
-        steps.step("images, built and loaded", self.load_images)
 
     def load_images(self) -> None:
         """Build each image and load it into the node; what is there already is kept."""

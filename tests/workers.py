@@ -6,7 +6,7 @@ pytest does not let it any more.
 
 from xdist.scheduler import LoadFileScheduling
 
-ON_THE_MACHINE = ("tests/cluster/test_node.py", "tests/e2e/", "tests/report/test_chromium.py")
+ON_THE_MACHINE = ("tests/cluster/test_node.py", "tests/e2e/", "tests/platform/", "tests/report/test_chromium.py")
 """Real nodes, of which a machine can have one at a time; and what installs a program, as if a node had left it."""
 
 

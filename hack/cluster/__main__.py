@@ -35,7 +35,10 @@ def _parser() -> argparse.ArgumentParser:
 
     build = commands.add_parser("build", help="build the programs that are not in the cache yet")
     build.add_argument(
-        "programs", nargs="*", metavar="PROGRAM", help=f"of {', '.join(binaries.BINARIES)} (default: all)"
+        "programs",
+        nargs="*",
+        metavar="PROGRAM",
+        help=f"of {', '.join(binaries.BINARIES)} (default: all but {', '.join(binaries.PLATFORM)})",
     )
 
     commands.add_parser("deps", help="install missing Debian packages")
@@ -117,7 +120,7 @@ def _run_with(arguments: argparse.Namespace) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     command = arguments.command
     if command == "build":
-        binaries.ensure(arguments.programs or list(binaries.BINARIES))
+        binaries.ensure(arguments.programs or binaries.DEFAULT)
     elif command == "deps":
         deps.ensure(deps.ALL)
     elif command == "up":

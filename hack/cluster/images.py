@@ -171,6 +171,7 @@ def build(
     build_arguments: Sequence[str] = (),
     folder: Path = REPOSITORY,
     *,
+    dockerfile: Path | None = None,
     only: str = "",
 ) -> Path:
     """Build one target of a folder's Dockerfile and return its OCI archive in the cache.
@@ -178,6 +179,7 @@ def build(
     Args:
         target: None for the last one.
         build_arguments: NAME=VALUE each; BASE_IMAGE is our own Debian unless it is among them.
+        dockerfile: another than the folder's own.
         only: of buildah's progress, show no other lines than those that begin so.
     """
     given = {argument.partition("=")[0] for argument in build_arguments}
@@ -194,7 +196,7 @@ def build(
         words += [f"--volume={mount.source}:{mount.target}:ro" for mount in mounts]
         words += [f"--build-arg={argument}" for argument in arguments]
         words += [f"--target={target}"] if target else []
-        _bud([*words, f"--tag={reference}", f"--file={folder / 'Dockerfile'}", str(folder)], only)
+        _bud([*words, f"--tag={reference}", f"--file={dockerfile or folder / 'Dockerfile'}", str(folder)], only)
         _forget_superseded(reference)
         return _archive(reference)
 
@@ -227,13 +229,22 @@ def forget_other_tags(reference: str) -> None:
             archive.unlink()
 
 
-def of_program(reference: str, program: str) -> Path:
-    """The archive of an image that holds one of the programs that are built here, made unless it is there already."""
+def of_binary(reference: str, binary: Path, place: str = "") -> Path:
+    """The archive of an image that holds one static binary, made unless it is there already.
+
+    Args:
+        place: where the binary is to be; /NAME-OF-BINARY if empty.
+    """
     archive = images_folder() / f"{_stem(reference)}.tar"
     if not archive.exists():
-        binaries.ensure([program])
-        oci.write_image(reference, binaries.BINARIES[program].path, archive)
+        oci.write_image(reference, binary, archive, place=place)
     return archive
+
+
+def of_program(reference: str, program: str, place: str = "") -> Path:
+    """The same for one of the programs that are built here."""
+    binaries.ensure([program])
+    return of_binary(reference, binaries.BINARIES[program].path, place)
 
 
 def _archive(reference: str) -> Path:

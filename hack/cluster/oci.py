@@ -66,15 +66,17 @@ def write_image(
     user: str = "65532",
     extra: Sequence[tuple[Path, str]] = (),
     architecture: str = "amd64",
+    place: str = "",
 ) -> None:
-    """Write an image that holds one static binary at /NAME-OF-BINARY, its entry point, and any extra files.
+    """Write an image that holds one static binary, its entry point, and any extra files.
 
     Args:
         name: the full reference, such as localhost/pause:1.
         user: the numeric user it runs as, so that runAsNonRoot can be checked.
         extra: files and their places in the image.
+        place: where the binary is to be; /NAME-OF-BINARY if empty.
     """
-    place = f"/{binary.name}"
+    place = place or f"/{binary.name}"
     layer = _layer([(binary, place), *extra])
     config = {
         "architecture": architecture,

@@ -188,8 +188,8 @@ class World:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The cluster, up with everything installed."""
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+    """The cluster, up."""
     if os.geteuid() != 0:
         pytest.skip("NOT ROOT: a real node needs root, so no search was run end to end")
     deps.ensure(deps.ALL)
@@ -199,14 +199,21 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     place = Built(kept) if kept else Built("e2e", tmp_path_factory.mktemp("audit") / "audit.log")
     try:
         if not kept:
-            place.prepare(Steps())
-        world = World(place, {**os.environ, **place.environment()})
-        if not kept:
-            world.install()
-        yield world
+            place.up(Steps())
+        yield place
     finally:
         if not kept:
             place.down()
+
+
+@pytest.fixture(scope="session")
+def world(place: Built) -> World:
+    """The cluster, up with everything installed."""
+    world = World(place, {**os.environ, **place.environment()})
+    if not os.environ.get("NAS_E2E_CLUSTER"):
+        place.load_images()
+        world.install()
+    return world
 
 
 def small(name: str, samples: int, *, namespace: str = NAMESPACE, **spec: Any) -> Document:
