@@ -24,8 +24,9 @@ $(BIN)/uv: requirements/uv.txt
 	$(BIN)/python -m pip install -q --require-hashes -r requirements/uv.txt
 	touch $@
 
+# -P: beside hack/torch_source.py lies hack/platform, which has the name of a module of Python's.
 $(STAMP): $(BIN)/uv pyproject.toml requirements/dev.txt requirements/torch-cpu.txt requirements/torch-pypi.txt
-	$(BIN)/python hack/torch_source.py $(INSTALL) --require-hashes
+	$(BIN)/python -P hack/torch_source.py $(INSTALL) --require-hashes
 	$(INSTALL) --require-hashes -r requirements/dev.txt
 	$(INSTALL) --no-deps --no-build-isolation -e .
 	touch $@
