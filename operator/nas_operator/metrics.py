@@ -65,7 +65,7 @@ class Metrics:
     def __init__(self) -> None:
         """Declare them."""
         # A second series for each counter and histogram, which says when it was made: the process's start does.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         Info("nas_build", "The version that runs.", registry=registry).info({"version": __version__})
