@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ async def run(settings: Settings, client: KubeClient, metrics: "Metrics | None")
     reconciler = Reconciler(client, cache, settings, reporter=socket.gethostname())
     resync = Resync(client, cache, settings.watch_namespaces, queue.add)
 
-    reconcile = reconciler.reconcile
+    reconcile: Callable[[Key], timedelta | None] = reconciler.reconcile
     if metrics is not None:
         metrics.observe(cache, queue.depth, resync.list_age, resync.lagging)
         reconcile = metrics.reconcile(reconcile)
