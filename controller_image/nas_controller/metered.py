@@ -3,14 +3,14 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 from torch import Tensor
 
 from nas_api import names
 from nas_api.experiment import NASExperiment, Problem, SearcherSpec
 from nas_api.search_space import SearchSpace
-from nas_controller.executor import Blocked, Ended, Event, Launch, Running
+from nas_controller.executor import Admitted, Blocked, Ended, Event, Launch, Queued, Running
 from nas_controller.instruments import ChangingExecutor, Instruments, ProblemSink
 from nas_controller.metrics import CANCELLED, Metrics
 from nas_controller.policies import Policy, Proposal, Vitals
@@ -201,6 +201,12 @@ class MeteredExecutor:
                     self._move(event.launch, "running", "")
                 case Blocked():
                     self._move(event.launch, "blocked", event.reason.value)
+                case Queued():
+                    self._move(event.launch, "queued", "")
+                case Admitted():
+                    self._move(event.launch, "pending", "")
+                case unknown:
+                    assert_never(unknown)
 
     def _find(self, launch: int) -> None:
         """Add a launch of an earlier process, once."""

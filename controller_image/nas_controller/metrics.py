@@ -43,11 +43,11 @@ class Metrics:
         )
         self.children = Gauge(
             "nas_children",
-            "Children now: pending, running, or blocked for a reason.",
+            "Children now: pending, queued by Kueue, running, or blocked for a reason.",
             ["state", "reason"],
             registry=registry,
         )
-        for state in ("pending", "running"):
+        for state in ("pending", "queued", "running"):
             self.children.labels(state, "")
         self.launched = Counter("nas_children_launched", "Children launched by this process.", registry=registry)
         self.ended = Counter("nas_children_ended", "Children that ended, by how.", ["end"], registry=registry)

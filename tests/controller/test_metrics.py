@@ -15,7 +15,7 @@ from nas_api.child import StoreLocation
 from nas_api.experiment import Best, NASExperiment, PolicyVitals, Problem, SampleCounts
 from nas_api.reasons import Reason
 from nas_api.search_space import search_space
-from nas_controller.executor import Blocked, End, Ended, Event, Launch, Running
+from nas_controller.executor import Admitted, Blocked, End, Ended, Event, Launch, Queued, Running
 from nas_controller.executors.table import Measure
 from nas_controller.instruments import Instruments
 from nas_controller.metered import MeteredExecutor, MeteredInstruments, MeteredPolicy, MeteredSink, MeteredStore
@@ -166,6 +166,20 @@ def test_a_child_from_its_launch_to_its_end(metrics: Metrics) -> None:
     assert value(metrics, "nas_children_launched_total") == 1
     assert value(metrics, "nas_children_ended_total", end="Failed") == 1
     assert value(metrics, "nas_children_ended_total", end="Succeeded") == 0, "known before it happens"
+
+
+def test_a_child_waits_in_its_queue_and_is_preempted(metrics: Metrics) -> None:
+    children = Children(metrics)
+    children.launch(0)
+    children.say(Queued(0, "gpu"))
+    assert children.now == {("queued", ""): 1}
+    children.clock.now = 30.0
+    children.say(Admitted(0))
+    assert children.now == {("pending", ""): 1}
+    children.say(Running(0))
+    assert value(metrics, "nas_children_queue_duration_seconds_sum") == 30
+    children.say(Queued(0, "gpu"))
+    assert children.now == {("queued", ""): 1}
 
 
 def test_children_of_one_pod_are_counted_each(metrics: Metrics) -> None:
