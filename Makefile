@@ -25,7 +25,8 @@ $(BIN)/uv: requirements/uv.txt
 	touch $@
 
 $(STAMP): $(BIN)/uv pyproject.toml requirements/dev.txt requirements/torch-cpu.txt requirements/torch-pypi.txt
-	$(BIN)/python hack/torch_source.py $(INSTALL) --require-hashes
+	# -P: hack/platform would stand for the module of that name.
+	$(BIN)/python -P hack/torch_source.py $(INSTALL) --require-hashes
 	$(INSTALL) --require-hashes -r requirements/dev.txt
 	$(INSTALL) --no-deps --no-build-isolation -e .
 	touch $@
