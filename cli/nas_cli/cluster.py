@@ -59,7 +59,11 @@ class Cluster:
                     ) from error
                 if error.reason != "AlreadyExists":
                     raise
-        return self.experiment(name), False
+            found = self._client.get(EXPERIMENTS, self._namespace, name)
+        if "deletionTimestamp" in found["metadata"]:
+            words = f"an earlier {name} in namespace {self._namespace} is being deleted"
+            raise Refusal(f"{words}: run the command again once it is gone")
+        return _read(found), False
 
     def controller(self, experiment: NASExperiment) -> tuple[str, str]:
         """Return the newest controller pod of an experiment and its container."""

@@ -125,8 +125,6 @@ def _make(document: Document, namespace: str | None, context: str | None) -> _Su
         submitted.tell(f"created {where}")
         return submitted
     name = submitted.name
-    if (experiment.metadata.model_extra or {}).get("deletionTimestamp"):
-        raise Refusal(f"an earlier {name} {where} is being deleted: run the command again once it is gone")
     assert document.experiment is not None
     here, there = (each.spec.model_dump(by_alias=True) for each in (document.experiment, experiment))
     different = list(_differences(here, there, "spec"))
