@@ -197,19 +197,33 @@ def samples(name: str, namespace: str | None, context: str | None, endpoint: str
 @main.command()
 @_name
 @click.option("-o", "--output", type=_FOLDER, required=True, help="The folder to write; made when it is missing.")
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["folder", "kserve", "mlflow"]),
+    default="folder",
+    show_default=True,
+    help="All there is; or the trained network, for an ONNX server (KServe, Triton), or for MLflow.",
+)
 @_namespace
 @_context
 @click.option("--endpoint", help="URL of the S3 server as seen from here; the manifest's when not given.")
-def export(name: str, output: Path, namespace: str | None, context: str | None, endpoint: str | None) -> None:
+def export(
+    name: str, output: Path, layout: str, namespace: str | None, context: str | None, endpoint: str | None
+) -> None:
     """Hand the best network over as a folder.
 
     It holds the module, weights, an ONNX model and how to feed them, with a page that shows it. NAME is an experiment
     on the cluster, whose bucket is read with your own AWS credentials, or the folder of a local run.
     """
     from nas_cli.experiment_store import open_experiment
-    from nas_cli.export import README, hand_over
+    from nas_cli.export import README, hand_over, hand_over_model
 
     experiment, store = open_experiment(name, namespace, context, endpoint)
+    if layout != "folder":
+        for file in hand_over_model(experiment, store, output, layout):
+            click.echo(output / file)
+        return
     written = hand_over(experiment, store, output)
     for file in written.files:
         click.echo(output / file)
