@@ -221,13 +221,14 @@ def _progress(experiment: NASExperiment) -> str:
     if status is None or status.observed_generation == UNSEEN:
         return "the operator has not seen it yet: is it running?"
     metric, telling = experiment.spec.objective.metric, display.telling_condition(status)
-    words = [status.state or "Pending"]
-    if telling is not None and telling.reason != words[0]:
-        words[0] += f" ({telling.reason})"
+    state: str = status.state or "Pending"
+    if telling is not None and telling.reason != state:
+        state += f" ({telling.reason})"
     # What a search that goes on says of itself is always the same.
     if telling is not None and not (telling.type == "Progressing" and telling.status == "True"):
-        words[0] += f": {telling.message}"
-    elif status.samples is not None:
+        return f"{state}: {telling.message}"
+    words = [state]
+    if status.samples is not None:
         done = status.samples.observed + status.samples.lost
         words.append(f"{done}/{status.samples.budget} samples")
         words += [counts] if (counts := display.counts_text(status.samples)) else []

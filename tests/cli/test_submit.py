@@ -229,7 +229,7 @@ def test_people_read_the_same(api: Api, file: Path) -> None:
 def test_without_a_trained_network_there_is_no_model(
     api: Api, tmp_path: Path, spec: Document, final: Document | None
 ) -> None:
-    api.follows = [status("Complete", best=BEST, **({} if final is None else {"final": final}))]
+    api.follows = [status("Complete", best=BEST) | ({} if final is None else {"final": final})]
     done = nas(write(tmp_path / "file.yaml", manifest(**spec)), "--wait", "-o", "json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["modelUri"] is None
