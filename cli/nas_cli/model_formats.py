@@ -86,7 +86,7 @@ def mlflow(model: bytes, signature: Signature, provenance: Provenance, fill: Map
         provenance: goes into the folder's metadata.
         fill: the value of all of an input in the example, by the input's name; 0 where there is none.
     """
-    example = {"inputs": {each.name: _filled(each.shape, fill.get(each.name, 0)) for each in signature.inputs}}
+    example = {each.name: _filled(each.shape, fill.get(each.name, 0)) for each in signature.inputs}
     environment = {"conda": "conda.yaml", "virtualenv": "python_env.yaml"}
     document = {
         "flavors": {
@@ -99,7 +99,7 @@ def mlflow(model: bytes, signature: Signature, provenance: Provenance, fill: Map
             },
         },
         "metadata": provenance.model_dump(mode="json", by_alias=True, exclude={"version", "training"}),
-        "saved_input_example_info": {"artifact_path": "input_example.json", "type": "ndarray", "format": "tf-serving"},
+        "saved_input_example_info": {"artifact_path": "input_example.json", "type": "ndarray"},
         "signature": {
             "inputs": json.dumps([_specification(each) for each in signature.inputs]),
             "outputs": json.dumps([_specification(each) for each in signature.outputs]),

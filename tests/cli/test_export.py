@@ -180,7 +180,7 @@ def check_layouts(kserve: Path, mlflow: Path, *, onnx: Path) -> None:
         items = json.loads(signature[f"{side}s"])
         assert [(each["name"], each["tensor-spec"]["shape"]) for each in items] == shapes[side]
         assert [each["tensor-spec"]["dtype"] for each in items] == [types[each.type][1] for each in tensors]
-    example = json.loads((mlflow / "input_example.json").read_text())["inputs"]
+    example = json.loads((mlflow / "input_example.json").read_text())
     assert {name: numpy.shape(values) for name, values in example.items()} == {
         name: tuple(1 if size == -1 else size for size in shape) for name, shape in shapes["input"]
     }
