@@ -49,6 +49,9 @@ def _unpack(source: Path, folder: Path) -> Path:
 
 
 def _build() -> None:
+    # Nothing is waited for where there is nothing to build.
+    if _BINARY.path.exists():
+        return
     with locked(binaries_folder()):
         if _BINARY.path.exists():
             return
