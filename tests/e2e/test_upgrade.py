@@ -19,7 +19,8 @@ from nas_api import names
 from nas_api.child import ExitCode
 from nas_log.records import Launched, Started
 
-pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(3600)]
+# With those of a platform, because it first builds the images of the version before.
+pytestmark = [pytest.mark.node, pytest.mark.platform, pytest.mark.slow, pytest.mark.timeout(3600)]
 Start = Callable[..., Document]
 BEFORE = "63e518e4a83c0b865a06b879b933856d5dbeb4f6"
 """The commit that people upgrade from. With a release it becomes that release's."""
