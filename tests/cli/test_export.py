@@ -347,7 +347,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> type[OneExperiment]:
     document = manifest("team-b", storage={"s3": s3})
     document["metadata"]["uid"] = UID
     monkeypatch.setattr(OneExperiment, "document", document, raising=False)
-    monkeypatch.setattr("nas_cli.experiment_store.Cluster", OneExperiment)
+    monkeypatch.setattr("nas_cli.cluster.Cluster", OneExperiment)
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(key, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

@@ -253,6 +253,15 @@ def test_a_timeout_is_exit_code_3(api: Api, file: Path) -> None:
     assert last.startswith("Not over after 1.0 s. `nas status digits -n default` shows how digits goes on")
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Hear Ctrl-C also where the tests were started behind a shell's ``&``, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_is_exit_code_130(api: Api, file: Path, number: signal.Signals) -> None:
     before = signal.getsignal(signal.SIGTERM)
