@@ -370,7 +370,7 @@ def test_the_listing_tells_the_story(control_plane: ControlPlane, namespace: str
         {
             "epoch": 1,
             "progress": "42/100",
-            "samples": {"running": 2, "lost": 1},
+            "samples": {"running": 2, "queued": 3, "lost": 1},
             "best": {
                 "sample": 17,
                 "reward": "0.9",
@@ -391,6 +391,6 @@ def test_the_listing_tells_the_story(control_plane: ControlPlane, namespace: str
     assert head.split() == ["NAME", "STATE", "SAMPLES", "RUNNING", "BEST", "AGE"]
     assert row.split()[:5] == ["digits", "Searching", "42/100", "2", "0.9654"]
     wide = control_plane.kubectl("get", "nas", "-n", namespace, "-o", "wide").stdout.splitlines()
-    assert wide[0].split()[6:] == ["LOST", "REASON", "ARCHITECTURE"]
-    assert wide[1].split()[6:] == ["1", "Searching", "3x3:24"]
+    assert wide[0].split()[6:] == ["QUEUED", "LOST", "REASON", "ARCHITECTURE"]
+    assert wide[1].split()[6:] == ["3", "1", "Searching", "3x3:24"]
     assert "digits" in control_plane.kubectl("get", "ml", "-n", namespace).stdout

@@ -36,7 +36,9 @@ def test_every_object_is_taken(control_plane: ControlPlane, namespace: str, rend
     control_plane.kubectl("create", "serviceaccount", "nas-operator", "-n", namespace)
     control_plane.kubectl("create", "priorityclass", "high", "--value=1000")
     for document in render(f"watchNamespaces={{{namespace}}}", file=file, namespace=namespace):
-        dry_run(control_plane, document)
+        # The Prometheus operator's own kinds: this server has no definition of them.
+        if not document["apiVersion"].startswith("monitoring.coreos.com/"):
+            dry_run(control_plane, document)
 
 
 def test_pods_are_admitted_as_restricted(control_plane: ControlPlane, restricted: str, render: Render) -> None:
