@@ -18,7 +18,7 @@ NAMESPACE = "kueue-system"
 _VARIABLE = "SOURCES"
 _REPOSITORY = "localhost/kueue"
 _VERSION_VARIABLE = {"sigs.k8s.io/kueue/pkg/version.GitVersion": f"v{VERSION}"}
-_BINARY = binaries.Binary("kueue", VERSION, "kueue", "./cmd/kueue", _VERSION_VARIABLE)
+_BINARY = binaries.Binary("kueue", VERSION, "", "./cmd/kueue", _VERSION_VARIABLE)
 # The chart of this release lies beside its program, so that the archive is needed once.
 _CHART = _BINARY.path.with_name("chart")
 
