@@ -41,10 +41,10 @@ test: venv ## Every test but those of a platform: builds the programs and images
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not platform"
 
 .PHONY: test-platform
-test-platform: venv ## Tests with real Kueue, Argo Workflows, Prometheus and MLflow, built first; needs root
+test-platform: venv ## Tests with real Kueue, Argo Workflows, Prometheus and MLflow, and of an upgrade, built first; needs root
 	$(PYTHON) -m hack.cluster build
 	$(PYTHON) -m hack.addons build
-	$(BIN)/pytest -m platform tests/platform
+	$(BIN)/pytest -m platform
 
 .PHONY: lint
 lint: venv ## Style, types, architecture, and whether generated files are current

@@ -2,6 +2,7 @@
 
 import hashlib
 from functools import cache
+from pathlib import Path
 
 from demo.steps import ROOT
 
@@ -24,12 +25,12 @@ def sources(dockerfile: str, target: str) -> set[str]:
 
 
 @cache
-def image_tag(component: str) -> str:
-    """Return twelve hex digits of everything that goes into an image."""
+def image_tag(component: str, root: Path = ROOT) -> str:
+    """Return twelve hex digits of everything that goes into an image, taken from a folder of sources."""
     digest = hashlib.sha256()
-    for place in ("Dockerfile", *sorted(sources((ROOT / "Dockerfile").read_text(encoding="utf-8"), component))):
-        path = ROOT / place
+    for place in ("Dockerfile", *sorted(sources((root / "Dockerfile").read_text(encoding="utf-8"), component))):
+        path = root / place
         for file in [path] if path.is_file() else sorted(path.rglob("*")):
             if file.is_file() and "__pycache__" not in file.parts:
-                digest.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes() + b"\0")
+                digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes() + b"\0")
     return digest.hexdigest()[:12]

@@ -119,6 +119,7 @@ _GROUPS = {
             Reason.INVALID_TEMPLATE,
             Reason.NOT_PERMITTED,
             Reason.QUOTA_EXCEEDED,
+            Reason.QUEUED,
             Reason.IMAGE_PULL_FAILED,
             Reason.CONFIG_MISSING,
             Reason.UNSCHEDULABLE,

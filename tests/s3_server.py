@@ -59,10 +59,21 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     if binary is None:
         pytest.skip("no versitygw: `python3 -m hack.cluster build` makes it")
     folder = tmp_path_factory.mktemp("versitygw")
-    root, sidecar = folder / "data", folder / "metadata"
-    root.mkdir()
-    sidecar.mkdir()
     port = choose_ports(["s3"], ())["s3"]
+    process = start(binary, folder, port)
+    try:
+        yield S3Server(f"http://127.0.0.1:{port}", folder / "data")
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def start(binary: Path, folder: Path, port: int) -> "subprocess.Popen[bytes]":
+    """Start a server on what is in a folder, and wait until it listens."""
+    root, sidecar = folder / "data", folder / "metadata"
+    root.mkdir(exist_ok=True)
+    sidecar.mkdir(exist_ok=True)
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [
@@ -72,13 +83,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    try:
-        _wait_until_it_listens(process, port, folder / "server.log")
-        yield S3Server(f"http://127.0.0.1:{port}", root)
-    finally:
-        process.kill()
-        process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+    _wait_until_it_listens(process, port, folder / "server.log")
+    return process
 
 
 @pytest.fixture

@@ -8,16 +8,16 @@ from typing import Any
 from nas_api import custom_trainer, names
 from nas_api.base import duration
 from nas_api.child import ExitCode, S3Location, TrainerInput, trainer_document
-from nas_api.experiment import NASExperiment, S3Spec
+from nas_api.experiment import NASExperiment, S3Spec, TrainerSpec
 from nas_api.pod_template import overlay
 
-# The order counts: a pre-empted container may well exit 143 or 137, and must still be told apart.
+# Without 143 and 137: they are how pods end that a suspended Job has to give up, and it is to go on later. The kernel's
+# out-of-memory killer leaves 137 too; its pod stays and tells.
 _FATAL_EXIT_CODES = [
     ExitCode.INVALID_INPUT,
     ExitCode.OUT_OF_MEMORY,
     ExitCode.DATASET_UNAVAILABLE,
     ExitCode.STORAGE_REFUSED,
-    ExitCode.OUT_OF_MEMORY_KILL,
 ]
 CA_BUNDLE_FOLDER = "/etc/nas/ca"
 PREPARE_CONTAINER = "prepare"
@@ -262,7 +262,8 @@ def _sidecar(
 def child_job(experiment: NASExperiment, launch: int, inputs: tuple[TrainerInput, ...], image: str) -> dict[str, Any]:
     """Return the Job that trains one launch. Every retry is ours: the Job itself tries once.
 
-    Only a child that is alone has a label for its sample; an annotation names all in any case.
+    Only a child that is alone has a label for its sample; an annotation names all in any case. Where there is a queue,
+    the Job is suspended, and Kueue resumes it when there is room.
 
     Raises:
         ValueError: see :func:`trainer_pod_template`.
@@ -289,12 +290,15 @@ def child_job(experiment: NASExperiment, launch: int, inputs: tuple[TrainerInput
             "name": names.child_job(meta.name, meta.uid, launch),
             "namespace": meta.namespace,
             **metadata,
+            # Kueue's are for the Job alone: a pod that names a queue would wait there a second time.
+            "labels": {**labels, **_queue_labels(experiment.spec.trainer)},
             "ownerReferences": [owner_reference(experiment)],
         },
         "spec": {
             "backoffLimit": 0,
             "completions": 1,
             "parallelism": 1,
+            "suspend": experiment.spec.trainer.queue is not None,
             "podReplacementPolicy": "Failed",
             "ttlSecondsAfterFinished": experiment.spec.trainer.ttl_seconds_after_finished,
             "podFailurePolicy": {
@@ -316,3 +320,9 @@ def child_job(experiment: NASExperiment, launch: int, inputs: tuple[TrainerInput
             "template": template,
         },
     }
+
+
+def _queue_labels(spec: TrainerSpec) -> dict[str, str]:
+    """Return by what Kueue knows a Job's queue and its priority there."""
+    chosen = {names.LABEL_QUEUE: spec.queue, names.LABEL_PRIORITY_CLASS: spec.priority_class}
+    return {label: value for label, value in chosen.items() if value is not None}

@@ -84,6 +84,7 @@ def custom_resource_definition() -> dict[str, Any]:
         ("State", "string", ".status.state", "What the experiment is doing.", 0),
         ("Samples", "string", ".status.progress", "Samples done out of the budget.", 0),
         ("Running", "integer", ".status.samples.running", "Samples in flight.", 0),
+        ("Queued", "integer", ".status.samples.queued", "Of these, samples that wait in a queue.", 1),
         ("Best", "string", ".status.best.metric", "The best metric so far.", 0),
         ("Age", "date", ".metadata.creationTimestamp", "Time since creation.", 0),
         ("Lost", "integer", ".status.samples.lost", "Samples given up.", 1),

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from nas_api.base import Decimal, DnsLabel, Duration, MetricName, Model, PositiveDecimal
+from nas_api.base import Decimal, DnsLabel, DnsLabelValue, Duration, MetricName, Model, PositiveDecimal
 from nas_api.cel import at_most_one, cel, exactly_one
 from nas_api.names import MAX_EXPERIMENT_NAME
 from nas_api.search_space import SearchSpaceSpec
@@ -438,6 +438,10 @@ class TrainerSpec(TrainingSpec):
                 "!has(self.earlyStopping) || !has(self.dataset.custom)",
                 "earlyStopping must not be set with dataset.custom: your own trainer may stop training by itself",
             ),
+            (
+                "!has(self.priorityClass) || has(self.queue)",
+                "priorityClass needs queue: it is the priority in Kueue's queue, not that of the pod",
+            ),
         )
     }
 
@@ -465,6 +469,13 @@ class TrainerSpec(TrainingSpec):
     it too, in the manifest's folder."""
     service_account_name: DnsLabel | None = None
     """An existing ServiceAccount for children, for example one with an IAM role; no API token is mounted."""
+    queue: DnsLabelValue | None = None
+    """A LocalQueue of Kueue in the experiment's namespace: each child's Job waits there until there is room for it, and
+    returns there without loss of an attempt when it is preempted. May be changed during a run: it applies to children
+    launched from then on and to those that have not started yet. `nas run` ignores it."""
+    priority_class: DnsLabelValue | None = None
+    """A WorkloadPriorityClass of Kueue: which children the queue lets in first and which it preempts. As with queue,
+    changes apply to children that have not started yet, and `nas run` ignores it."""
     template: PodTemplate | None = None
     """A pod template merged into ours: GPU count, nodeSelector, tolerations, volumes. Lists merge by name."""
 
@@ -662,6 +673,8 @@ class SampleCounts(Model):
     """Samples drawn from the policy."""
     running: int = 0
     """Samples in flight."""
+    queued: int = 0
+    """Of these, samples whose children wait in their queue (trainer.queue)."""
     observed: int = 0
     """Samples with a result, from which the policy has learnt."""
     lost: int = 0

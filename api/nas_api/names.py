@@ -13,6 +13,10 @@ LABEL_LAUNCH = f"{GROUP}/launch"
 LABEL_SAMPLE = f"{GROUP}/sample"
 LABEL_CHILDREN = f"{GROUP}/children"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
+# Kueue's: on a Job, the LocalQueue that it waits in and its WorkloadPriorityClass; on a Workload, whose it is.
+LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
+LABEL_PRIORITY_CLASS = "kueue.x-k8s.io/priority-class"
+LABEL_JOB_UID = "kueue.x-k8s.io/job-uid"
 ROLE_CONTROLLER = "controller"
 ROLE_TRAINER = "trainer"
 

@@ -30,6 +30,7 @@ class Reason(StrEnum):
     INVALID_TEMPLATE = "InvalidTemplate"
     NOT_PERMITTED = "NotPermitted"
     QUOTA_EXCEEDED = "QuotaExceeded"
+    QUEUED = "Queued"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONFIG_MISSING = "ConfigMissing"
     UNSCHEDULABLE = "Unschedulable"
@@ -86,6 +87,11 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.QUOTA_EXCEEDED: Explanation(
         "A ResourceQuota leaves no room for another pod.",
         "Wait, raise the quota, or lower parallelism; the search goes on by itself.",
+    ),
+    Reason.QUEUED: Explanation(
+        "All children wait in Kueue's queue; the message quotes Kueue. While some run, the search goes on, and the"
+        " message of Progressing says how many wait.",
+        "Wait, or correct trainer.queue or the queue's quota; the search goes on by itself.",
     ),
     Reason.IMAGE_PULL_FAILED: Explanation(
         "A node cannot pull the image.",
@@ -151,6 +157,18 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.NOT_FAILED: Explanation("The experiment has not failed.", "Nothing to do."),
 }
+
+
+def queue_words(waiting: int, of: int, queue: str) -> str:
+    """Return how many children wait in which queue, as both the status's problem and its conditions say it.
+
+    Args:
+        waiting: children that wait.
+        of: children in flight.
+        queue: the queue's name; empty where their Jobs are suspended without one.
+    """
+    verb = "waits" if waiting == 1 else "wait"
+    return f"{waiting} of {of} {verb} in queue {queue}" if queue else f"{waiting} of {of} {verb}: Jobs are suspended"
 
 
 class LostReason(StrEnum):

@@ -9,10 +9,10 @@ from rich.console import Console
 
 from nas_api.architecture import Architecture
 from nas_api.experiment import Best, FinalStatus, NASExperiment
-from nas_api.search_space import search_space
 from nas_api.source import architecture_source
 from nas_cli import display
 from nas_cli.cluster import find_experiment
+from nas_cli.documents import best_architecture, final_document
 from nas_cli.errors import Refusal
 from nas_cli.experiment_store import open_experiment, read_samples
 from nas_cli.folders import is_run
@@ -71,12 +71,8 @@ def _of_experiment(name: str, namespace: str | None, context: str | None) -> _Fo
     if status is None or status.best is None:
         raise _none_yet(name)
     best = status.best
-    try:
-        architecture = search_space(experiment.spec.search_space).parse_short(best.architecture)
-    except ValueError:
-        # It was cut, as the digest shows of one that was cut between two words.
-        architecture = None
-    if architecture is None or architecture.digest != best.digest:
+    architecture = best_architecture(experiment.spec, best)
+    if architecture is None:
         raise Refusal(f"the architecture is too long for the status: read {best.uri}")
     return _Found(experiment, best, architecture, float(best.metric), float(best.reward), status.final)
 
@@ -108,18 +104,8 @@ def _document(found: _Found) -> dict[str, object]:
         "digest": found.record.digest,
         "uri": found.record.uri,
         "architecture": found.architecture.document(),
-        "final": None
-        if final is None
-        else {
-            "sample": final.sample,
-            "validationMetric": _number(final.best_metric),
-            "testMetric": _number(final.test_metric),
-        },
+        "final": final_document(final),
     }
-
-
-def _number(decimal: str | None) -> float | None:
-    return None if decimal is None else float(decimal)
 
 
 def _print_table(found: _Found, name: str, console: Console) -> None:

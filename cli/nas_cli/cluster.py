@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from nas_api import names
 from nas_api.experiment import NASExperiment
 from nas_api.harmless import harmless
-from nas_cli.errors import Refusal, first_fault
+from nas_cli.errors import NoAnswer, NotThere, Refusal, first_fault
 from nas_cli.folders import local_hint
 from nas_kube.client import KubeClient
 from nas_kube.errors import ApiError, ApiUnavailable, KubeConfigError
@@ -42,14 +42,28 @@ class Cluster:
                 document = self._client.get(EXPERIMENTS, self._namespace, name)
             except ApiError as error:
                 if error.status == 404 and error.reason == "NotFound":
-                    raise Refusal(self._unknown(name)) from error
+                    raise NotThere(self._unknown(name)) from error
                 raise
-        try:
-            return NASExperiment.model_validate_json(json.dumps(document), extra="ignore")
-        except ValidationError as error:
-            raise Refusal(
-                f"{name} does not fit this program ({first_fault(error)}): install the operator's version of it"
-            ) from error
+        return _read(document)
+
+    def create(self, manifest: dict[str, Any]) -> tuple[NASExperiment, bool]:
+        """Create an experiment, or find the one of that name; return it, and whether it is new."""
+        name = str(manifest["metadata"]["name"])
+        with self._refusals():
+            try:
+                return _read(self._client.create(EXPERIMENTS, self._namespace, manifest, field_manager="nas")), True
+            except ApiError as error:
+                if error.status == 404 and error.reason == "NotFound":
+                    raise Refusal(
+                        f"there is no namespace {self._namespace}: make it, or choose another with -n"
+                    ) from error
+                if error.reason != "AlreadyExists":
+                    raise
+            found = self._client.get(EXPERIMENTS, self._namespace, name)
+        if "deletionTimestamp" in found["metadata"]:
+            words = f"an earlier {name} in namespace {self._namespace} is being deleted"
+            raise Refusal(f"{words}: run the command again once it is gone")
+        return _read(found), False
 
     def controller(self, experiment: NASExperiment) -> tuple[str, str]:
         """Return the newest controller pod of an experiment and its container."""
@@ -123,7 +137,7 @@ class Cluster:
         try:
             yield
         except ApiUnavailable as error:
-            raise Refusal(f"the cluster does not answer ({error}): is it up, and the kubeconfig right?") from error
+            raise NoAnswer(f"the cluster does not answer ({error}): is it up, and the kubeconfig right?") from error
         except ApiError as error:
             if error.status == 404:
                 raise Refusal(
@@ -132,6 +146,8 @@ class Cluster:
                 ) from error
             if error.status in (401, 403):
                 raise Refusal(f"you may not do this: {error.message}: ask for the permission") from error
+            if error.retryable:
+                raise NoAnswer(f"the API server is in trouble: {error}: try again") from error
             raise Refusal(f"the API server refuses: {error}") from error
 
 
@@ -146,6 +162,16 @@ def find_experiment(name: str, namespace: str | None, context: str | None) -> tu
         return cluster.experiment(name), cluster
     except Refusal as refusal:
         raise Refusal(refusal.message + local_hint(name)) from refusal
+
+
+def _read(document: dict[str, Any]) -> NASExperiment:
+    try:
+        return NASExperiment.model_validate_json(json.dumps(document), extra="ignore")
+    except ValidationError as error:
+        name = document["metadata"]["name"]
+        raise Refusal(
+            f"{name} does not fit this program ({first_fault(error)}): install the operator's version of it"
+        ) from error
 
 
 def _samples(metadata: dict[str, Any]) -> list[str]:

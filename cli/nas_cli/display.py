@@ -15,6 +15,7 @@ from rich.text import Text
 from nas_api.architecture import Architecture
 from nas_api.experiment import (
     Best,
+    Condition,
     FinalStatus,
     NASExperimentStatus,
     Outcome,
@@ -270,12 +271,17 @@ class Progress:
         )
 
 
-def conditions(status: NASExperimentStatus) -> RenderableType:
-    """Return what the operator says: the state, and the condition that explains it."""
+def telling_condition(status: NASExperimentStatus) -> Condition | None:
+    """Return the condition that explains the state; None before the operator has written any."""
     telling = ["Failed", "Complete", "Suspended", "Progressing"]
     known = {condition.type: condition for condition in status.conditions}
     shown = next((known[kind] for kind in telling if kind in known and known[kind].status == "True"), None)
-    shown = shown or known.get("Progressing")
+    return shown or known.get("Progressing")
+
+
+def conditions(status: NASExperimentStatus) -> RenderableType:
+    """Return what the operator says: the state, and the condition that explains it."""
+    shown = telling_condition(status)
     line = Text(status.state or "Pending", style="bold")
     if shown is not None:
         line.append(f"  {shown.reason}", style="cyan")
@@ -292,7 +298,7 @@ def status_panel(status: Status, metric: str, *, tail: str = "") -> RenderableTy
     bar.add_row(
         ProgressBar(total=max(1, samples.budget), completed=done, width=30),
         Text(f"{done}/{samples.budget}"),
-        Text(_counts(samples), style="dim"),
+        Text(counts_text(samples), style="dim"),
     )
     rows: list[tuple[str, RenderableType]] = [("samples", bar)]
     rows.append(("best", Text(best_text(status.best, metric), style="bold green" if status.best else "dim")))
@@ -307,9 +313,11 @@ def status_panel(status: Status, metric: str, *, tail: str = "") -> RenderableTy
     return Group(_grid(rows), *_problem(status.problem))
 
 
-def _counts(samples: SampleCounts) -> str:
+def counts_text(samples: SampleCounts) -> str:
+    """Return how many samples are in which state, beside those that are done; empty where none is."""
     parts = [
-        (samples.running, "running"),
+        (samples.running - samples.queued, "running"),
+        (samples.queued, "queued"),
         (samples.diverged, "diverged"),
         (samples.stopped, "stopped early"),
         (samples.lost, "lost"),

@@ -13,6 +13,14 @@ class Refusal(click.ClickException):
     """One sentence with the cause and the cure; ends the program with exit code 1, without a traceback."""
 
 
+class NoAnswer(Refusal):
+    """The cluster does not answer, or is in trouble: the same may succeed later without anybody changing it."""
+
+
+class NotThere(Refusal):
+    """There is no such experiment."""
+
+
 def first_fault(error: "ValidationError") -> str:
     """Return what a model objects to first, in one line with its place."""
     first = error.errors(include_url=False)[0]

@@ -1,20 +1,22 @@
 """``nas export``: the best network, handed over as a folder that needs nothing of ours.
 
 What the controller and the final training left in the store is copied as it is; beside it comes a page that says how
-to feed it, with code that the tests run.
+to feed it, with code that the tests run. Or the trained network alone, as servers and registries of models load it.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from nas_api import names
 from nas_api.architecture import ARCHITECTURE, Architecture
 from nas_api.experiment import NASExperiment
-from nas_api.handover import Preprocessing, Provenance
+from nas_api.handover import Preprocessing, Provenance, Vocabulary
 from nas_api.search_space import arranged, search_space
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_cli.errors import Refusal
 from nas_cli.experiment_store import reading
+from nas_cli.model_formats import Signature, kserve, mlflow
 from nas_store import Store
 
 README = "README.md"
@@ -39,6 +41,57 @@ def hand_over(experiment: NASExperiment, store: Store, folder: Path) -> HandedOv
         Refusal: there is no best network yet, it is being replaced by a better one, or the store or the folder cannot
             be used.
     """
+    architecture, found = _read(experiment, store)
+    found[README] = _page(experiment, architecture, found).encode()
+    _write(folder, found, stale=_KEYS.keys() - found.keys())
+    return HandedOver(tuple(found), _name(names.BEST_WEIGHTS) in found, _own(experiment))
+
+
+def hand_over_model(experiment: NASExperiment, store: Store, folder: Path, layout: str) -> tuple[str, ...]:
+    """Write the trained network into a folder in somebody's layout; return the files, in the order they were written.
+
+    Args:
+        experiment: whose network it is.
+        store: its objects.
+        folder: files in it are replaced, or stay.
+        layout: ``kserve`` or ``mlflow``.
+
+    Raises:
+        Refusal: as for :func:`hand_over`, and where there is no trained network.
+    """
+    name = experiment.metadata.name
+    if _own(experiment):
+        raise Refusal("the trained network is your own trainer's: only --format folder can hand over what there is")
+    _, found = _read(experiment, store)
+    if _name(names.BEST_ONNX) not in found or _name(names.BEST_PROVENANCE) not in found:
+        raise Refusal(
+            f"{name} has no trained network: that is what spec.finalTraining leaves at its end"
+            f" (`nas status {name}`); --format folder hands over what there is"
+        )
+    model = found[_name(names.BEST_ONNX)]
+    extra = {each: found[each] for each in _BESIDE_A_MODEL if each in found}
+    fill: dict[str, float] = {}
+    if (preprocessing := found.get(_name(names.BEST_PREPROCESSING))) is not None:
+        before = Preprocessing.model_validate_json(preprocessing)
+        signature, fill = Signature.of_images(before), {"pixels": before.brightest / 2}
+    else:
+        vocabulary = Vocabulary.model_validate_json(found[_name(names.BEST_VOCABULARY)])
+        signature = Signature.of_text(vocabulary, found[_name(names.BEST_WEIGHTS)])
+    if layout == "kserve":
+        files = kserve(name, model, signature) | {f"{name}/{each}": data for each, data in extra.items()}
+    else:
+        provenance = Provenance.model_validate_json(found[_name(names.BEST_PROVENANCE)])
+        files = mlflow(model, signature, provenance, fill) | extra
+    _write(folder, files)
+    return tuple(files)
+
+
+def _own(experiment: NASExperiment) -> bool:
+    return experiment.spec.trainer.dataset.custom is not None
+
+
+def _read(experiment: NASExperiment, store: Store) -> tuple[Architecture, dict[str, bytes]]:
+    """Return the best architecture, and what there is of it by file name: all of one network."""
     with reading(experiment):
         # In the order that is the reverse of the controller's: what is here is complete, or of another architecture.
         objects = {name: store.get(key) for name, key in reversed(_KEYS.items())}
@@ -52,17 +105,19 @@ def hand_over(experiment: NASExperiment, store: Store, folder: Path) -> HandedOv
     provenance = found.get(_name(names.BEST_PROVENANCE))
     if provenance is not None and Provenance.model_validate_json(provenance).digest != architecture.digest:
         raise Refusal("the best network is just being replaced by a better one: run the command again")
-    found[README] = _page(experiment, architecture, found).encode()
+    return architecture, found
+
+
+def _write(folder: Path, files: Mapping[str, bytes], stale: Iterable[str] = ()) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in _KEYS.keys() - found.keys():
+        for name in stale:
             (folder / name).unlink(missing_ok=True)
-        for name, data in found.items():
+        for name, data in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
     except OSError as error:
         raise Refusal(f"{folder} cannot be written ({error.strerror}): choose another with -o") from error
-    own = experiment.spec.trainer.dataset.custom is not None
-    return HandedOver(tuple(found), _name(names.BEST_WEIGHTS) in found, own)
 
 
 def _name(key: str) -> str:
@@ -82,6 +137,7 @@ _KEYS = {
         names.BEST_PROVENANCE,
     )
 }
+_BESIDE_A_MODEL = tuple(map(_name, (names.BEST_VOCABULARY, names.BEST_PREPROCESSING, names.BEST_PROVENANCE)))
 _MEANINGS = {
     _name(names.BEST_ARCHITECTURE): "the architecture: JSON with a version, as the search wrote it",
     _name(names.BEST_MODULE): "a Python module that builds the network; it needs only torch",

@@ -95,7 +95,7 @@ def read_run_status(folder: Path) -> RunStatus:
         # The folder may have been moved since.
         changes["best"] = status.best.model_copy(update={"uri": store.uri(names.BEST_ARCHITECTURE)})
     if not working and status.samples is not None:
-        changes |= {"samples": status.samples.model_copy(update={"running": 0}), "problem": None}
+        changes |= {"samples": status.samples.model_copy(update={"running": 0, "queued": 0}), "problem": None}
     return RunStatus(status.model_copy(update=changes), working)
 
 

@@ -33,6 +33,15 @@ _as_table_or_json = click.option(
 )
 
 
+def _seconds(context: click.Context, parameter: click.Parameter, given: str | None) -> float | None:
+    from nas_api.base import duration
+
+    try:
+        return None if given is None else duration(given).total_seconds()
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="nas")
 def main() -> None:
@@ -116,6 +125,35 @@ def proxy_check(file: Path, architectures: int, repeats: int, folder: Path | Non
 
 
 @main.command()
+@click.argument("file", type=_FILE)
+@click.option("--wait", is_flag=True, help="Until the search is Complete or Failed.")
+@click.option("--timeout", metavar="DURATION", callback=_seconds, help="Wait no longer, for example 12h or 1h30m.")
+@_as_table_or_json
+@_namespace
+@_context
+def submit(
+    file: Path, wait: bool, timeout: float | None, output: str, namespace: str | None, context: str | None
+) -> None:
+    """Make an experiment on the cluster: a pipeline's step.
+
+    FILE is checked first, as `nas validate` does. An experiment that exists with the same spec is taken as it is, so
+    the same command may run again. Progress goes to standard error, the outcome alone to standard output. Exit codes:
+
+    \b
+      0    the search is complete; without --wait, it is there and has not failed
+      1    the search has failed, or something was refused
+      2    the command line is wrong
+      3    --timeout has passed; the search goes on
+      130  Ctrl-C or SIGTERM; the search goes on
+    """
+    if timeout is not None and not wait:
+        raise click.UsageError("--timeout is how long to --wait: give both")
+    from nas_cli.submit import submit as submit_file
+
+    submit_file(file, wait=wait, timeout=timeout, namespace=namespace, context=context, output=output)
+
+
+@main.command()
 @_name
 @_namespace
 @_context
@@ -159,19 +197,33 @@ def samples(name: str, namespace: str | None, context: str | None, endpoint: str
 @main.command()
 @_name
 @click.option("-o", "--output", type=_FOLDER, required=True, help="The folder to write; made when it is missing.")
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["folder", "kserve", "mlflow"]),
+    default="folder",
+    show_default=True,
+    help="All there is; or the trained network, for an ONNX server (KServe, Triton), or for MLflow.",
+)
 @_namespace
 @_context
 @click.option("--endpoint", help="URL of the S3 server as seen from here; the manifest's when not given.")
-def export(name: str, output: Path, namespace: str | None, context: str | None, endpoint: str | None) -> None:
+def export(
+    name: str, output: Path, layout: str, namespace: str | None, context: str | None, endpoint: str | None
+) -> None:
     """Hand the best network over as a folder.
 
     It holds the module, weights, an ONNX model and how to feed them, with a page that shows it. NAME is an experiment
     on the cluster, whose bucket is read with your own AWS credentials, or the folder of a local run.
     """
     from nas_cli.experiment_store import open_experiment
-    from nas_cli.export import README, hand_over
+    from nas_cli.export import README, hand_over, hand_over_model
 
     experiment, store = open_experiment(name, namespace, context, endpoint)
+    if layout != "folder":
+        for file in hand_over_model(experiment, store, output, layout):
+            click.echo(output / file)
+        return
     written = hand_over(experiment, store, output)
     for file in written.files:
         click.echo(output / file)

@@ -7,7 +7,7 @@ there, and a rule added to the models is checked here without another line.
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ class Document:
     faults: tuple[Fault, ...]
     foreign: bool = False
     """Whether it is another kind of object, which is not looked at."""
+    manifest: dict[str, Any] = field(default_factory=dict)
+    """An experiment as it is written, with all that is the API server's to read; empty for everything else."""
 
 
 def read_documents(path: Path, *, local: bool = False, words: type[yaml.SafeLoader] = KubectlLoader) -> list[Document]:
@@ -136,7 +138,9 @@ def _document(node: yaml.Node, value: Any) -> Document:
         return Document(title, None, (), foreign=True)
     experiment, faults = check(value, node)
     located = [Fault(_line(node, path), _place(path), message) for path, message in [*_repeated(node), *faults]]
-    return Document(title, None if located else experiment, tuple(sorted(located, key=lambda fault: fault.line)))
+    if located or experiment is None:
+        return Document(title, None, tuple(sorted(located, key=lambda fault: fault.line)))
+    return Document(title, experiment, (), manifest=value)
 
 
 def check(value: dict[str, Any], node: yaml.Node | None = None) -> tuple[NASExperiment | None, list[tuple[_Path, str]]]:

@@ -14,9 +14,11 @@ from nas_api.experiment import NASExperiment, Outcome, Problem
 from nas_api.reasons import Reason
 from nas_controller.errors import EarlierMissing, EarlierUnsuitable, SearchChanged
 from nas_controller.executors.kubernetes import KubernetesExecutor
+from nas_controller.instruments import ChangingExecutor, Instruments
 from nas_controller.kubernetes_status import KubernetesSink, Loss
+from nas_controller.policies.factory import make_policy
 from nas_controller.search import Exit, Search
-from nas_controller.status import SearchStatus
+from nas_controller.status import SearchStatus, StatusSink
 from nas_kube.client import KubeClient
 from nas_kube.errors import ApiError
 from nas_kube.reflector import EventType, Reflector
@@ -32,6 +34,7 @@ _CALLS_AT_ONCE = 8
 _PAUSES_SECONDS = (5.0, 10.0, 20.0, 30.0)
 # Long enough for the status to be written and for the operator to see it.
 _REFUSED_SECONDS = 20.0
+_NO_INSTRUMENTS = Instruments()
 _FATAL = {
     SearchChanged: Reason.SEARCH_CHANGED,
     EarlierUnsuitable: Reason.EXPERIMENT_UNSUITABLE,
@@ -55,7 +58,15 @@ class ControllerExit(IntEnum):
 class Controller:
     """Searches for one experiment until its search has ended, whatever comes between."""
 
-    def __init__(self, client: KubeClient, namespace: str, name: str, uid: str, trainer_image: str) -> None:
+    def __init__(
+        self,
+        client: KubeClient,
+        namespace: str,
+        name: str,
+        uid: str,
+        trainer_image: str,
+        instruments: Instruments = _NO_INSTRUMENTS,
+    ) -> None:
         """Prepare; ``run`` does everything.
 
         Args:
@@ -64,14 +75,16 @@ class Controller:
             name: the experiment's.
             uid: the experiment's; another experiment of that name is none of ours.
             trainer_image: for manifests that name none.
+            instruments: put around the parts of each search.
         """
         self._client = client
         self._namespace, self._name, self._uid = namespace, name, uid
         self._image = trainer_image
+        self._instruments = instruments
         self._lock = threading.Lock()
         self._experiment: NASExperiment | None = None
         self._search: Search | None = None
-        self._executor: KubernetesExecutor | None = None
+        self._executor: ChangingExecutor | None = None
         self._seen = False
         self._loss: Loss | None = None
         self._woken = threading.Event()
@@ -96,7 +109,7 @@ class Controller:
             reflector.stop()
 
     def _run(self) -> ControllerExit:
-        sink: KubernetesSink | None = None
+        written: KubernetesSink | None = None
         tries = 0
         while True:
             # Only what changes from here on ends a pause early: the first sight of the experiment must not.
@@ -108,8 +121,9 @@ class Controller:
                 # Not readable by this version: the watch tells when that changes.
                 self._sleep(_PAUSES_SECONDS[-1])
                 continue
-            if sink is None:
-                sink = KubernetesSink(self._client, experiment, self._on_loss)
+            if written is None:
+                written = KubernetesSink(self._client, experiment, self._on_loss)
+                sink = self._instruments.sink(written)
             try:
                 why = self._search_once(experiment, sink)
             except (SearchChanged, EarlierUnsuitable) as error:
@@ -130,21 +144,30 @@ class Controller:
                 continue
             if why is Exit.FINISHED:
                 # As long as it takes: the operator knows the end from the status only.
-                sink.flush()
+                written.flush()
                 _log.info("done", outcome_written=self._loss is None)
                 return ControllerExit.DONE
             if self._loss is not Loss.GONE:
                 return ControllerExit.FENCED
 
-    def _search_once(self, experiment: NASExperiment, sink: KubernetesSink) -> Exit:
+    def _search_once(self, experiment: NASExperiment, sink: StatusSink) -> Exit:
         """Search until the end or until something is in the way."""
         location = StoreLocation(s3=s3_location(experiment))
-        store = open_store(location)
+        store = self._instruments.store(open_store(location))
         store.probe()
         jobs = ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="jobs")
-        executor = KubernetesExecutor(self._client, experiment, self._image, jobs)
-        results = ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="results")
-        search = Search(experiment, store=store, location=location, executor=executor, sink=sink, pool=results)
+        executor = self._instruments.executor(
+            KubernetesExecutor(self._client, experiment, self._image, jobs), experiment
+        )
+        search = Search(
+            experiment,
+            store=store,
+            location=location,
+            executor=executor,
+            sink=sink,
+            pool=ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="results"),
+            make_policy=self._instruments.policy(make_policy),
+        )
         with self._lock:
             self._search, self._executor = search, executor
             newest = self._experiment

@@ -81,7 +81,25 @@ class Blocked:
     message: str
 
 
-Event = Ended | Running | Blocked
+@dataclass(frozen=True)
+class Queued:
+    """The child waits in a queue, and holds no resources: it has not begun, or was preempted, which costs nothing."""
+
+    launch: int
+    queue: str
+    """Its name; empty where the child is held without one."""
+    why: str = ""
+    """The queue's own words; empty as long as they are not known."""
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """The child has left its queue; ``Running``, ``Blocked``, ``Queued`` or ``Ended`` follows."""
+
+    launch: int
+
+
+Event = Ended | Running | Blocked | Queued | Admitted
 
 
 class Executor(Protocol):

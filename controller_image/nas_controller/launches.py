@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from nas_api.experiment import LONGEST_MESSAGE, Problem
-from nas_api.reasons import Reason
+from nas_api.reasons import EXPLANATIONS, Reason, queue_words
 from nas_controller.decisions import AwaitCure, Retry, Verdict, store_pause
-from nas_controller.executor import Blocked, End, Ended
+from nas_controller.executor import Blocked, End, Ended, Queued
 
 _FIRST_PAUSE_SECONDS = 5.0
 _LONGEST_PAUSE_SECONDS = 60.0
@@ -98,6 +98,7 @@ class Launches:
         """What the store is asked again, and when."""
         self._trouble: _Trouble | None = None
         self._blocked: dict[int, Blocked] = {}
+        self._queued: dict[int, Queued] = {}
         self._last_progress = float("-inf")
         self._questions: list[Question] = []
         self._orders = Orders()
@@ -129,21 +130,32 @@ class Launches:
         """How many samples' children the executor has."""
         return sum(len(flight.samples) for flight in self._flights.values() if flight.phase is _Phase.OUT)
 
+    @property
+    def samples_queued(self) -> int:
+        """How many of them wait in a queue."""
+        return sum(len(self._flights[launch].samples) for launch in self._queued)
+
     def next_look(self, now: float) -> float | None:
         """Return from when on it has something to tell although nothing has happened; None: never."""
         times = [at for at, _ in self._unanswered]
         if self._trouble is not None:
             times.append(self._trouble.retry_at if self._waiting else self._trouble.over_at)
+        quiet_at = self._last_progress + _QUIET_SECONDS
         if self._blocked:
-            times.append(max(self._last_progress + _QUIET_SECONDS, now + 1.0))
+            times.append(max(quiet_at, now + 1.0))
+        if self._queued and quiet_at > now:
+            times.append(quiet_at)
         return min(times, default=None)
 
     def problem(self, now: float) -> Problem | None:
         """Return what keeps children from working, if anything."""
         found: _Trouble | Blocked | None = self._trouble
         quiet = now >= self._last_progress + _QUIET_SECONDS
-        if found is None and self._blocked and quiet and not any(flight.running for flight in self._flights.values()):
-            found = self._blocked[min(self._blocked)]
+        if found is None and quiet and not any(flight.running for flight in self._flights.values()):
+            if self._blocked:
+                found = self._blocked[min(self._blocked)]
+            elif self._queued:
+                found = self._held(self._queued[min(self._queued)])
         return None if found is None else Problem(reason=found.reason, message=found.message[:LONGEST_MESSAGE])
 
     # ------------------------------------------------------------ what the executor says
@@ -159,13 +171,26 @@ class Launches:
         flight = self._out(launch)
         if flight is not None:
             flight.running = True
-            self._blocked.pop(launch, None)
+            self._hold_no_more(launch)
             self._last_progress = now
 
     def blocked(self, blocked: Blocked) -> None:
-        """Take note that a child cannot start for now."""
-        if self._out(blocked.launch) is not None:
+        """Take note that a child cannot start for now; one that waits in a queue is not to start yet."""
+        if self._out(blocked.launch) is not None and blocked.launch not in self._queued:
             self._blocked[blocked.launch] = blocked
+
+    def queued(self, queued: Queued) -> None:
+        """Take note that a child waits in a queue; it may have run before."""
+        flight = self._out(queued.launch)
+        if flight is not None:
+            flight.running = False
+            self._blocked.pop(queued.launch, None)
+            self._queued[queued.launch] = queued
+
+    def admitted(self, launch: int, now: float) -> None:
+        """Take note that a child has left its queue."""
+        if self._queued.pop(launch, None) is not None:
+            self._last_progress = now
 
     def ended(self, ended: Ended, now: float) -> None:
         """Ask for the results of a launch that has ended."""
@@ -278,13 +303,23 @@ class Launches:
     def _ask(self, launch: int, end: End | None, message: str = "") -> None:
         flight = self._flights[launch]
         flight.phase, flight.running = _Phase.ENDED, False
-        self._blocked.pop(launch, None)
+        self._hold_no_more(launch)
         self._questions.append(Question(launch, flight.samples, end, message))
 
     def _cancel(self, launch: int) -> None:
         self._orders.cancel.append(launch)
         self._orders.launch = [order for order in self._orders.launch if order[0] != launch]
+        self._hold_no_more(launch)
+
+    def _hold_no_more(self, launch: int) -> None:
         self._blocked.pop(launch, None)
+        self._queued.pop(launch, None)
+
+    def _held(self, queued: Queued) -> Blocked:
+        """Return what to tell people when nothing runs because the queue lets nobody in; one child speaks for all."""
+        said = f"{queue_words(self.samples_queued, self.samples_out, queued.queue)}: {queued.why}".rstrip(": .")
+        end = "" if said.endswith("?") else "."
+        return Blocked(queued.launch, Reason.QUEUED, f"{said}{end} {EXPLANATIONS[Reason.QUEUED].cure}")
 
 
 def _troubled(trouble: _Trouble | None, verdict: AwaitCure, launch: int, launched: int, now: float) -> _Trouble:

@@ -1,7 +1,8 @@
 """Puts the controller of one experiment together, from its pod's environment, and runs it.
 
 Environment: NAS_NAMESPACE, NAS_EXPERIMENT, NAS_UID (whose search), NAS_TRAINER_IMAGE (for manifests that name
-none), and the store's credentials. The exit codes are ``nas_controller.controller.ControllerExit``.
+none), NAS_METRICS_PORT (where metrics are served; nowhere and none if it is not set), and the store's credentials.
+The exit codes are ``nas_controller.controller.ControllerExit``.
 """
 
 import logging
@@ -20,6 +21,8 @@ from nas_kube.errors import KubeError
 
 _log = structlog.get_logger()
 
+_USER_AGENT = "nas-controller"
+
 
 def main() -> ControllerExit:
     """Run the controller that the environment describes; return its exit code."""
@@ -35,11 +38,31 @@ def main() -> ControllerExit:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     try:
-        client = KubeClient.from_environment(user_agent="nas-controller")
-        return Controller(client, namespace, name, uid, image).run()
+        port = os.environ.get("NAS_METRICS_PORT")
+        if port is None:
+            client = KubeClient.from_environment(user_agent=_USER_AGENT)
+            return Controller(client, namespace, name, uid, image).run()
+        return _metered(int(port), namespace, name, uid, image).run()
     except KubeError as error:
         _log.error("no API server to talk to", error=str(error))
         return ControllerExit.REFUSED
+
+
+def _metered(port: int, namespace: str, name: str, uid: str, image: str) -> Controller:
+    """Return a controller that counts what it does and serves that at a port."""
+    # Whoever does not ask for it need not wait for its libraries.
+    from nas_controller.metered import MeteredInstruments
+    from nas_controller.metrics import Metrics
+    from nas_kube.metered import MeteredClient
+
+    metrics = Metrics()
+    try:
+        metrics.serve(port)
+    except OSError as error:
+        # As on a node's own network, where another has it: a search goes on unwatched.
+        _log.warning("metrics are not served", port=port, error=str(error))
+    client = MeteredClient.from_environment(metrics=metrics.api, user_agent=_USER_AGENT)
+    return Controller(client, namespace, name, uid, image, MeteredInstruments(metrics))
 
 
 def _configure_logging(**bound: str) -> None:

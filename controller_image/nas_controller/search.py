@@ -22,7 +22,7 @@ from nas_controller.beginning import Beginning
 from nas_controller.clock import SYSTEM_CLOCK, Clock
 from nas_controller.decider import Decider
 from nas_controller.earlier import FindEarlier
-from nas_controller.executor import Blocked, Ended, Event, Executor, Running
+from nas_controller.executor import Admitted, Blocked, Ended, Event, Executor, Queued, Running
 from nas_controller.inbox import Inbox, Stopped
 from nas_controller.journal import Journal
 from nas_controller.launches import Launches
@@ -250,6 +250,10 @@ class Search:
                 self._launches.running(message.launch, now)
             case Blocked():
                 self._launches.blocked(message)
+            case Queued():
+                self._launches.queued(message)
+            case Admitted():
+                self._launches.admitted(message.launch, now)
             case Ended():
                 _log.debug("launch ended", launch=message.launch, end=message.end, message=message.message)
                 self._launches.ended(message, now)
@@ -375,6 +379,7 @@ class Search:
             search_status(
                 self._journal.state,
                 running=0 if self._core.outcome is not None else self._launches.samples_out,
+                queued=0 if self._core.outcome is not None else self._launches.samples_queued,
                 best_uri=self._store.uri(names.BEST_ARCHITECTURE),
                 problem=self._problem(),
             )

@@ -57,12 +57,15 @@ def decimal(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def search_status(state: SearchState, *, running: int, best_uri: str, problem: Problem | None) -> SearchStatus:
+def search_status(
+    state: SearchState, *, running: int, best_uri: str, problem: Problem | None, queued: int = 0
+) -> SearchStatus:
     """Return the status of a state.
 
     Args:
         state: the fold of what is in the log.
         running: children that the executor has now.
+        queued: of these, those that wait in their queue.
         best_uri: where the best architecture is kept.
         problem: what keeps the search from going on, if anything.
     """
@@ -76,6 +79,7 @@ def search_status(state: SearchState, *, running: int, best_uri: str, problem: P
             budget=budget,
             proposed=core.proposed,
             running=running,
+            queued=queued,
             observed=core.observed,
             lost=core.lost,
             diverged=core.diverged,

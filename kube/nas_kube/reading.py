@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from nas_api import names
 from nas_api.reasons import Reason
 
 Object = Mapping[str, Any]
@@ -85,6 +86,31 @@ def finished(job: Object) -> bool:
     return true_condition(job, "Complete") is not None or true_condition(job, "Failed") is not None
 
 
+def suspended(job: Object) -> bool:
+    """Return whether a Job is to have no pods for now: it waits in a queue, or somebody holds it."""
+    return bool((job.get("spec") or {}).get("suspend"))
+
+
+def queue(job: Object) -> str:
+    """Return the name of the queue of Kueue that a Job is in; empty for none."""
+    name: str = job["metadata"].get("labels", {}).get(names.LABEL_QUEUE, "")
+    return name
+
+
+def priority_class(job: Object) -> str:
+    """Return the name of the priority that a Job has in its queue; empty for none."""
+    name: str = job["metadata"].get("labels", {}).get(names.LABEL_PRIORITY_CLASS, "")
+    return name
+
+
+def admission(workload: Object) -> str:
+    """Return why Kueue lets a Job wait, in its words, from the Job's Workload; empty if it says nothing."""
+    found = conditions(workload)
+    # The quota first: it is reserved before the rest that an admission may ask for is looked at.
+    waits = next((found[kind] for kind in ("QuotaReserved", "Admitted") if _is_false(found.get(kind))), None)
+    return "" if waits is None else waits.get("message") or waits.get("reason") or ""
+
+
 def disruption(pod: Object) -> Object | None:
     """Return the condition that says why a pod was made to end (pre-empted, evicted, node gone); None if it was not."""
     return true_condition(pod, "DisruptionTarget")
@@ -116,6 +142,10 @@ def obstacle(pod: Object) -> Obstacle | None:
 def instant(text: str | None) -> datetime | None:
     """Return the moment of a timestamp as Kubernetes writes it; None for none."""
     return datetime.fromisoformat(text) if text else None
+
+
+def _is_false(condition: Object | None) -> bool:
+    return condition is not None and condition.get("status") == "False"
 
 
 def _container(item: Object, init: bool) -> Container:

@@ -37,6 +37,8 @@ class Resource:
 EXPERIMENTS = Resource(names.API_VERSION, names.PLURAL)
 PODS = Resource("v1", "pods")
 JOBS = Resource("batch/v1", "jobs")
+# Kueue's, one for each Job in a queue.
+WORKLOADS = Resource("kueue.x-k8s.io/v1beta2", "workloads")
 EVENTS = Resource("events.k8s.io/v1", "events")
 # The older view of the same events: it can be asked for those about one object.
 CORE_EVENTS = Resource("v1", "events")

@@ -115,6 +115,9 @@ def controller_pod(experiment: NASExperiment, index: int, quick_failures: int, s
         "resources": {"requests": {"cpu": "250m", "memory": "512Mi"}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
+    if settings.controller_metrics_port is not None:
+        container["env"].append({"name": "NAS_METRICS_PORT", "value": str(settings.controller_metrics_port)})
+        container["ports"] = [{"name": "metrics", "containerPort": settings.controller_metrics_port}]
     if settings.image_pull_policy is not None:
         container["imagePullPolicy"] = settings.image_pull_policy
     pod = restricted_pod(

@@ -55,6 +55,11 @@ class Cache:
         with self._lock:
             return self._experiments.get(key)
 
+    def experiments(self) -> tuple[Object, ...]:
+        """Return all experiments as last seen."""
+        with self._lock:
+            return tuple(self._experiments.values())
+
     def keys(self) -> tuple[Key, ...]:
         """Return the keys of all experiments."""
         with self._lock:

@@ -2,7 +2,9 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 import kopf
 import structlog
@@ -19,6 +21,9 @@ from nas_operator.resync import CONTROLLERS, Resync
 from nas_operator.settings import Settings, SettingsError
 from nas_operator.workqueue import WorkQueue
 
+if TYPE_CHECKING:
+    from nas_operator.metrics import Metrics
+
 _log = structlog.get_logger()
 
 _EXIT_USAGE = 2
@@ -30,24 +35,51 @@ def main() -> int:
     try:
         settings = Settings.from_environment()
         logs.configure(level=settings.log_level)
-        client = KubeClient.from_environment(user_agent="nas-operator", pool_size=settings.workers + 4)
+        client, metrics = _connect(settings)
     except (SettingsError, KubeConfigError) as error:
         _log.error("cannot start", error=str(error))
         return _EXIT_USAGE
-    asyncio.run(run(settings, client))
+    asyncio.run(run(settings, client, metrics))
     return 0
 
 
-async def run(settings: Settings, client: KubeClient) -> None:
+def _connect(settings: Settings) -> tuple[KubeClient, "Metrics | None"]:
+    """Return a client, and the metrics that it counts in where somebody wants any.
+
+    Raises:
+        SettingsError: the metrics' port cannot be had.
+        KubeConfigError: there is no API server to talk to.
+    """
+    options: dict[str, Any] = {"user_agent": "nas-operator", "pool_size": settings.workers + 4}
+    if settings.metrics_port is None:
+        return KubeClient.from_environment(**options), None
+    # Whoever does not ask for them need not have their library loaded.
+    from nas_kube.metered import MeteredClient
+    from nas_operator.metrics import Metrics
+
+    metrics = Metrics()
+    try:
+        metrics.serve(settings.metrics_port)
+    except OSError as error:
+        raise SettingsError(f"NAS_METRICS_PORT: {settings.metrics_port} cannot be had: {error}") from error
+    return MeteredClient.from_environment(metrics=metrics.api, **options), metrics
+
+
+async def run(settings: Settings, client: KubeClient, metrics: "Metrics | None") -> None:
     """Run until kopf ends, as it does on SIGTERM and when a watch breaks beyond repair."""
     cache = Cache()
     queue: WorkQueue[Key] = WorkQueue()
     reconciler = Reconciler(client, cache, settings, reporter=socket.gethostname())
     resync = Resync(client, cache, settings.watch_namespaces, queue.add)
 
+    reconcile: Callable[[Key], timedelta | None] = reconciler.reconcile
+    if metrics is not None:
+        metrics.observe(cache, queue.depth, resync.list_age, resync.lagging)
+        reconcile = metrics.reconcile(reconcile)
+
     async def handle(key: Key) -> float | None:
         with structlog.contextvars.bound_contextvars(namespace=key[0], experiment=key[1]):
-            again = await asyncio.to_thread(reconciler.reconcile, key)
+            again = await asyncio.to_thread(reconcile, key)
         return None if again is None else again.total_seconds()
 
     async with health_server(settings.health_port, resync.trouble):

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pydantic import ValidationError
 
 from nas_api.experiment import NASExperiment
-from nas_api.reasons import ConditionType, Reason
+from nas_api.reasons import EXPLANATIONS, ConditionType, Reason, queue_words
 from nas_kube.reading import conditions, true_condition
 from nas_operator import builders
 from nas_operator.builders import Object, Trial
@@ -158,12 +158,22 @@ def _run(observed: Observed, experiment: NASExperiment, now: datetime, settings:
     begun = experiment.status is not None and experiment.status.epoch is not None
     if begun and any(pod.running for pod in observed.pods):
         final = experiment.status is not None and experiment.status.final is not None
-        progressing = condition(True, Reason.FINAL_TRAINING if final else Reason.SEARCHING)
+        reason = Reason.FINAL_TRAINING if final else Reason.SEARCHING
+        progressing = condition(True, reason, _queue(experiment, EXPLANATIONS[reason].meaning))
     elif _was_suspended(observed.raw):
         progressing = condition(True, Reason.RESUMED)
     else:
         progressing = condition(True, Reason.CONTROLLER_STARTING)
     return _plan(observed, standing("Searching" if begun else "Pending", progressing), now, steps)
+
+
+def _queue(experiment: NASExperiment, meaning: str) -> str:
+    """Return what a reason means, and how many children wait in their queue."""
+    samples = experiment.status.samples if experiment.status is not None else None
+    if samples is None or not samples.queued:
+        return meaning
+    words = queue_words(samples.queued, samples.running, experiment.spec.trainer.queue or "")
+    return f"{meaning.removesuffix('.')}; {words}."
 
 
 def _controller(observed: Observed, experiment: NASExperiment, now: datetime, settings: Settings) -> _Steps:

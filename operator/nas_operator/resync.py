@@ -35,7 +35,7 @@ class Resync:
         self._add = add
         self._listed_at = float("-inf")
         self._expected: dict[str, int] = {}
-        self._watch_lags = False
+        self._lagging = 0
 
     async def first(self) -> None:
         """Fill the cache, however long the API takes: without it, what exists would be made again."""
@@ -53,16 +53,24 @@ class Resync:
 
     def trouble(self) -> str | None:
         """Return why the operator is not ready, or None if it is."""
-        if time.monotonic() - self._listed_at > _READY_SECONDS:
+        if self.list_age() > _READY_SECONDS:
             return "the API server has not answered lately"
-        return "the watch brings no changes; listing finds them within a minute" if self._watch_lags else None
+        return "the watch brings no changes; listing finds them within a minute" if self._lagging else None
+
+    def list_age(self) -> float:
+        """Return the seconds since the API server last answered a list; infinite before it has."""
+        return time.monotonic() - self._listed_at
+
+    def lagging(self) -> int:
+        """Return how many experiments the watch had not brought as the last list but one found them."""
+        return self._lagging
 
     async def _pass(self, *, everything: bool) -> bool:
         # What was there a minute ago, the watch must have brought by now.
-        lagging = self._cache.unwatched(self._expected)
-        if bool(lagging) != self._watch_lags:
-            self._watch_lags = bool(lagging)
-            _log.warning("watch lags" if lagging else "watch has caught up", experiments=len(lagging))
+        lagging = len(self._cache.unwatched(self._expected))
+        if bool(lagging) != bool(self._lagging):
+            _log.warning("watch lags" if lagging else "watch has caught up", experiments=lagging)
+        self._lagging = lagging
         try:
             changed, expected = await asyncio.to_thread(self._list)
         except KubeError as error:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 _PREFIX = "NAS_"
 
 Image = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class SettingsError(Exception):
@@ -28,7 +29,11 @@ class Settings(BaseModel):
     """Of the controller pod; Kubernetes' own default when not set."""
     image_pull_secrets: tuple[str, ...] = ()
     """Names of Secrets beside the experiment, for the controller pod; separated by commas."""
-    health_port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    health_port: Port = 8080
+    metrics_port: Port | None = None
+    """Where the operator serves its metrics; when not set it counts nothing."""
+    controller_metrics_port: Port | None = None
+    """The same of controllers that are started from now on."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     workers: Annotated[int, Field(ge=1, le=64)] = 4
     """Experiments looked at at the same time."""
@@ -38,7 +43,7 @@ class Settings(BaseModel):
     def _split(cls, value: Any) -> Any:
         return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
-    @field_validator("image_pull_policy", mode="before")
+    @field_validator("image_pull_policy", "metrics_port", "controller_metrics_port", mode="before")
     @classmethod
     def _blank(cls, value: Any) -> Any:
         return value or None

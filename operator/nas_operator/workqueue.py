@@ -12,7 +12,7 @@ _LONGEST_PAUSE_SECONDS = 60.0
 
 
 class WorkQueue(Generic[K]):
-    """Used from the event loop's thread only."""
+    """Used from the event loop's thread only, but for ``depth``."""
 
     def __init__(self) -> None:
         self._ready: asyncio.Queue[K] = asyncio.Queue()
@@ -21,6 +21,10 @@ class WorkQueue(Generic[K]):
         self._again: set[K] = set()
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
+
+    def depth(self) -> int:
+        """Return how many keys wait; from any thread."""
+        return len(self._waiting)
 
     def add(self, key: K) -> None:
         """Have a key worked on soon; one that is worked on now is worked on again afterwards."""

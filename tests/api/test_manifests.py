@@ -79,6 +79,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({f"{TRAINER}.childrenPerPod": 17}, "spec.trainer.childrenPerPod"),
     ({f"{TRAINER}.childrenPerPod": 4, "spec.parallelism": 3}, "parallelism must be at least trainer.childrenPerPod"),
     ({f"{TRAINER}.childrenPerPod": 2, f"{TRAINER}.dataset": {"custom": {}}}, "childrenPerPod must be 1 with dataset"),
+    ({f"{TRAINER}.priorityClass": "high"}, "priorityClass needs queue"),
+    ({f"{TRAINER}.queue": "Gpu"}, "trainer.queue"),
+    ({f"{TRAINER}.queue": "a" * 64}, "trainer.queue"),
     (
         {f"{TRAINER}.childrenPerPod": 2, f"{TRAINER}.gpu": {"compile": True}},
         "childrenPerPod must be 1 with gpu.compile",

@@ -131,6 +131,7 @@ def test_controller_rights_are_exactly_these(render: Render) -> None:
         # Diagnosis only, so no watch: 800 children would be 800 streams of pod events.
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
         {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["list"]},
+        {"apiGroups": ["kueue.x-k8s.io"], "resources": ["workloads"], "verbs": ["list"]},
     ]
 
 

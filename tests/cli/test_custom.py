@@ -9,8 +9,8 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,8 +20,10 @@ from patience import HANG_SECONDS, eventually
 
 from nas_api import names
 from nas_api.child import StoreLocation
-from nas_cli import local_executor
+from nas_cli import local_run
+from nas_cli.local_executor import LocalExecutor
 from nas_cli.main import main
+from nas_kube.clock import SystemClock
 from nas_log.log import read_log
 from nas_log.records import Finished, Launched, Lost, Observed, Record
 from nas_store import open_store
@@ -239,10 +241,15 @@ def test_a_deadline_ends_all_that_the_command_has_started(
 ) -> None:
     folder = tmp_path / "run"
     pid = folder / "children" / "0" / "pid"
-    # Time passes only when the command has started what it starts.
-    times = itertools.count(step=2)
-    clock = SimpleNamespace(monotonic=lambda: next(times) if written(pid) else 0)
-    monkeypatch.setattr(local_executor, "time", clock)
+    times = itertools.count(step=2.0)
+
+    class Clock(SystemClock):
+        """Time passes only when the command has started what it starts."""
+
+        def monotonic(self) -> float:
+            return next(times) if written(pid) else 0.0
+
+    monkeypatch.setattr(local_run, "LocalExecutor", partial(LocalExecutor, clock=Clock()))
     script = 'sleep 7777 & echo $! > "$NAS_DIR/pid"; wait'
     nas("run", own(script, samples=1, trainer={"deadline": "1s"}), "--folder", folder)
     assert [record.reason for record in lost(folder)] == ["DeadlineExceeded"]

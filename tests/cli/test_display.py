@@ -10,7 +10,7 @@ from nas_api.architecture import Architecture
 from nas_api.experiment import Best, SampleCounts
 from nas_api.spaces.custom import CustomArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
-from nas_cli.display import Progress, architecture_table
+from nas_cli.display import Progress, architecture_table, status_panel
 from nas_cli.folders import local_hint
 from nas_cli.main import main
 from nas_controller.status import SearchStatus
@@ -61,3 +61,10 @@ def test_every_command_is_told_in_one_line_of_help() -> None:
 def test_a_folder_that_is_no_run_is_told_so(tmp_path: Path) -> None:
     assert local_hint(str(tmp_path)) == f"; the folder {tmp_path} holds no local run (no experiment.json)"
     assert local_hint(str(tmp_path / "nothing")) == ""
+
+
+def test_children_in_a_queue_are_counted_apart_from_those_that_run() -> None:
+    console = Console(width=120, no_color=True)
+    with console.capture() as capture:
+        console.print(status_panel(SearchStatus(samples=SampleCounts(budget=8, running=3, queued=2)), "accuracy"))
+    assert "1 running, 2 queued" in capture.get()

@@ -10,8 +10,11 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
+import numpy
+import onnxruntime
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner, Result
 from experiments import manifest
 from safetensors.torch import save
@@ -154,6 +157,38 @@ TEXT: dict[str, Any] = {
 }
 
 
+def check_layouts(kserve: Path, mlflow: Path, *, onnx: Path) -> None:
+    """Compare what two layouts say that a model takes and gives with what onnxruntime reads out of it."""
+    session = onnxruntime.InferenceSession(onnx)
+    sides = {"input": session.get_inputs(), "output": session.get_outputs()}
+    # The batch has a name instead of a size.
+    shapes = {
+        side: [(each.name, [size if isinstance(size, int) else -1 for size in each.shape]) for each in tensors]
+        for side, tensors in sides.items()
+    }
+    types = {"tensor(float)": ("TYPE_FP32", "float32"), "tensor(int64)": ("TYPE_INT64", "int64")}
+    for model in (kserve / "1" / "model.onnx", mlflow / "model.onnx"):
+        assert model.read_bytes() == onnx.read_bytes()
+
+    config = (kserve / "config.pbtxt").read_text()
+    assert f'name: "{kserve.name}"\nbackend: "onnxruntime"' in config
+    signature = yaml.safe_load((mlflow / "MLmodel").read_text())["signature"]
+    for side, tensors in sides.items():
+        found = re.findall(rf'^{side} {{ name: "(\w+)" data_type: (\w+) dims: \[ (.*) \] }}$', config, re.MULTILINE)
+        assert [(name, [int(size) for size in dims.split(", ")]) for name, _, dims in found] == shapes[side]
+        assert [kind for _, kind, _ in found] == [types[each.type][0] for each in tensors]
+        items = json.loads(signature[f"{side}s"])
+        assert [(each["name"], each["tensor-spec"]["shape"]) for each in items] == shapes[side]
+        assert [each["tensor-spec"]["dtype"] for each in items] == [types[each.type][1] for each in tensors]
+    example = json.loads((mlflow / "input_example.json").read_text())
+    assert {name: numpy.shape(values) for name, values in example.items()} == {
+        name: tuple(1 if size == -1 else size for size in shape) for name, shape in shapes["input"]
+    }
+    before = "vocabulary.json" if (kserve / "vocabulary.json").exists() else "preprocessing.json"
+    for folder in (kserve, mlflow):
+        assert {before, "provenance.json"} < {path.name for path in folder.iterdir()}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("data", ["pixels", "word", "character"])
 def test_what_a_run_leaves_gives_its_figure_without_any_of_ours(
@@ -170,6 +205,9 @@ def test_what_a_run_leaves_gives_its_figure_without_any_of_ours(
     assert outcome.stderr == ""
     # A text's network answers all steps at once, and its ONNX model one after the other.
     last = "loaded = loaded[-1] if example.dtype == torch.int64 else loaded\n"
+    for layout in ("kserve", "mlflow"):
+        assert nas("export", tmp_path / "run", "-o", tmp_path / layout, "--format", layout).exit_code == 0
+    check_layouts(tmp_path / "kserve" / "small", tmp_path / "mlflow", onnx=tmp_path / "out" / "network.onnx")
     *_, printed = run_page(tmp_path / "out", f"{last}print([loaded.tolist(), output.tolist()])").splitlines()
     loaded, by_onnx = (torch.tensor(each) for each in json.loads(printed))
     torch.testing.assert_close(by_onnx, loaded, atol=1e-4, rtol=0)
@@ -277,6 +315,18 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert "choose another with -o" in refused.stderr
 
 
+@pytest.mark.parametrize("layout", ["kserve", "mlflow"])
+def test_a_model_alone_needs_a_final_training_of_ours(tmp_path: Path, layout: str) -> None:
+    leave_best(run_folder(tmp_path / "run"), NETWORK)
+    refused = nas("export", tmp_path / "run", "-o", tmp_path / "out", "--format", layout)
+    assert refused.exit_code == 1 and refused.stderr.count("\n") == 1
+    assert "digits has no trained network: that is what spec.finalTraining leaves" in refused.stderr
+    leave_best(run_folder(tmp_path / "own", trainer={"dataset": {"custom": {}}}), NETWORK)
+    refused = nas("export", tmp_path / "own", "-o", tmp_path / "out", "--format", layout)
+    assert refused.exit_code == 1 and "the trained network is your own trainer's" in refused.stderr
+    assert not (tmp_path / "out").exists()
+
+
 class OneExperiment:
     """A cluster that knows one experiment."""
 
@@ -297,7 +347,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> type[OneExperiment]:
     document = manifest("team-b", storage={"s3": s3})
     document["metadata"]["uid"] = UID
     monkeypatch.setattr(OneExperiment, "document", document, raising=False)
-    monkeypatch.setattr("nas_cli.experiment_store.Cluster", OneExperiment)
+    monkeypatch.setattr("nas_cli.cluster.Cluster", OneExperiment)
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(key, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

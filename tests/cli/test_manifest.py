@@ -235,6 +235,7 @@ def test_every_rule_of_the_schema_can_be_evaluated_here() -> None:
         },
         "self.all(x": {"spec.searchSpace": {"convolutional": {"strides": [1, 1]}}},
         "has(self.ppo)": {"spec.searcher": {"ppo": {}, "random": {}}},
+        "!has(self.priorityClass)": {"spec.trainer": {"dataset": {"digits": {}}, "priorityClass": "high"}},
         "has(self.digits)": {"spec.trainer": {"dataset": {"digits": {}, "cifar10": {"uri": "/x"}}}},
         "!self.allSkips": {"spec.searchSpace": {"convolutional": {"allSkips": True, "skipConnections": False}}},
         "self in [2, 4, 8, 16]": {"spec.searchSpace": {"recurrentCell": {"base": 3}}},

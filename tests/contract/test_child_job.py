@@ -81,7 +81,19 @@ def test_the_job_tries_once_and_goes_with_its_experiment() -> None:
     assert built["spec"]["backoffLimit"] == 0
     rules = built["spec"]["podFailurePolicy"]["rules"]
     assert rules[0]["onPodConditions"], "a pre-empted pod may exit with any code, so this rule comes first"
-    assert rules[1]["onExitCodes"]["values"] == [10, 11, 12, 13, 137]
+    # Neither 137 nor 143: pods of a Job that is suspended end so, and the Job is to go on later.
+    assert rules[1]["onExitCodes"]["values"] == [10, 11, 12, 13]
+    assert built["spec"]["suspend"] is False and names.LABEL_QUEUE not in built["metadata"]["labels"]
+
+
+@pytest.mark.parametrize("more", [{}, {"childrenPerPod": 4}])
+def test_in_a_queue_a_job_waits_suspended_and_its_pods_are_nobody_elses(more: dict[str, Any]) -> None:
+    free = job(experiment(**more))
+    built = job(experiment(**more, queue="gpu", priorityClass="high"))
+    assert built["spec"] == {**free["spec"], "suspend": True}, "a pod that names a queue would wait there once more"
+    added = {names.LABEL_QUEUE: "gpu", names.LABEL_PRIORITY_CLASS: "high"}
+    assert built["metadata"]["labels"] == {**free["metadata"]["labels"], **added}
+    assert names.LABEL_PRIORITY_CLASS not in job(experiment(queue="gpu"))["metadata"]["labels"]
 
 
 def test_the_pod_meets_the_restricted_standard_and_mounts_no_token() -> None:

@@ -1,4 +1,4 @@
-"""What the search may expect of any executor: one suite for Jobs, local processes and the table."""
+"""What the search may expect of any executor: one suite for Jobs, local processes and the table, metered or not."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +21,9 @@ from nas_cli.local_trainer import BuiltInTrainer
 from nas_controller.executor import End, Ended, Event, Executor, Launch, Running
 from nas_controller.executors.kubernetes import KubernetesExecutor
 from nas_controller.executors.table import TableExecutor
+from nas_controller.metered import MeteredExecutor
+from nas_controller.metrics import Metrics
+from nas_kube.clock import SYSTEM_CLOCK
 from nas_store.folder import FolderStore
 
 
@@ -68,13 +71,40 @@ class Jobs:
         self._bench.end_pod(launch.number, 0)
 
 
+class Changing(TableExecutor):
+    """A table that takes over manifests, which change nothing in it."""
+
+    def change(self, experiment: NASExperiment) -> None:
+        """See :class:`nas_controller.instruments.ChangingExecutor`."""
+
+
+class MeteredTable(Table):
+    def __init__(self, store: FolderStore, folder: Path, request: pytest.FixtureRequest) -> None:
+        table = Changing(store, lambda sample, architecture: {"accuracy": 0.5})
+        experiment = NASExperiment.model_validate(manifest())
+        self.executor = MeteredExecutor(table, experiment, Metrics(), SYSTEM_CLOCK)
+
+
+class MeteredJobs(Jobs):
+    def __init__(self, store: FolderStore, folder: Path, request: pytest.FixtureRequest) -> None:
+        super().__init__(store, folder, request)
+        assert isinstance(self.executor, KubernetesExecutor)
+        self.executor = MeteredExecutor(self.executor, self._bench.experiment, Metrics(), SYSTEM_CLOCK)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> FolderStore:
     return FolderStore(tmp_path / "store")
 
 
 @pytest.fixture(
-    params=[Table, pytest.param(Local, marks=pytest.mark.slow), pytest.param(Jobs, marks=pytest.mark.cluster)]
+    params=[
+        Table,
+        MeteredTable,
+        pytest.param(Local, marks=pytest.mark.slow),
+        pytest.param(Jobs, marks=pytest.mark.cluster),
+        pytest.param(MeteredJobs, marks=pytest.mark.cluster),
+    ]
 )
 def place(request: pytest.FixtureRequest, store: FolderStore, tmp_path: Path) -> Iterator[Place]:
     made: Place = request.param(store, tmp_path, request)

@@ -22,7 +22,7 @@ from nas_api.experiment import NASExperiment, Outcome, Problem, SampleCounts
 from nas_api.reasons import Reason
 from nas_api.search_space import search_space
 from nas_api.trainer_input import trainer_input
-from nas_controller.executor import Blocked, End, Ended, Event, Launch, Running
+from nas_controller.executor import Admitted, Blocked, End, Ended, Event, Launch, Queued, Running
 from nas_controller.executors.kubernetes import KubernetesExecutor
 from nas_controller.kubernetes_status import KubernetesSink, Loss
 from nas_controller.search import Exit, Search
@@ -284,6 +284,89 @@ def test_what_keeps_a_pod_from_running(bench: Bench) -> None:
     ready = [{"type": "Ready", "status": "True"}]
     bench.set_pod(0, "Running", {"running": {"startedAt": "2026-01-01T00:00:00Z"}}, conditions=ready)
     _until(bench, lambda event: event == Running(0))
+    bench.no_event()
+
+
+def in_queue(bench: Bench) -> None:
+    """Let the bench's Jobs be made for a queue; who plays Kueue is the test."""
+    trainer = bench.experiment.spec.trainer.model_copy(update={"queue": "gpu", "priority_class": "high"})
+    spec = bench.experiment.spec.model_copy(update={"trainer": trainer})
+    bench.experiment = bench.experiment.model_copy(update={"spec": spec})
+
+
+def suspend(bench: Bench, number: int, suspend: bool) -> None:
+    name = names.child_job("demo", bench.experiment.metadata.uid, number)
+    bench.client.patch(JOBS, bench.namespace, name, {"spec": {"suspend": suspend}})
+
+
+def terminating(bench: Bench, number: int) -> int | None:
+    """Return how many pods of a Job are on their way out, as its controller sees it."""
+    job = bench.job(number)
+    assert job is not None
+    count: int | None = job["status"].get("terminating")
+    return count
+
+
+READY = [{"type": "Ready", "status": "True"}]
+BEGUN = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+
+
+def test_a_child_waits_in_its_queue_runs_is_preempted_and_runs_again(bench: Bench) -> None:
+    in_queue(bench)
+    executor, _ = bench.executor()
+    executor.launch(bench.child(0))
+    assert bench.next_event() == Queued(0, "gpu")
+    assert not bench.client.list(PODS, bench.namespace).items
+    suspend(bench, 0, False)
+    assert bench.next_event() == Admitted(0)
+    # As on a node, the pod is to be there until it has ended.
+    metadata = bench.pod(0)["metadata"]
+    held = {"metadata": {"finalizers": [*metadata["finalizers"], "nas-operator.io/test"]}}
+    bench.client.patch(PODS, bench.namespace, metadata["name"], held)
+    bench.set_pod(0, "Running", BEGUN, conditions=READY)
+    assert bench.next_event() == Running(0)
+    suspend(bench, 0, True)
+    assert bench.next_event() == Queued(0, "gpu")
+    # It did not end in its grace, and the kubelet killed it; the Job is none the worse.
+    eventually(lambda: terminating(bench, 0) == 1)
+    bench.end_pod(0, 137)
+    eventually(lambda: terminating(bench, 0) == 0, message="the Job's controller has seen its end")
+    bench.client.patch(PODS, bench.namespace, metadata["name"], {"metadata": {"finalizers": None}})
+    bench.no_event()
+    suspend(bench, 0, False)
+    assert bench.next_event() == Admitted(0)
+    eventually(lambda: bench.pod(0)["metadata"]["name"] != metadata["name"])
+    bench.set_pod(0, "Running", BEGUN, conditions=READY)
+    assert bench.next_event() == Running(0)
+    bench.end_pod(0, 0)
+    assert bench.next_event() == Ended(0, End.SUCCEEDED)
+    bench.no_event()
+
+
+def test_a_new_controller_finds_children_in_their_queue(bench: Bench) -> None:
+    in_queue(bench)
+    first, _ = bench.executor()
+    for number in range(2):
+        first.launch(bench.child(number))
+    assert {bench.next_event(), bench.next_event()} == {Queued(0, "gpu"), Queued(1, "gpu")}
+    first.close()
+    suspend(bench, 1, False)
+    second, existing = bench.executor()
+    assert existing == {0, 1}
+    assert bench.next_event() == Queued(0, "gpu")
+    second.cancel(0)
+    eventually(lambda: bench.job(0) is None)
+    bench.no_event()
+
+
+def test_a_queue_without_kueue_is_told(bench: Bench) -> None:
+    in_queue(bench)
+    bench.clock = FasterClock(20)
+    executor, _ = bench.executor()
+    executor.launch(bench.child(0))
+    assert bench.next_event() == Queued(0, "gpu")
+    told = bench.next_event()
+    assert isinstance(told, Queued) and "the cluster has no Kueue" in told.why
     bench.no_event()
 
 

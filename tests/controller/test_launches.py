@@ -5,7 +5,7 @@ import pytest
 from nas_api.experiment import Problem
 from nas_api.reasons import LostReason, Reason
 from nas_controller.decisions import AwaitCure, Retry, Verdict
-from nas_controller.executor import Blocked, End, Ended
+from nas_controller.executor import Blocked, End, Ended, Queued
 from nas_controller.launches import Launches, Orders, Question
 from nas_log.records import Lost
 
@@ -193,6 +193,89 @@ def test_who_was_blocked_is_so_no_more(how: str) -> None:
         case _:
             launches.suspend()
     assert launches.problem(1000.0) is None and launches.next_look(1000.0) is None
+
+
+# ---------------------------------------------------------------- queued
+
+
+def test_children_that_wait_in_a_queue_are_counted_and_no_problem_while_one_runs() -> None:
+    launches = Launches()
+    for launch, samples in enumerate([(1,), (2,), (3, 4)]):
+        launches.launch(launch, samples)
+        launches.queued(Queued(launch, "gpu"))
+    assert (launches.samples_out, launches.samples_queued) == (4, 4)
+    launches.admitted(0, 100.0)
+    launches.running(0, 101.0)
+    assert (launches.samples_out, launches.samples_queued) == (4, 3)
+    assert launches.problem(1000.0) is None and launches.next_look(1000.0) is None
+
+
+def test_when_all_wait_the_queue_is_the_problem_in_its_own_words() -> None:
+    launches = out(0, 1, 2)
+    for launch in (2, 1, 0):
+        launches.queued(Queued(launch, "gpu"))
+    launches.admitted(1, 100.0)
+    launches.ended(Ended(1, End.SUCCEEDED), 100.0)
+    assert launches.next_look(100.0) == 110.0 and launches.problem(109.9) is None
+    found = launches.problem(110.0)
+    assert found is not None and found.reason == Reason.QUEUED
+    assert found.message.startswith("2 of 2 wait in queue gpu. Wait, or correct trainer.queue")
+    assert launches.next_look(110.0) is None, "the queue may take days, and nobody need ask it"
+    launches.queued(Queued(0, "gpu", "LocalQueue gpu doesn't exist"))
+    launches.queued(Queued(2, "gpu", "another's words"))
+    found = launches.problem(110.0)
+    assert found is not None
+    assert found.message.startswith("2 of 2 wait in queue gpu: LocalQueue gpu doesn't exist. Wait, or")
+    launches.queued(Queued(0, "gpu", "does Kueue manage it?"))
+    found = launches.problem(110.0)
+    assert found is not None and "queue gpu: does Kueue manage it? Wait, or" in found.message
+
+
+def test_what_the_queue_has_let_in_and_cannot_start_is_told_before_who_waits() -> None:
+    launches = out(0, 1)
+    launches.queued(Queued(0, "gpu"))
+    launches.queued(Queued(1, "gpu"))
+    # A look at its pod from before it was sent back.
+    launches.blocked(Blocked(0, Reason.UNSCHEDULABLE, "no node"))
+    found = launches.problem(100.0)
+    assert found is not None and found.reason == Reason.QUEUED
+    launches.admitted(1, 100.0)
+    launches.blocked(Blocked(1, Reason.UNSCHEDULABLE, "no node"))
+    assert launches.problem(110.0) == Problem(reason=Reason.UNSCHEDULABLE, message="no node")
+
+
+def test_a_preempted_child_is_queued_again_and_nobody_is_asked_or_launched() -> None:
+    launches = out(0)
+    launches.queued(Queued(0, "gpu"))
+    launches.admitted(0, 1.0)
+    launches.running(0, 2.0)
+    launches.queued(Queued(0, "gpu", "Preempted"))
+    assert launches.samples_queued == 1 and launches.problem(12.0) is not None
+    assert launches.take_orders() == Orders() and launches.take_questions() == [] and launches.due == {}
+    launches.admitted(0, 5000.0)
+    launches.running(0, 5001.0)
+    assert launches.samples_queued == 0 and launches.problem(9000.0) is None
+    launches.ended(Ended(0, End.SUCCEEDED), 9000.0)
+    assert launches.take_questions() == [Question(0, (10,), End.SUCCEEDED)]
+
+
+@pytest.mark.parametrize("how", ["runs", "ends", "is cancelled", "is made anew"])
+def test_who_was_queued_is_so_no_more(how: str) -> None:
+    launches = out(0)
+    launches.queued(Queued(0, "gpu"))
+    match how:
+        case "runs":
+            launches.running(0, 0.0)
+        case "ends":
+            launches.ended(Ended(0, End.DISRUPTED), 0.0)
+        case "is cancelled":
+            launches.suspend()
+        case _:
+            launches.renew_never_started()
+            assert launches.take_orders() == Orders(cancel=[0])
+    assert launches.samples_queued == 0 and launches.problem(1000.0) is None and launches.next_look(1000.0) is None
+    launches.queued(Queued(7, "gpu"))
+    assert launches.samples_queued == 0, "events cross each other"
 
 
 # ---------------------------------------------------------------- changes

@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,7 +28,7 @@ from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_controller.control import arm_of
 from nas_controller.earlier import FindEarlier, find
 from nas_controller.errors import SearchChanged
-from nas_controller.executor import Blocked
+from nas_controller.executor import Admitted, Blocked, Event, Queued, Running
 from nas_controller.policies import Proposal
 from nas_controller.policies.random import RandomPolicy
 from nas_controller.recovery import recover
@@ -590,6 +590,40 @@ def test_a_blocked_child_is_a_problem_until_it_starts() -> None:
     problems = [status.problem for status in bench.sink.statuses if status.problem is not None]
     assert {(problem.reason, problem.message) for problem in problems} == {("ImagePullFailed", "no such image")}
     assert bench.sink.last.problem is None
+
+
+def test_days_in_a_queue_and_a_preemption_cost_nothing_and_are_told() -> None:
+    bench = Bench(starts=False)
+    world = bench.world
+    days = 10 * 24 * 3600.0
+    stages: Iterator[list[Event]] = iter(
+        [
+            [Queued(0, "gpu")],
+            [Queued(0, "gpu", "no quota")],
+            [Admitted(0), Running(0)],
+            [Queued(0, "gpu", "preempted")],
+            [Admitted(0), Running(0)],
+        ]
+    )
+
+    def on_idle() -> None:
+        assert world.post is not None
+        world.seconds += days
+        for event in next(stages, ()):
+            world.post(event)
+
+    progress = world.progress
+    world.progress = lambda: False if world.seconds < 5 * days else progress()  # type: ignore[method-assign]
+    bench.run(
+        make_experiment(parallelism=1, budget={"samples": 1}, trainer={"dataset": {"digits": {}}, "queue": "gpu"}),
+        on_idle,
+    )
+    (launched,) = bench.of_kind(Launched)
+    assert (launched.attempt, launched.failures) == (1, 0) and len(bench.of_kind(Observed)) == 1
+    told = [status.problem.message.partition(". ")[0] for status in bench.sink.statuses if status.problem is not None]
+    assert told == [f"1 of 1 waits in queue gpu{words}" for words in ("", ": no quota", ": preempted")]
+    waiting = [status.samples.queued for status in bench.sink.statuses if status.samples is not None]
+    assert [queued for queued, _ in itertools.groupby(waiting)] == [0, 1, 0, 1, 0]
 
 
 def test_suspend_ends_the_children_and_resume_goes_on() -> None:

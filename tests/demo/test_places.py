@@ -43,21 +43,20 @@ def test_every_source_of_an_image_exists_and_its_own_are_there(component: str) -
     assert {"api", f"requirements/{component}.txt"} < found
 
 
-def test_an_image_is_tagged_by_what_goes_into_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_tagged_by_what_goes_into_it(tmp_path: Path) -> None:
     for place in ("Dockerfile", *(place for component in COMPONENTS for place in sources(DOCKERFILE, component))):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / place).is_dir():
             shutil.copytree(ROOT / place, tmp_path / place, dirs_exist_ok=True)
         else:
             shutil.copy(ROOT / place, tmp_path / place)
-    monkeypatch.setattr(images, "ROOT", tmp_path)
-    images.image_tag.cache_clear()
-    before = {component: images.image_tag(component) for component in COMPONENTS}
+    before = {component: images.image_tag(component, tmp_path) for component in COMPONENTS}
+    assert before == {component: images.image_tag(component) for component in COMPONENTS}
     (tmp_path / "trainer_image/nas_trainer/main.py").write_text("changed")
     (tmp_path / "operator/nas_operator/__pycache__").mkdir(exist_ok=True)
     (tmp_path / "operator/nas_operator/__pycache__/x.pyc").write_text("ignored")
     images.image_tag.cache_clear()
-    after = {component: images.image_tag(component) for component in COMPONENTS}
+    after = {component: images.image_tag(component, tmp_path) for component in COMPONENTS}
     images.image_tag.cache_clear()
     assert [component for component in COMPONENTS if before[component] != after[component]] == ["trainer"]
 

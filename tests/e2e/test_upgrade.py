@@ -16,9 +16,11 @@ from hack.cluster import images
 from hack.cluster import instance as instances
 
 from nas_api import names
-from nas_log.records import Started
+from nas_api.child import ExitCode
+from nas_log.records import Launched, Started
 
-pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(3600)]
+# With those of a platform, because it first builds the images of the version before.
+pytestmark = [pytest.mark.node, pytest.mark.platform, pytest.mark.slow, pytest.mark.timeout(3600)]
 Start = Callable[..., Document]
 BEFORE = "63e518e4a83c0b865a06b879b933856d5dbeb4f6"
 """The commit that people upgrade from. With a release it becomes that release's."""
@@ -26,15 +28,27 @@ BEFORE = "63e518e4a83c0b865a06b879b933856d5dbeb4f6"
 
 @dataclass(frozen=True)
 class Version:
-    """A version that can be installed: what helm is told beside the values of every version."""
+    """A version that can be installed beside this one."""
 
-    chart: Path
-    tag: str
+    folder: Path
+    """Its sources."""
+
+    def tag(self, component: str) -> str:
+        """Return the tag of one of its images; one whose sources have not changed since is this version's, too."""
+        return image_tag(component, self.folder)
+
+    def load_images(self, world: World) -> None:
+        """Build each image and load it into the node; what is there already is kept."""
+        cluster = instances.load_existing(world.place.name)
+        for component in COMPONENTS:
+            reference = f"localhost/nas-{component}:{self.tag(component)}"
+            archive = images.built(reference) or images.build(component, reference, folder=self.folder, only="torch: ")
+            images.load_if_new(cluster, reference, archive)
 
     def install(self, world: World) -> None:
         """Install or upgrade the release to it."""
-        tags = [word for component in COMPONENTS for word in ("--set-string", f"images.{component}.tag={self.tag}")]
-        world.install(*tags, chart=self.chart)
+        tags = [f"--set-string=images.{component}.tag={self.tag(component)}" for component in COMPONENTS]
+        world.install(*tags, chart=self.folder / "helm" / "nas-operator")
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +61,8 @@ def before(world: World, tmp_path_factory: pytest.TempPathFactory) -> Version:
     folder = tmp_path_factory.mktemp("before")
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
         tar.extractall(folder, filter="data")
-    version = Version(folder / "helm" / "nas-operator", BEFORE[:12])
-    cluster = instances.load_existing(world.place.name)
-    for component in COMPONENTS:
-        reference = f"localhost/nas-{component}:{version.tag}"
-        images.load_if_new(cluster, reference, images.build(component, reference, folder=folder, only="torch: "))
+    version = Version(folder)
+    version.load_images(world)
     return version
 
 
@@ -98,12 +109,12 @@ def test_a_search_outlives_an_upgrade_and_the_way_back(
         world.eventually(lambda: tags(pods(world, operator)) == [tag], lambda: world.items("pods", operator))
 
     before.install(world)
-    operator_becomes(before.tag)
+    operator_becomes(before.tag("operator"))
     stores, keys = pods(world, store), world.keys()
     experiment(name, 1000)
     world.eventually(observed, lambda: world.experiment(name).get("status"))
     first = pods(world, controller)
-    assert tags(first) == [before.tag]
+    assert tags(first) == [before.tag("controller")]
 
     world.install()
     operator_becomes(image_tag("operator"))
@@ -117,7 +128,7 @@ def test_a_search_outlives_an_upgrade_and_the_way_back(
     goes_on(2)
 
     before.install(world)
-    operator_becomes(before.tag)
+    operator_becomes(before.tag("operator"))
     goes_on(1)
     assert pods(world, controller) == second
     world.install()
@@ -128,9 +139,15 @@ def test_a_search_outlives_an_upgrade_and_the_way_back(
     world.propose_no_more(name)
     samples = world.wait_complete(name)["samples"]
     assert samples["observed"] == samples["proposed"]
-    assert (samples["lost"], samples["retried"]) == (0, 0)
+    assert samples["lost"] == 0
     records = world.log(world.experiment(name), monkeypatch)
     assert_nothing_twice_nothing_missing(records, samples["proposed"])
     assert sum(isinstance(record, Started) for record in records) == 2
+    # A child may fail where the machine is too slow for the store, but none was taken away or killed.
+    trainers = world.items("pods", f"{names.LABEL_EXPERIMENT}={name},{names.LABEL_ROLE}={names.ROLE_TRAINER}")
+    launches = sorted(int(pod["metadata"]["labels"][names.LABEL_LAUNCH]) for pod in trainers)
+    assert launches == [record.launch for record in records if isinstance(record, Launched)]
+    ended = [pod["status"]["containerStatuses"][0]["state"]["terminated"] for pod in trainers]
+    assert not [state for state in ended if state["exitCode"] in (ExitCode.OUT_OF_MEMORY_KILL, ExitCode.TERMINATED)]
     assert pods(world, store) == stores
     assert world.keys() == keys

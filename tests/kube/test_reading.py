@@ -7,7 +7,18 @@ import pytest
 
 from nas_api.reasons import Reason
 from nas_controller.executors.diagnosis import diagnose
-from nas_kube.reading import conditions, containers, disruption, finished, obstacle, true_condition
+from nas_kube.reading import (
+    admission,
+    conditions,
+    containers,
+    disruption,
+    finished,
+    obstacle,
+    priority_class,
+    queue,
+    suspended,
+    true_condition,
+)
 from nas_operator.observed import controller_pod
 
 
@@ -31,6 +42,8 @@ def test_an_object_that_nobody_has_looked_after_says_nothing(raw: dict[str, Any]
     assert not finished(raw)
     assert disruption(raw) is None
     assert obstacle(raw) is None
+    assert not suspended(raw)
+    assert admission(raw) == ""
 
 
 @pytest.mark.parametrize(
@@ -45,6 +58,29 @@ def test_an_object_that_nobody_has_looked_after_says_nothing(raw: dict[str, Any]
 )
 def test_a_job_has_ended_when_a_condition_of_its_end_is_true(of: dict[str, Any], ended: bool) -> None:
     assert finished(of) is ended
+
+
+def test_a_job_names_its_queue_and_its_priority_there() -> None:
+    labels = {"kueue.x-k8s.io/queue-name": "gpu", "kueue.x-k8s.io/priority-class": "high"}
+    of = {"metadata": {"labels": labels}, "spec": {"suspend": True}}
+    assert (suspended(of), queue(of), priority_class(of)) == (True, "gpu", "high")
+    free: dict[str, Any] = {"metadata": {}, "spec": {"suspend": False}}
+    assert (suspended(free), queue(free), priority_class(free)) == (False, "", "")
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ([("QuotaReserved", "False", "insufficient unused quota")], "insufficient unused quota"),
+        ([("QuotaReserved", "True", "reserved"), ("Admitted", "False", "waits for a check")], "waits for a check"),
+        ([("Admitted", "False", "no reservation"), ("QuotaReserved", "False", "preempted")], "preempted"),
+        ([("QuotaReserved", "True", "reserved"), ("Admitted", "True", "admitted")], ""),
+        ([("QuotaReserved", "False", "")], "Pending"),
+    ],
+)
+def test_why_a_queue_lets_a_job_wait(found: list[tuple[str, str, str]], said: str) -> None:
+    listed = [{"type": kind, "status": is_, "message": text, "reason": "Pending"} for kind, is_, text in found]
+    assert admission({"status": {"conditions": listed}}) == said
 
 
 def test_only_a_true_condition_holds() -> None:

@@ -145,6 +145,31 @@ def test_the_operator_writes_what_has_changed_for_it_and_nothing_for_each_child(
 
 
 @pytest.mark.parametrize(
+    ("queue", "final", "message"),
+    [
+        ({"queue": "gpu"}, {}, "Children are being trained; 2 of 3 wait in queue gpu."),
+        ({}, {}, "Children are being trained; 2 of 3 wait: Jobs are suspended."),
+        (
+            {"queue": "gpu"},
+            {"final": {"trained": 1, "total": 5}},
+            "The search has ended; its best architectures are in final training; 2 of 3 wait in queue gpu.",
+        ),
+    ],
+)
+def test_how_many_wait_in_a_queue_is_told_while_the_search_goes_on(
+    queue: dict[str, str], final: dict[str, Any], message: str
+) -> None:
+    trainer = {"dataset": {"digits": {}}, **queue}
+    status = {**SEARCHING, **final, "samples": {"running": 3, "queued": 2}}
+    done = look(experiment(status=status, trainer=trainer), pod(1))
+    told = condition(done, "Progressing")
+    assert (told["status"], told["message"]) == ("True", message)
+    assert done.status["state"] == "Searching" and not [event for event in done.events if event.type == "Warning"]
+    none = look(experiment(status={**status, "samples": {"running": 3, "queued": 0}}, trainer=trainer), pod(1))
+    assert "wait" not in condition(none, "Progressing")["message"]
+
+
+@pytest.mark.parametrize(
     ("pods", "recorded", "index"),
     [
         ([], None, 1),

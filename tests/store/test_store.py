@@ -1,4 +1,4 @@
-"""The contract of a store, kept by both: a folder, and S3 on a real server."""
+"""The contract of a store, kept by both, a folder and S3 on a real server, and by what counts their calls."""
 
 import threading
 from collections.abc import Callable
@@ -8,19 +8,23 @@ import pytest
 
 from nas_api import names
 from nas_api.child import StoreLocation
+from nas_controller.metered import MeteredStore
+from nas_controller.metrics import Metrics
 from nas_store import Store, open_store
 from nas_store.errors import TooLarge
 
 OpenStore = Callable[[], Store]
 
 
-@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.s3)])
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.s3), "metered"])
 def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
     """A function that opens the same store, as another process would."""
-    if request.param == "folder":
+    if request.param in ("folder", "metered"):
         location = StoreLocation(folder=str(tmp_path / "store"))
     else:
         location = StoreLocation(s3=request.getfixturevalue("s3_location"))
+    if request.param == "metered":
+        return lambda: MeteredStore(open_store(location), Metrics())
     return lambda: open_store(location)
 
 

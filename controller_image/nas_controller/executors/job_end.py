@@ -5,7 +5,7 @@ import re
 from nas_api import names
 from nas_api.harmless import harmless
 from nas_controller.executor import End, end_of
-from nas_kube.reading import Object, Termination, containers, disruption, status, true_condition
+from nas_kube.reading import Object, Termination, containers, disruption, status, suspended, true_condition
 
 _LONGEST_MESSAGE = 1000
 _EXIT_CODE = re.compile(r"exit code (\d+) matching FailJob rule")
@@ -24,7 +24,8 @@ def job_end(job: Object, pod: Object | None) -> tuple[End, str]:
     if failure is None:
         return End.SUCCEEDED, ""
     words = f"{failure.get('reason', '')}: {failure.get('message', '')}"
-    if _DISRUPTED.search(words):
+    # The failure policy judges the pods of a suspended Job as well, which end because they have to.
+    if _DISRUPTED.search(words) or suspended(job):
         return End.DISRUPTED, words
     if failure.get("reason") == "DeadlineExceeded":
         return End.DEADLINE_EXCEEDED, words

@@ -13,16 +13,16 @@ from nas_api import names
 from nas_api.child_job import child_job
 from nas_api.experiment import NASExperiment
 from nas_api.reasons import EXPLANATIONS, Reason
-from nas_controller.executor import Blocked, End, Ended, Event, Launch, Running
+from nas_controller.executor import Admitted, Blocked, End, Ended, Event, Launch, Queued, Running
 from nas_controller.executors.agenda import Agenda
 from nas_controller.executors.diagnosis import diagnose, trains
 from nas_controller.executors.job_end import job_end
 from nas_kube.client import KubeClient
 from nas_kube.clock import SYSTEM_CLOCK, Clock, wait_for
 from nas_kube.errors import ApiError, ApiUnavailable, KubeError
-from nas_kube.reading import finished, status
+from nas_kube.reading import admission, finished, priority_class, queue, status, suspended
 from nas_kube.reflector import EventType, Reflector
-from nas_kube.resources import EVENTS, JOBS, PODS
+from nas_kube.resources import EVENTS, JOBS, PODS, WORKLOADS
 
 _log = structlog.get_logger()
 
@@ -44,10 +44,15 @@ class _Child:
     launch: Launch | None
     """None for one that an earlier controller launched."""
     since: float
-    """When it was launched or found; from its creation on, when its Job was made. On the monotonic clock."""
+    """When it was launched or found, its Job was made, or let out of its queue, whatever came last. On the monotonic
+    clock."""
     uid: str | None = None
     """Its Job's; None until the Job is known to exist."""
     ready: bool = False
+    waits: Queued | None = None
+    """What was posted of it last, as long as its Job is suspended."""
+    priority_class: str = ""
+    """Its Job's."""
     refusals: int = 0
     """How often its POST was refused or not answered."""
     cancelled: bool = False
@@ -60,7 +65,7 @@ class KubernetesExecutor:
 
     API calls for each child: one POST, and nothing else but its share of one watch. A failed one costs a list
     of its pod, a cancelled one a DELETE. Children that do not run after 20 s are looked at, ten at a time,
-    with one list of pods and one of events.
+    with one list of pods and one of events; those in a queue with one of Workloads, and only while none runs.
     """
 
     def __init__(
@@ -182,15 +187,32 @@ class KubernetesExecutor:
                 del self._children[number]
             elif finished(job):
                 child.finished = True
-            ready = bool(status(job).get("ready")) and not child.ready
-            child.ready = child.ready or ready
+            else:
+                self._follow(child, job)
         if kind is EventType.DELETED:
             gone = Ended(number, End.VANISHED, "its Job was deleted")
             self._post(Ended(number, *job_end(job, None)) if finished(job) else gone)
         elif finished(job):
             self._submit(self._end, child, job)
-        elif ready:
-            self._post(Running(number))
+
+    def _follow(self, child: _Child, job: Object) -> None:
+        """Post whether the child of an unfinished Job waits in its queue, has left it, or runs, when that has changed.
+
+        With the lock held, and so is whoever posts of a closer look: events of one child must not cross.
+        """
+        if suspended(job):
+            if child.waits is None:
+                # A pod that is on its way out may still count as ready.
+                child.ready, child.priority_class = False, priority_class(job)
+                child.waits = Queued(child.number, queue(job))
+                self._post(child.waits)
+            return
+        if child.waits is not None:
+            child.waits, child.since = None, self._clock.monotonic()
+            self._post(Admitted(child.number))
+        if status(job).get("ready") and not child.ready:
+            child.ready = True
+            self._post(Running(child.number))
 
     def _is_ours(self, job: Object) -> bool:
         return any(owner["uid"] == self._uid for owner in job["metadata"].get("ownerReferences") or ())
@@ -303,14 +325,46 @@ class KubernetesExecutor:
         self._look_later()
         long_ago = self._clock.monotonic() - _LOOK_AFTER_SECONDS
         with self._lock:
-            idle = [
+            old = [
                 child
-                for child in self._children.values()
+                for child in sorted(self._children.values(), key=lambda child: child.number)
                 if child.uid is not None and not child.ready and not child.finished and child.since <= long_ago
             ]
-        idle = sorted(idle, key=lambda child: child.number)[:_LOOKED_AT]
-        if not idle:
+            queued = [child for child in old if child.waits is not None]
+            idle = [child for child in old if child.waits is None]
+            none_runs = not any(child.ready for child in self._children.values())
+        if idle:
+            self._look_at_pods(idle[:_LOOKED_AT])
+        if queued and none_runs:
+            self._look_at_queue(queued[0])
+
+    def _look_at_queue(self, child: _Child) -> None:
+        """Find out why a child's queue does not let it in: it speaks for all."""
+        waits = child.waits
+        if waits is None or not waits.queue:
             return
+        selector = f"{names.LABEL_JOB_UID}={child.uid}"
+        try:
+            workloads = self._client.list(WORKLOADS, self._namespace, label_selector=selector).items
+        except KubeError as error:
+            if not (isinstance(error, ApiError) and error.status == 404):
+                _log.info("no look at a queued child", launch=child.number, error=str(error))
+                return
+            why = "the cluster has no Kueue, or one that is too old to tell (kueue.x-k8s.io/v1beta2)"
+        else:
+            why = next(map(admission, workloads), self._not_taken_up(child))
+        told = Queued(child.number, waits.queue, why)
+        with self._lock:
+            if child.waits is not None and child.waits != told and not child.finished:
+                child.waits = told
+                self._post(told)
+
+    def _not_taken_up(self, child: _Child) -> str:
+        asked = f", and is there a WorkloadPriorityClass {child.priority_class}" if child.priority_class else ""
+        return f"Kueue has not taken up its Job: does it manage namespace {self._namespace}{asked}?"
+
+    def _look_at_pods(self, idle: list[_Child]) -> None:
+        """Find out why children that wait in no queue do not run."""
         try:
             pods = self._pods([child.number for child in idle])
             events = self._client.list(
@@ -326,8 +380,9 @@ class KubernetesExecutor:
             if pod is not None and trains(pod):
                 # A user's own trainer is an init container, so that its Job is not ready before the end.
                 with self._lock:
-                    child.ready = True
-                self._post(Running(child.number))
+                    if child.waits is None and not child.ready:
+                        child.ready = True
+                        self._post(Running(child.number))
             elif (found := diagnose(pod, about)) is not None:
                 self._post(_blocked(child.number, *found))
 

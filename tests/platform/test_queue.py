@@ -1,0 +1,168 @@
+"""Searches whose children wait in a queue of a real Kueue, with room for one child at a time."""
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from demo.places import NAMESPACE
+from e2e.conftest import Document, World, small
+from platform_parts import Kueue, conditions
+
+from nas_api import names
+from nas_log.records import Launched, Observed
+
+pytestmark = [pytest.mark.platform, pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(3600)]
+Start = Callable[..., Document]
+# What examples/digits.yaml asks for its children, and enough memory.
+ONE_CHILD = {"cpu": "500m", "memory": "8Gi"}
+# Long enough for a child to be caught at work.
+LONG = 120
+
+
+@pytest.fixture
+def queue(kueue: Kueue, world: World) -> Iterator[str]:
+    """A queue of its own for each test in the release's namespace, with room for one child."""
+    name = f"gpu-{time.time_ns()}"
+    kueue.make_queue(NAMESPACE, name, ONE_CHILD, preemption="LowerPriority")
+    yield name
+    kueue.stop(NAMESPACE, name, "None")
+
+
+def trainer(**more: Any) -> Document:
+    """Return the example's trainer with some fields replaced."""
+    found: Document = {**small("any", 1)["spec"]["trainer"], **more}
+    return found
+
+
+def jobs(world: World, experiment: str) -> list[Document]:
+    """Return an experiment's Jobs, in the order of their launches."""
+    found = world.items("jobs", f"{names.LABEL_EXPERIMENT}={experiment}")
+    return sorted(found, key=lambda job: int(job["metadata"]["labels"][names.LABEL_LAUNCH]))
+
+
+def active(world: World, experiment: str) -> list[Document]:
+    """Return those that have a pod at work."""
+    return [job for job in jobs(world, experiment) if job["status"].get("ready")]
+
+
+def problem(world: World, experiment: str, words: str) -> Document:
+    """Wait until the search waits for its queue, and for words of Kueue's; return the condition."""
+
+    def told() -> Document | None:
+        found = world.conditions(experiment).get("Progressing", {})
+        queued = found.get("reason") == "Queued" and found["status"] == "False"
+        return found if queued and words in found["message"] else None
+
+    found: Document = world.eventually(told, lambda: world.experiment(experiment).get("status"))
+    return found
+
+
+def assert_nothing_was_lost(world: World, name: str, samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sample was launched once and observed, however often its child was suspended."""
+    records = world.log(world.experiment(name), monkeypatch)
+    launched = [sample for record in records if isinstance(record, Launched) for sample in record.samples]
+    assert sorted(launched) == list(range(samples))
+    assert {record.sample for record in records if isinstance(record, Observed)} == set(range(samples))
+
+
+def test_children_run_one_after_the_other_where_a_queue_has_room_for_one(
+    kueue: Kueue, world: World, experiment: Start, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = 6
+    began = time.time()
+    experiment("queued", samples, parallelism=3, trainer=trainer(queue=queue, epochs=30))
+
+    def told() -> bool:
+        progressing = world.conditions("queued").get("Progressing", {})
+        return progressing.get("status") == "True" and f"2 of 3 wait in queue {queue}" in progressing["message"]
+
+    world.eventually(told, lambda: world.experiment("queued").get("status"))
+    (listing,) = world.kubectl("get", "nas", "queued", "-o", "wide", "--no-headers").splitlines()
+    print(listing)
+    assert len(kueue.workloads(NAMESPACE)) >= 3
+    pods = world.items("pods", f"{names.LABEL_EXPERIMENT}=queued")
+    assert not [pod for pod in pods if {names.LABEL_QUEUE, names.LABEL_PRIORITY_CLASS} & set(pod["metadata"]["labels"])]
+    assert not [pod for pod in pods if pod["spec"].get("schedulingGates")]
+
+    status = world.wait_complete("queued")
+    assert (status["samples"]["observed"], status["samples"].get("queued", 0)) == (samples, 0)
+    ended = sorted(jobs(world, "queued"), key=lambda job: str(job["status"]["startTime"]))
+    assert len(ended) == samples
+    for one, next_one in pairwise(ended):
+        assert one["status"]["completionTime"] <= next_one["status"]["startTime"]
+    assert_nothing_was_lost(world, "queued", samples, monkeypatch)
+    requests = world.requests(began)
+    print(f"{len(requests) / samples:.2f} requests of operator and controller for each child in a queue: {requests}")
+
+
+def test_a_higher_class_preempts_a_child_which_goes_on_later_as_the_same_launch(
+    kueue: Kueue, world: World, experiment: Start, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kueue.make_priority("nas-low", 10)
+    kueue.make_priority("nas-high", 1000)
+    experiment("patient", 1, parallelism=1, trainer=trainer(queue=queue, priorityClass="nas-low", epochs=LONG))
+    (job,) = world.eventually(lambda: active(world, "patient"), lambda: jobs(world, "patient"))
+    (first,) = world.items("pods", f"{names.LABEL_EXPERIMENT}=patient,{names.LABEL_ROLE}=trainer")
+
+    experiment("urgent", 1, parallelism=1, trainer=trainer(queue=queue, priorityClass="nas-high", epochs=3 * LONG))
+    world.eventually(lambda: active(world, "urgent"), lambda: jobs(world, "urgent"))
+    (same,) = jobs(world, "patient")
+    assert same["metadata"]["uid"] == job["metadata"]["uid"] and same["spec"]["suspend"]
+    found = problem(world, "patient", f"1 of 1 waits in queue {queue}: ")
+    print(found["message"])
+    world.wait_complete("urgent")
+
+    status = world.wait_complete("patient")
+    assert (status["samples"]["observed"], status["samples"]["retried"]) == (1, 0)
+    assert_nothing_was_lost(world, "patient", 1, monkeypatch)
+    (last,) = jobs(world, "patient")
+    pods = world.items("pods", f"{names.LABEL_EXPERIMENT}=patient,{names.LABEL_ROLE}=trainer")
+    assert last["metadata"]["uid"] == job["metadata"]["uid"]
+    assert [pod for pod in pods if pod["metadata"]["uid"] != first["metadata"]["uid"]], "another pod of the same Job"
+
+
+def test_a_queue_that_is_stopped_and_resumed_costs_nothing_even_if_the_controller_dies_meanwhile(
+    kueue: Kueue, world: World, experiment: Start, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment("stopped", 2, parallelism=2, trainer=trainer(queue=queue, epochs=LONG))
+    world.eventually(lambda: active(world, "stopped"), lambda: jobs(world, "stopped"))
+    kueue.stop(NAMESPACE, queue)
+    problem(world, "stopped", f"2 of 2 wait in queue {queue}")
+    found = problem(world, "stopped", "stopped")
+    print(found["message"])
+    assert not active(world, "stopped")
+    pod = world.experiment("stopped")["status"]["controller"]["pod"]
+    world.kubectl("delete", "pod", pod)
+    world.eventually(
+        lambda: world.experiment("stopped")["status"].get("epoch") == 2, lambda: world.experiment("stopped")["status"]
+    )
+    problem(world, "stopped", f"2 of 2 wait in queue {queue}")
+    kueue.stop(NAMESPACE, queue, "None")
+    status = world.wait_complete("stopped")
+    assert (status["samples"]["observed"], status["samples"]["retried"], status["samples"]["lost"]) == (2, 0, 0)
+    assert_nothing_was_lost(world, "stopped", 2, monkeypatch)
+
+
+def test_a_queue_that_does_not_exist_is_told_and_corrected(
+    kueue: Kueue, world: World, experiment: Start, queue: str
+) -> None:
+    experiment("astray", 1, parallelism=1, trainer=trainer(queue="nowhere"))
+    found = problem(world, "astray", "LocalQueue nowhere")
+    print(found["message"])
+    assert "1 of 1 waits in queue nowhere: LocalQueue nowhere" in found["message"]
+    assert "correct trainer.queue" in found["message"]
+    world.patch("astray", {"trainer": {"queue": queue}})
+    status = world.wait_complete("astray")
+    assert (status["samples"]["observed"], status["samples"]["lost"]) == (1, 0)
+    workloads = {name: conditions(item) for name, item in kueue.workloads(NAMESPACE).items()}
+    assert workloads, "who let it in was Kueue"
+
+
+def test_a_priority_class_that_does_not_exist_is_told(
+    kueue: Kueue, world: World, experiment: Start, queue: str
+) -> None:
+    experiment("unknown", 1, parallelism=1, trainer=trainer(queue=queue, priorityClass="nobody"))
+    found = problem(world, "unknown", "WorkloadPriorityClass nobody")
+    assert "Kueue has not taken up its Job" in found["message"]
