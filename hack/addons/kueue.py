@@ -1,9 +1,11 @@
 """Kueue, built from the source of a release: no module proxy serves its releases, so an archive must be given."""
 
+import json
 import os
 import shutil
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 
 from hack.addons.cluster import READY_SECONDS, Cluster
@@ -16,7 +18,7 @@ NAMESPACE = "kueue-system"
 _VARIABLE = "SOURCES"
 _REPOSITORY = "localhost/kueue"
 _VERSION_VARIABLE = {"sigs.k8s.io/kueue/pkg/version.GitVersion": f"v{VERSION}"}
-_BINARY = binaries.Binary("kueue", VERSION, "kueue", "./cmd/kueue", _VERSION_VARIABLE)
+_BINARY = binaries.Binary("kueue", VERSION, "", "./cmd/kueue", _VERSION_VARIABLE)
 # The chart of this release lies beside its program, so that the archive is needed once.
 _CHART = _BINARY.path.with_name("chart")
 
@@ -78,7 +80,10 @@ def make() -> dict[str, Path]:
 
 
 def install(cluster: Cluster) -> None:
-    """Install Kueue with its own chart, and wait until it answers."""
+    """Install Kueue with its own chart, and wait until it answers.
+
+    Raises: ClusterError when it does not.
+    """
     image = "controllerManager.manager.image"
     values = {
         f"{image}.repository": _REPOSITORY,
@@ -89,3 +94,18 @@ def install(cluster: Cluster) -> None:
     words = [word for name, value in values.items() for word in ("--set-string", f"{name}={value}")]
     place = ("--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", f"{READY_SECONDS}s")
     cluster.run("helm", "upgrade", "--install", "kueue", str(_CHART), *place, *words)
+    _await_webhooks(cluster)
+
+
+def _await_webhooks(cluster: Cluster) -> None:
+    """It is ready before the API server trusts the certificates that it has made: one of its objects is tried."""
+    body = {"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "ResourceFlavor", "metadata": {"name": "is-kueue-there"}}
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            cluster.run("kubectl", "create", "--dry-run=server", "-f", "-", stdin=json.dumps(body))
+            return
+        except ClusterError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)

@@ -44,7 +44,7 @@ def _helm_variables(version: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Binary:
-    """One program: the tools module it is built in, its main package, the version strings linked in, and build tags."""
+    """One program: the tools module that pins it, its main package, the version strings linked in, and build tags."""
 
     name: str
     version: str
@@ -62,13 +62,8 @@ def _kubernetes(name: str) -> Binary:
     return Binary(name, KUBERNETES, "kubernetes", f"k8s.io/kubernetes/cmd/{name}", _kubernetes_variables())
 
 
-def _argo(name: str) -> Binary:
-    module = "github.com/argoproj/argo-workflows/v3"
-    return Binary(name, "3.6.0", "argo", f"{module}/cmd/{name}", {f"{module}.version": "v3.6.0"})
-
-
 def _prometheus(name: str) -> Binary:
-    """Of its service discoveries, without which it is built in half the time, only what finds pods."""
+    """Of its service discoveries only what finds pods: the others compile the clients of every cloud."""
     variables = {"github.com/prometheus/common/version.Version": "3.16.0"}
     tags = "remove_all_sd,enable_kubernetes_sd"
     return Binary(name, "3.16.0", "prometheus", f"github.com/prometheus/prometheus/cmd/{name}", variables, tags)
@@ -97,8 +92,6 @@ _ALL = (
     Binary("kstatus", "0.37.2", "kstatus", ".", {}),
     Binary("glua", "1.1.2", "glua", "github.com/yuin/gopher-lua/cmd/glua", {}),
     Binary("actionlint", "1.7.12", "actionlint", "github.com/rhysd/actionlint/cmd/actionlint", {}),
-    _argo("workflow-controller"),
-    _argo("argoexec"),
     _prometheus("prometheus"),
     _prometheus("promtool"),
 )
@@ -106,10 +99,16 @@ BINARIES = {binary.name: binary for binary in _ALL}
 CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd", "kubectl")
 NODE = ("kubelet", "kube-proxy", "pause", "coredns")
 # What only hack/addons needs: minutes of compiling that `make test` does without.
-PLATFORM = ("workflow-controller", "argoexec", "prometheus", "promtool")
+PLATFORM = ("prometheus", "promtool")
 DEFAULT = tuple(name for name in BINARIES if name not in PLATFORM)
 # What a person types, put on PATH by `env` and `run-with`.
 FOR_PEOPLE = ("kubectl", "helm", "kubeconform")
+
+
+def need_compiler() -> None:
+    """Raises: ClusterError when there is no Go compiler."""
+    if shutil.which("go") is None:
+        raise ClusterError("no Go compiler: `go` is not on PATH, and the programs are built from their modules")
 
 
 def build(binary: Binary, module: Path) -> None:
@@ -119,8 +118,7 @@ def build(binary: Binary, module: Path) -> None:
 
     Raises: ClusterError for no Go compiler, or a failed build.
     """
-    if shutil.which("go") is None:
-        raise ClusterError("no Go compiler: `go` is not on PATH, and the programs are built from their modules")
+    need_compiler()
     began = time.monotonic()
     folder = binary.path.parent
     linked = " ".join(f"-X {name}={value}" for name, value in binary.variables.items())

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,23 @@ def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(ClusterError, match="holds no Go module"):
         kueue._unpack(tmp_path / ARCHIVE, tmp_path / "out")
+
+
+def test_the_link_that_argo_s_archive_has_not_is_made(tmp_path: Path) -> None:
+    folder = f"github.com/argoproj/argo-workflows/v3@v{argo.VERSION}/workflow/executor/os-specific"
+    with zipfile.ZipFile(tmp_path / "module.zip", "w") as archive:
+        archive.writestr(f"{folder}/signal_darwin.go", "package os_specific")
+    module = argo._unpack(tmp_path / "module.zip", tmp_path)
+    assert (module / "workflow/executor/os-specific/signal_linux.go").read_text() == "package os_specific"
+
+
+def test_what_is_built_is_what_the_tools_modules_pin() -> None:
+    tools = REPOSITORY / "hack" / "cluster" / "tools"
+    assert f"argo-workflows/v3 v{argo.VERSION}\n" in (tools / "argo" / "go.mod").read_text()
+    major, minor, patch = prometheus.VERSION.split(".")
+    module = f"github.com/prometheus/prometheus v0.{int(major)}{int(minor):02}.{patch} "
+    assert module in (tools / "prometheus" / "go.mod").read_text()
+    assert "\nmlflow==" in (REPOSITORY / "requirements" / "mlflow.txt").read_text()
 
 
 @pytest.mark.parametrize(
