@@ -32,7 +32,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Togethe
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
-    """Undo what a program that a test runs in this process does to logging, so that no other test depends on it."""
-    before = structlog.get_config()
+    """Undo what a program that a test runs in this process does to logging, so that no other test depends on it.
+
+    To the defaults, not to what was before: a module's fixture may have run a program first.
+    """
     yield
-    structlog.configure(**before)
+    structlog.reset_defaults()
