@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from nas_api.child import StoreLocation
 from nas_api.child_job import s3_location
-from nas_api.experiment import NASExperiment, Outcome, Problem
+from nas_api.experiment import LONGEST_MESSAGE, NASExperiment, Outcome, Problem
 from nas_api.reasons import Reason
 from nas_controller.errors import EarlierMissing, EarlierUnsuitable, SearchChanged
 from nas_controller.executors.kubernetes import KubernetesExecutor
@@ -128,7 +128,7 @@ class Controller:
                 why = self._search_once(experiment, sink)
             except (SearchChanged, EarlierUnsuitable) as error:
                 reason = _FATAL[type(error)]
-                outcome = Outcome(type="Failed", reason=reason, message=str(error)[:4096])
+                outcome = Outcome(type="Failed", reason=reason, message=str(error)[:LONGEST_MESSAGE])
                 before = SearchStatus() if experiment.status is None else SearchStatus.of(experiment.status)
                 sink.publish(before.model_copy(update={"problem": None, "outcome": outcome}))
                 why = Exit.FINISHED
@@ -235,4 +235,4 @@ def _problem(error: StoreError | LogDamaged | EarlierMissing | ApiError) -> Prob
         reason = Reason.WAITING_FOR_EXPERIMENT
     else:
         reason = Reason.NOT_PERMITTED
-    return Problem(reason=reason, message=str(error)[:4096])
+    return Problem(reason=reason, message=str(error)[:LONGEST_MESSAGE])

@@ -6,19 +6,14 @@ None has a label for the experiment: there is one in each process, so who scrape
 import math
 
 from prometheus_client import (
-    CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
-    Info,
-    ProcessCollector,
-    disable_created_metrics,
     start_http_server,
 )
 
-from nas_api import __version__
 from nas_controller.executor import End
-from nas_kube.metered import ApiMetrics
+from nas_kube.metered import ApiMetrics, process_registry
 
 CANCELLED = "Cancelled"
 """How a child ended that the search itself has ended, beside the ends that executors tell."""
@@ -31,11 +26,7 @@ class Metrics:
 
     def __init__(self) -> None:
         """Declare them."""
-        # A second series for each counter and histogram, which says when it was made: the process's start does.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        Info("nas_build", "The version that runs.", registry=registry).info({"version": __version__})
+        self.registry = registry = process_registry()
         self.api = ApiMetrics(registry)
 
         self.slots = Gauge(

@@ -8,22 +8,17 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 
 from prometheus_client import (
-    CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
-    Info,
-    ProcessCollector,
-    disable_created_metrics,
     start_http_server,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from nas_api import __version__
 from nas_api.reasons import ConditionType, Reason
 from nas_kube.errors import ApiError, ApiUnavailable
-from nas_kube.metered import ApiMetrics
+from nas_kube.metered import ApiMetrics, process_registry
 from nas_kube.reading import conditions, status
 from nas_operator.cache import Cache, Key
 
@@ -64,11 +59,7 @@ class Metrics:
 
     def __init__(self) -> None:
         """Declare them."""
-        # A second series for each counter and histogram, which says when it was made: the process's start does.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        Info("nas_build", "The version that runs.", registry=registry).info({"version": __version__})
+        self.registry = registry = process_registry()
         self.api = ApiMetrics(registry)
         self._seconds = Histogram(
             "nas_reconcile_duration_seconds",
