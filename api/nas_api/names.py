@@ -90,6 +90,7 @@ BEST_ONNX = "best/network.onnx"
 BEST_WEIGHTS = "best/weights.safetensors"
 BEST_PROVENANCE = "best/provenance.json"
 REPORT = "report/report.html"
+FOLLOWERS_PREFIX = "followers/"
 
 # What `nas run` leaves beside a log in a folder: the manifest, with the run's uid.
 RUN_MANIFEST = "experiment.json"
@@ -98,9 +99,24 @@ RUN_MANIFEST = "experiment.json"
 PROBE = "probe"
 
 
+def file(key: str) -> str:
+    """Return the file name of a key: what stands behind its last slash."""
+    return key.rpartition("/")[2]
+
+
 def log_key(sequence: int) -> str:
     """Return the key of the sequence-th log object, counted from 0."""
     return f"{LOG_PREFIX}{sequence:010d}.json"
+
+
+def follower_prefix(follower: str) -> str:
+    """Return the prefix of the keys under which a follower notes how far it has come."""
+    return f"{FOLLOWERS_PREFIX}{follower}/"
+
+
+def follower_key(follower: str, sequence: int) -> str:
+    """Return the key of the sequence-th note of a follower, counted from 0."""
+    return f"{follower_prefix(follower)}{sequence:010d}.json"
 
 
 def snapshot_key(sequence: int) -> str:
