@@ -19,11 +19,13 @@ LABEL_PRIORITY_CLASS = "kueue.x-k8s.io/priority-class"
 LABEL_JOB_UID = "kueue.x-k8s.io/job-uid"
 ROLE_CONTROLLER = "controller"
 ROLE_TRAINER = "trainer"
+ROLE_FOLLOWER = "follower"
 
 # On a child's Job and pod: the numbers of all samples that it trains, with commas.
 ANNOTATION_SAMPLES = f"{GROUP}/samples"
 
-# On a controller pod: how many controllers before it ended soon after their start, and what it was built from.
+# On a controller pod: how many controllers before it ended soon after their start; on it and on a follower's Job and
+# pod: what it was built from.
 ANNOTATION_QUICK_FAILURES = f"{GROUP}/quick-failures"
 ANNOTATION_INPUTS = f"{GROUP}/inputs"
 
@@ -33,12 +35,15 @@ FIELD_MANAGER_CONTROLLER = "nas-controller"
 CONTROLLER_CLUSTER_ROLE = "nas-operator-controller"
 TRAINER_CONTAINER = "trainer"
 CONTROLLER_CONTAINER = "controller"
+FOLLOWER_CONTAINER = "follower"
 
 # A child Job is <experiment>-<uid8>-<launch> and must fit a label: 63 = 40 + 1 + 8 + 1 + 13.
 MAX_EXPERIMENT_NAME = 40
 
 CREDENTIAL_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+MLFLOW_CREDENTIAL_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 ENV_TRAINER_INPUT = "NAS_INPUT"
+ENV_FOLLOWER_INPUT = "NAS_FOLLOWER_INPUT"
 
 
 def uid8(uid: str) -> str:
@@ -59,6 +64,11 @@ def controller_pod(experiment: str, uid: str, index: int) -> str:
 def controller_service_account(experiment: str, uid: str) -> str:
     """Return the name of the ServiceAccount and of the RoleBinding that the operator makes."""
     return f"{experiment}-{uid8(uid)}-controller"
+
+
+def follower_job(experiment: str, uid: str) -> str:
+    """Return the name of the Job that follows an experiment."""
+    return f"{experiment}-{uid8(uid)}-follower"
 
 
 def labels(experiment: str, uid: str, role: str) -> dict[str, str]:
