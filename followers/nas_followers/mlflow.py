@@ -253,7 +253,10 @@ class Mlflow:
             ) from error
         if status == 404 and error.error_code == "ENDPOINT_NOT_FOUND":
             raise FollowerError(f"{uri} is no MLflow server ({words}): correct spec.tracking.mlflow.uri") from error
-        raise FollowerError(f"MLflow at {uri} answered {status} ({words}): look at the server") from error
+        raise FollowerError(
+            f"MLflow at {uri} did not do what it was asked ({words}): look at the server, or correct"
+            " spec.tracking.mlflow.uri"
+        ) from error
 
     def _unreachable(self, error: requests.RequestException) -> NoReturn:
         uri, words = self._spec.uri, " ".join(str(error).split())[:500]
@@ -262,6 +265,8 @@ class Mlflow:
                 f"{uri} presents a certificate that is not trusted ({words}): mount its authority with"
                 " spec.tracking.template and name the file in MLFLOW_TRACKING_SERVER_CERT_PATH"
             ) from error
+        if isinstance(error, requests.exceptions.RetryError):
+            raise FollowerError(f"MLflow at {uri} answers with errors again and again ({words}): look at it") from error
         raise FollowerError(
             f"MLflow at {uri} does not answer ({words}): correct spec.tracking.mlflow.uri, or repair the network or the"
             " server"

@@ -568,7 +568,7 @@ def test_a_tracker_gets_a_follower_which_is_replaced_and_removed(operator: Opera
     eventually(lambda: followers(lab), message="no pod of a follower")
     lab.until_pods("1")
     (before,) = follower_jobs(lab)
-    lab.until("Tracking", "False", "FollowerStarting")
+    lab.play_kubelet(1, RUNNING)
     words = "MLflow at http://mlflow.example:5000 does not answer"
     end = {"exitCode": 1, "message": words, "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:00:01Z"}
     waiting = {"waiting": {"reason": "CrashLoopBackOff"}}

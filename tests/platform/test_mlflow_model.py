@@ -3,11 +3,8 @@
 No cluster: MLflow, with onnxruntime, is in an environment of its own, made once in the cache for its requirements.
 """
 
-import hashlib
 import json
-import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +14,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from experiments import manifest
-from hack.cluster.paths import REPOSITORY, cache_folder, locked
 
 from nas_cli.main import main
 
 pytestmark = [pytest.mark.platform, pytest.mark.slow]
 
-MLFLOW = REPOSITORY / "requirements" / "mlflow.txt"
-TRAINER = REPOSITORY / "requirements" / "trainer.txt"
-# What the flavour `onnx` needs beside MLflow, as it is pinned for the trainer.
-FLAVOUR = ("flatbuffers", "ml-dtypes", "onnx", "onnxruntime")
 LOAD = """
 import json, sys
 import mlflow.pyfunc
@@ -51,26 +43,7 @@ except mlflow.exceptions.MlflowException as error:
 """
 
 
-@pytest.fixture(scope="module")
-def python() -> Path:
-    """Python with MLflow."""
-    pins = re.findall(rf"^(?:{'|'.join(FLAVOUR)})==.*?(?=^\S|\Z)", TRAINER.read_text(), re.DOTALL | re.MULTILINE)
-    assert len(pins) == len(FLAVOUR)
-    digest = hashlib.sha256("".join([MLFLOW.read_text(), *pins]).encode()).hexdigest()[:12]
-    folder = cache_folder() / "venvs" / f"mlflow-{digest}"
-    uv = str(Path(sys.executable).with_name("uv"))
-    with locked(folder.with_suffix(".lock")):
-        if not (folder / "complete").exists():
-            subprocess.run([uv, "venv", "-q", "--clear", "--python", sys.executable, str(folder)], check=True)
-            (folder / "flavour.txt").write_text("".join(pins))
-            install = [uv, "pip", "install", "-q", "--python", str(folder / "bin" / "python"), "--require-hashes"]
-            subprocess.run([*install, "-r", str(MLFLOW)], check=True)
-            subprocess.run([*install, "--no-deps", "-r", str(folder / "flavour.txt")], check=True)
-            (folder / "complete").touch()
-    return folder / "bin" / "python"
-
-
-def test_mlflow_loads_what_is_exported_and_predicts(python: Path, tmp_path: Path) -> None:
+def test_mlflow_loads_what_is_exported_and_predicts(mlflow_python: Path, tmp_path: Path) -> None:
     space = {"layers": {"initial": 2}, "filterHeights": [1, 3], "filterWidths": [1, 3], "filters": [4, 8]}
     trainer: dict[str, Any] = {"dataset": {"digits": {"trainingImages": 100}}, "epochs": 2, "rewardEpochs": 1}
     document = manifest(
@@ -86,7 +59,7 @@ def test_mlflow_loads_what_is_exported_and_predicts(python: Path, tmp_path: Path
     ):
         outcome = CliRunner().invoke(main, words, catch_exceptions=False)
         assert outcome.exit_code == 0, outcome.output
-    command = [str(python), "-c", LOAD, str(tmp_path / "model")]
+    command = [str(mlflow_python), "-c", LOAD, str(tmp_path / "model")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
