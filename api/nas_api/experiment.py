@@ -590,9 +590,7 @@ class StorageSpec(Model):
 class MlflowSpec(Model):
     """An MLflow server, which is told of every sample and gets the best model."""
 
-    uri: Annotated[
-        str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.\[\]:_-]+(/[A-Za-z0-9._~/-]*)?$", max_length=512)
-    ]
+    uri: Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.\[\]:_-]+(/.*)?$", max_length=512)]
     """URL of the server, as pods reach it."""
     experiment: (
         Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._/@:+-]*[A-Za-z0-9]$", max_length=250)] | None

@@ -23,6 +23,7 @@ from mlflow.exceptions import MlflowException
 from nas_api import model_formats, names
 from nas_api.follower import FollowerInput
 from nas_api.handover import Provenance
+from nas_api.harmless import harmless
 from nas_followers import mlflow_runs
 from nas_followers.errors import FollowerError
 from nas_followers.following import Ended
@@ -235,7 +236,7 @@ class Mlflow:
             self._unreachable(error)
 
     def _refused(self, error: MlflowException) -> NoReturn:
-        uri, words = self._spec.uri, " ".join(str(error.message).split())[:500]
+        uri, words = self._spec.uri, _words(error.message)
         if isinstance(error.__context__, requests.RequestException):
             self._unreachable(error.__context__)
         status = error.get_http_status_code()
@@ -259,7 +260,7 @@ class Mlflow:
         ) from error
 
     def _unreachable(self, error: requests.RequestException) -> NoReturn:
-        uri, words = self._spec.uri, " ".join(str(error).split())[:500]
+        uri, words = self._spec.uri, _words(error)
         if isinstance(error, requests.exceptions.SSLError):
             raise FollowerError(
                 f"{uri} presents a certificate that is not trusted ({words}): mount its authority with"
@@ -282,6 +283,11 @@ def _files(best: Best, model: model_formats.TrainedModel | None) -> dict[str, by
         files |= {f"{_MODEL}/{name}": data for name, data in model_formats.mlflow(model).items()}
         files[f"{_MODEL}/{_DRAWING}"] = picture
     return files
+
+
+def _words(said: object) -> str:
+    """Return what somebody else's server or library has said, on one line."""
+    return " ".join(harmless(str(said)).split())[:500]
 
 
 def _metrics(metrics: Sequence[mlflow_runs.Metric]) -> list[Any]:

@@ -593,7 +593,8 @@ def test_a_tracker_gets_a_follower_which_is_replaced_and_removed(operator: Opera
 
     eventually(replaced, message="the Job was not replaced")
     assert "http://other.example:5000" in str(follower_jobs(lab)[0]["spec"]["template"])
-    lab.until("Tracking", "False", "FollowerStarting")
+    # As there is no node.
+    lab.until("Tracking", "False", "Unschedulable")
     lab.spec(tracking=None)
     eventually(lambda: not follower_jobs(lab) and not lab.condition("Tracking"), message="a trace is left")
     assert lab.pods() == ["1"]
@@ -606,7 +607,8 @@ def test_a_search_that_has_ended_still_gets_a_follower(operator: Operator, lab: 
     lab.until("Complete", "True", "SamplesSpent")
     lab.spec(tracking={"mlflow": {"uri": "http://mlflow.example:5000"}})
     eventually(lambda: followers(lab), message="no pod of a follower")
-    lab.until("Tracking", "False", "FollowerStarting")
+    # As there is no node.
+    lab.until("Tracking", "False", "Unschedulable")
     assert lab.condition("Ready")["status"] == "True"
 
 
