@@ -85,22 +85,8 @@ class Mlflow:
             for each in samples:
                 number = each.sample.number
                 found = self._runs.get(number, [])
-                if not found and number in self._removed:
-                    continue
-                if not found or not found[0].ended:
-                    run = mlflow_runs.sample_run(facts, each.sample, each.curve(), self._asked.uid)
-                    first = (
-                        found[0] if found else _Known(self._create(run, {PARENT: self._parent}), False, self._parent)
-                    )
-                    self._write(first.id, replace(run, tags={}))
-                    self._client.set_terminated(first.id, run.status, run.end)
-                else:
-                    first = found[0]
-                if first.parent != self._parent:
-                    self._client.set_tag(first.id, PARENT, self._parent)
-                for double in found[1:]:
-                    self._client.delete_run(double.id)
-                self._runs[number] = [_Known(first.id, True, self._parent)]
+                if found or number not in self._removed:
+                    self._runs[number] = [self._one(facts, each, found)]
             course = mlflow_runs.course(facts, tuple(each.sample for each in samples))
             self._client.log_batch(self._parent, metrics=_metrics(course))
 
@@ -118,6 +104,21 @@ class Mlflow:
             end = mlflow_runs.search_end(facts, provenance)
             self._write(self._parent, end)
             self._client.set_terminated(self._parent, end.status, end.end)
+
+    def _one(self, facts: Facts, ended: Ended, found: Sequence[_Known]) -> _Known:
+        """See to it that a sample has one run, and that it is whole and below the experiment's."""
+        first = found[0] if found else None
+        if first is None or not first.ended:
+            run = mlflow_runs.sample_run(facts, ended.sample, ended.curve(), self._asked.uid)
+            if first is None:
+                first = _Known(self._create(run, {PARENT: self._parent}), False, self._parent)
+            self._write(first.id, replace(run, tags={}))
+            self._client.set_terminated(first.id, run.status, run.end)
+        if first.parent != self._parent:
+            self._client.set_tag(first.id, PARENT, self._parent)
+        for double in found[1:]:
+            self._client.delete_run(double.id)
+        return _Known(first.id, True, self._parent)
 
     def _experiment_id(self) -> str:
         for _ in range(2):

@@ -34,6 +34,8 @@ from nas_api.follower import FollowerInput
 from nas_cli.main import main
 from nas_followers import mlflow_runs
 from nas_log.follower import Follower
+from nas_log.log import Log
+from nas_log.records import Lost, Observed
 from nas_store.folder import FolderStore
 
 pytestmark = [pytest.mark.platform, pytest.mark.slow]
@@ -195,45 +197,54 @@ def check(server: Server, store: FolderStore) -> None:
 
 
 def test_whatever_is_killed_none_is_double_and_none_missing(server: Server, tmp_path: Path) -> None:
+    """The log grows in parts, so that there is something to do when something is done to those who do it."""
     store = FolderStore(tmp_path / "store")
     objects = [*logs.records(logs.CONVOLUTIONAL, 60, control="0.2", losses=0.05, final={"top": 2, "epochs": 3})]
-    half = len(objects) // 2
-    logs.write(store, iter(objects[:half]))
+    parts = [objects[: len(objects) // 4], objects[len(objects) // 4 : len(objects) // 2]]
+    parts += [objects[len(objects) // 2 : 3 * len(objects) // 4], objects[3 * len(objects) // 4 :]]
+    log, ended = Log(store), 0
+
+    def grow() -> int:
+        """Add a part; return a number of runs that is reached in the midst of it."""
+        nonlocal ended
+        before = ended
+        for each in parts.pop(0):
+            log.append(each)
+            ended += sum(isinstance(record, Observed | Lost) for record in each)
+        return 1 + before + (ended - before) // 3
+
+    def until_there_are(runs: int) -> None:
+        eventually(lambda: len(server.runs()) >= runs, message=lambda: f"{len(server.runs())} of {runs} runs")
+
     followers = Followers(server.uri, tmp_path / "store")
     try:
-        # A follower is killed in the middle of its work.
         first = followers.start()
-        eventually(lambda: len(server.runs()) >= 5, message="no runs")
+        until_there_are(grow())
         first.kill()
-        # Two at once, and the server goes away between two of their calls.
+        # Two at once; the later one works, and then its server is away.
         pair = [followers.start(), followers.start()]
-        before = len(server.runs())
-        eventually(lambda: len(server.runs()) >= before + 3, message="no further runs")
+        until_there_are(grow())
         server.kill()
-        said = [process.communicate(timeout=HANG_SECONDS)[0] for process in pair[:1]]
-        assert pair[0].returncode == 1 and "does not answer" in said[0], said
-        pair[1].send_signal(signal.SIGSTOP)
+        midst = grow()
+        eventually(lambda: any(process.poll() is not None for process in pair), message="no follower gives up")
+        (failed,) = [process for process in pair if process.poll() is not None]
+        (waiting,) = [process for process in pair if process is not failed]
+        said, _ = failed.communicate()
+        assert failed.returncode == 1 and f"MLflow at {server.uri} does not answer" in said, said
         server.start()
-        # One that hung through all of this wakes while another one goes on, and the search comes to its end.
+        # One hangs in the midst of its work, and wakes when another one has taken over.
+        hung = followers.start()
+        until_there_are(midst)
+        hung.send_signal(signal.SIGSTOP)
         third = followers.start()
-        eventually(lambda: len(server.runs()) > before + 4, message="no further runs")
-        pair[1].send_signal(signal.SIGCONT)
-        log = logs.Log(store, *last_object(store))
-        for each in objects[half:]:
-            log.append(each)
-        third.communicate(timeout=2 * HANG_SECONDS)
-        pair[1].communicate(timeout=2 * HANG_SECONDS)
-        followers.until_done()
+        until_there_are(grow())
+        hung.send_signal(signal.SIGCONT)
+        for process in (third, hung, waiting):
+            said, _ = process.communicate(timeout=3 * HANG_SECONDS)
+            assert process.returncode == 0, said
     finally:
         followers.end()
     check(server, store)
-
-
-def last_object(store: FolderStore) -> tuple[int, str]:
-    log = Follower(store)
-    for _ in log.read():
-        pass
-    return log.position.sequence, log.position.digest
 
 
 def test_the_registered_model_predicts(server: Server, mlflow_python: Path, tmp_path: Path) -> None:
