@@ -162,7 +162,7 @@ def test_a_model_is_read_from_its_bucket(model: Path, s3_location: S3Location) -
     def said(place: str, **environment: str) -> str:
         done = subprocess.run(**command(place, **environment), capture_output=True, text=True, check=False)
         assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
-        return done.stderr
+        return str(done.stderr)
 
     there = {"AWS_ENDPOINT_URL_S3": str(location.endpoint), "AWS_MAX_ATTEMPTS": "1"}
     assert "no trained network in s3://" in said(uri.replace("uid", "other"), **there, **keys)
@@ -175,7 +175,7 @@ def test_where_there_is_no_network_for_images_it_ends_and_says_so(model: Path, t
     def said(place: Path | None) -> str:
         done = subprocess.run(**command(place, MODEL=""), capture_output=True, text=True, check=False)
         assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
-        return done.stderr
+        return str(done.stderr)
 
     assert "MODEL must name a folder" in said(None)
     provenance = json.loads((model / "provenance.json").read_text())
