@@ -1,4 +1,4 @@
-# Three images from one file: --target operator | controller | trainer.
+# Four images from one file: --target operator | controller | trainer | follower.
 #
 # BASE_IMAGE needs a python3 of version 3.11 and CA certificates: python:3.11-slim, or a minimal Debian.
 # The build looks for two optional mounts: uv at /usr/local/bin/uv, and a folder of wheels at /wheels. Where torch comes
@@ -25,6 +25,10 @@ RUN uv venv --python "$(PATH=/usr/local/bin:/usr/bin command -v python3)" /opt/n
 FROM build AS build-operator
 COPY requirements/operator.txt /build/requirements/
 RUN uv pip install --require-hashes --compile-bytecode -r /build/requirements/operator.txt
+
+FROM build AS build-follower
+COPY requirements/follower.txt /build/requirements/
+RUN uv pip install --require-hashes --compile-bytecode -r /build/requirements/follower.txt
 
 # torch is most of an image and the slowest to fetch: one layer, shared by controller and trainer. Headers and
 # static libraries serve only those who compile against torch.
@@ -64,12 +68,22 @@ FROM base AS source-trainer
 COPY api store trainer_image /opt/nas/src/
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/nas/src
 
+FROM base AS source-follower
+COPY api store log report followers /opt/nas/src/
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/nas/src
+
 # ---- images ---------------------------------------------------------------------------------------------------
 FROM base AS operator
 COPY --from=build-operator /opt/nas /opt/nas
 COPY --from=source-operator /opt/nas/src /opt/nas/src
 USER 65532:65532
 ENTRYPOINT ["python3", "-m", "nas_operator"]
+
+FROM base AS follower
+COPY --from=build-follower /opt/nas /opt/nas
+COPY --from=source-follower /opt/nas/src /opt/nas/src
+USER 65532:65532
+ENTRYPOINT ["python3", "-m", "nas_followers"]
 
 FROM base AS torch
 COPY --from=build-torch /opt/nas /opt/nas

@@ -73,9 +73,9 @@ requirements: venv ## Pin the requirements anew from pyproject.toml; UPGRADE= ke
 	$(COMPILE) --universal --group torch -o requirements/torch-pypi.txt
 	sed -nE 's/^(torch==[0-9.]+) .*/\1+cpu/p' requirements/torch-pypi.txt \
 	  | $(COMPILE) --find-links $(CPU_BUILDS) --constraint requirements/torch-pypi.txt - -o requirements/torch-cpu.txt
-	echo torch | $(COMPILE) --excludes /dev/stdin --constraint requirements/torch-pypi.txt --extra run --group dev \
+	echo torch | $(COMPILE) --excludes /dev/stdin --constraint requirements/torch-pypi.txt --extra run --extra mlflow --group dev \
 	  pyproject.toml -o requirements/dev.txt
-	for group in operator controller trainer; do \
+	for group in operator controller trainer follower; do \
 	  $(COMPILE) --constraint requirements/torch-pypi.txt --constraint requirements/dev.txt --group $$group \
 	    -o requirements/$$group.txt; \
 	done

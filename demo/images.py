@@ -6,7 +6,7 @@ from pathlib import Path
 
 from demo.steps import ROOT
 
-COMPONENTS = ("operator", "controller", "trainer")
+COMPONENTS = ("operator", "controller", "trainer", "follower")
 
 
 def sources(dockerfile: str, target: str) -> set[str]:

@@ -136,6 +136,11 @@ _GROUPS = {
         "`Failed` is `True`, permanently.",
         [Reason.CONSECUTIVE_FAILURES, Reason.SEARCH_CHANGED],
     ),
+    "The tracker is not told": (
+        "`Tracking`, which is there if `spec.tracking` is set, is `False` with one of these reasons or with one that"
+        " keeps a pod from starting. The search goes on regardless ([tracking](tracking.md)).",
+        [Reason.FOLLOWER_STARTING, Reason.FOLLOWER_FAILED],
+    ),
 }
 
 _LOST = {

@@ -584,6 +584,34 @@ class StorageSpec(Model):
     """An S3 bucket."""
 
 
+# ---------------------------------------------------------------- tracking
+
+
+class MlflowSpec(Model):
+    """An MLflow server, which is told of every sample and gets the best model."""
+
+    uri: Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.\[\]:_-]+(/.*)?$", max_length=512)]
+    """URL of the server, as pods reach it."""
+    experiment: (
+        Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._/@:+-]*[A-Za-z0-9]$", max_length=250)] | None
+    ) = None
+    """MLflow's experiment that the runs are put into, and the name of the registered model; this experiment's name if
+    not set. Several searches may share one."""
+    credentials_secret: SecretReference | None = None
+    """A Secret in the experiment's namespace with MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or
+    MLFLOW_TRACKING_TOKEN; not needed if the server asks for none."""
+
+
+class TrackingSpec(Model):
+    """A tracker that follows the search, in a pod of its own: it can neither slow nor stop nor change the search."""
+
+    mlflow: MlflowSpec
+    """MLflow: a run for the experiment and one below it for each sample, and the best model registered."""
+    template: PodTemplate | None = None
+    """A pod template merged into ours, as for requests, tolerations or certificates. Lists merge by name; the container
+    is called follower."""
+
+
 # ---------------------------------------------------------------- the resource
 
 
@@ -640,6 +668,9 @@ class NASExperimentSpec(Model):
     until the search ends."""
     controller: ControllerSpec = ControllerSpec()
     """The controller's pod."""
+    tracking: TrackingSpec | None = None
+    """A tracker that is told of the search. May be set, changed or removed at any time, even after the end: it gets
+    everything from the beginning."""
     storage: StorageSpec
     """Where everything is kept; `nas run` does not need it. Immutable once the first record is written."""
 
@@ -651,7 +682,7 @@ class Condition(Model):
     """A condition, as in metav1."""
 
     type: Annotated[str, StringConstraints(max_length=316)]
-    """Progressing, Suspended, Complete or Failed; Ready, Reconciling or Stalled."""
+    """Progressing, Suspended, Complete or Failed; Ready, Reconciling or Stalled; Tracking."""
     status: Literal["True", "False", "Unknown"]
     """True, False or Unknown."""
     reason: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", max_length=1024)]
@@ -821,7 +852,8 @@ class NASExperimentStatus(Model):
         ),
     ] = ()
     """Progressing, Suspended, Complete and Failed, as batch/v1 names them; Ready, and while they are true Reconciling
-    and Stalled, by which kstatus judges (Flux, kpt, Helm)."""
+    and Stalled, by which kstatus judges (Flux, kpt, Helm). Tracking, where spec.tracking is set, which nothing waits
+    for."""
     state: Literal["Pending", "Searching", "Waiting", "Suspended", "Complete", "Failed"] | None = None
     """One word for the listing."""
     controller: ControllerStatus | None = None

@@ -19,11 +19,13 @@ LABEL_PRIORITY_CLASS = "kueue.x-k8s.io/priority-class"
 LABEL_JOB_UID = "kueue.x-k8s.io/job-uid"
 ROLE_CONTROLLER = "controller"
 ROLE_TRAINER = "trainer"
+ROLE_FOLLOWER = "follower"
 
 # On a child's Job and pod: the numbers of all samples that it trains, with commas.
 ANNOTATION_SAMPLES = f"{GROUP}/samples"
 
-# On a controller pod: how many controllers before it ended soon after their start, and what it was built from.
+# On a controller pod: how many controllers before it ended soon after their start; on it and on a follower's Job and
+# pod: what it was built from.
 ANNOTATION_QUICK_FAILURES = f"{GROUP}/quick-failures"
 ANNOTATION_INPUTS = f"{GROUP}/inputs"
 
@@ -33,12 +35,15 @@ FIELD_MANAGER_CONTROLLER = "nas-controller"
 CONTROLLER_CLUSTER_ROLE = "nas-operator-controller"
 TRAINER_CONTAINER = "trainer"
 CONTROLLER_CONTAINER = "controller"
+FOLLOWER_CONTAINER = "follower"
 
 # A child Job is <experiment>-<uid8>-<launch> and must fit a label: 63 = 40 + 1 + 8 + 1 + 13.
 MAX_EXPERIMENT_NAME = 40
 
 CREDENTIAL_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+MLFLOW_CREDENTIAL_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 ENV_TRAINER_INPUT = "NAS_INPUT"
+ENV_FOLLOWER_INPUT = "NAS_FOLLOWER_INPUT"
 
 
 def uid8(uid: str) -> str:
@@ -59,6 +64,11 @@ def controller_pod(experiment: str, uid: str, index: int) -> str:
 def controller_service_account(experiment: str, uid: str) -> str:
     """Return the name of the ServiceAccount and of the RoleBinding that the operator makes."""
     return f"{experiment}-{uid8(uid)}-controller"
+
+
+def follower_job(experiment: str, uid: str) -> str:
+    """Return the name of the Job that follows an experiment."""
+    return f"{experiment}-{uid8(uid)}-follower"
 
 
 def labels(experiment: str, uid: str, role: str) -> dict[str, str]:
@@ -90,6 +100,7 @@ BEST_ONNX = "best/network.onnx"
 BEST_WEIGHTS = "best/weights.safetensors"
 BEST_PROVENANCE = "best/provenance.json"
 REPORT = "report/report.html"
+FOLLOWERS_PREFIX = "followers/"
 
 # What `nas run` leaves beside a log in a folder: the manifest, with the run's uid.
 RUN_MANIFEST = "experiment.json"
@@ -98,9 +109,24 @@ RUN_MANIFEST = "experiment.json"
 PROBE = "probe"
 
 
+def file(key: str) -> str:
+    """Return the file name of a key: what stands behind its last slash."""
+    return key.rpartition("/")[2]
+
+
 def log_key(sequence: int) -> str:
     """Return the key of the sequence-th log object, counted from 0."""
     return f"{LOG_PREFIX}{sequence:010d}.json"
+
+
+def follower_prefix(follower: str) -> str:
+    """Return the prefix of the keys under which a follower notes how far it has come."""
+    return f"{FOLLOWERS_PREFIX}{follower}/"
+
+
+def follower_key(follower: str, sequence: int) -> str:
+    """Return the key of the sequence-th note of a follower, counted from 0."""
+    return f"{follower_prefix(follower)}{sequence:010d}.json"
 
 
 def snapshot_key(sequence: int) -> str:

@@ -15,6 +15,8 @@ class ConditionType(StrEnum):
     # These two are there only while they are true.
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
+    # There only where spec.tracking is set; nothing else depends on it.
+    TRACKING = "Tracking"
 
 
 class Reason(StrEnum):
@@ -54,6 +56,11 @@ class Reason(StrEnum):
     SEARCH_CHANGED = "SearchChanged"
     EXPERIMENT_UNSUITABLE = "ExperimentUnsuitable"
     NOT_FAILED = "NotFailed"
+    # Tracking
+    FOLLOWER_STARTING = "FollowerStarting"
+    FOLLOWING = "Following"
+    CAUGHT_UP = "CaughtUp"
+    FOLLOWER_FAILED = "FollowerFailed"
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,14 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Create a new experiment with what the message asks for.",
     ),
     Reason.NOT_FAILED: Explanation("The experiment has not failed.", "Nothing to do."),
+    Reason.FOLLOWER_STARTING: Explanation("The follower's pod is starting.", "Nothing to do."),
+    Reason.FOLLOWING: Explanation("The tracker is told of the search as it goes on.", "Nothing to do."),
+    Reason.CAUGHT_UP: Explanation("The search has ended, and the tracker has all of it.", "Nothing to do."),
+    Reason.FOLLOWER_FAILED: Explanation(
+        "The follower ended before it was done; the message has its last words. It is started again after growing"
+        " pauses of at most five minutes, and goes on where it was.",
+        "The search is not affected, and the tracker gets all of it in the end.",
+    ),
 }
 
 

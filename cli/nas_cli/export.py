@@ -6,17 +6,16 @@ to feed it, with code that the tests run. Or the trained network alone, as serve
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from nas_api import names
-from nas_api.architecture import ARCHITECTURE, Architecture
+from nas_api import model_formats, names
+from nas_api.architecture import Architecture
 from nas_api.experiment import NASExperiment
-from nas_api.handover import Preprocessing, Provenance, Vocabulary
-from nas_api.search_space import arranged, search_space
+from nas_api.handover import Preprocessing
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_cli.errors import Refusal
 from nas_cli.experiment_store import reading
-from nas_cli.model_formats import Signature, kserve, mlflow
+from nas_log.best import KEYS, Best, BestIsReplaced, read_best
 from nas_store import Store
 
 README = "README.md"
@@ -41,10 +40,10 @@ def hand_over(experiment: NASExperiment, store: Store, folder: Path) -> HandedOv
         Refusal: there is no best network yet, it is being replaced by a better one, or the store or the folder cannot
             be used.
     """
-    architecture, found = _read(experiment, store)
-    found[README] = _page(experiment, architecture, found).encode()
-    _write(folder, found, stale=_KEYS.keys() - found.keys())
-    return HandedOver(tuple(found), _name(names.BEST_WEIGHTS) in found, _own(experiment))
+    best = _read(experiment, store)
+    found = {**best.files, README: _page(experiment, best.architecture, best.files).encode()}
+    _write(folder, found, stale=map(names.file, KEYS))
+    return HandedOver(tuple(found), names.file(names.BEST_WEIGHTS) in found, _own(experiment))
 
 
 def hand_over_model(experiment: NASExperiment, store: Store, folder: Path, layout: str) -> tuple[str, ...]:
@@ -62,26 +61,13 @@ def hand_over_model(experiment: NASExperiment, store: Store, folder: Path, layou
     name = experiment.metadata.name
     if _own(experiment):
         raise Refusal("the trained network is your own trainer's: only --format folder can hand over what there is")
-    _, found = _read(experiment, store)
-    if _name(names.BEST_ONNX) not in found or _name(names.BEST_PROVENANCE) not in found:
+    model = model_formats.TrainedModel.of(_read(experiment, store).files)
+    if model is None:
         raise Refusal(
             f"{name} has no trained network: that is what spec.finalTraining leaves at its end"
             f" (`nas status {name}`); --format folder hands over what there is"
         )
-    model = found[_name(names.BEST_ONNX)]
-    extra = {each: found[each] for each in _BESIDE_A_MODEL if each in found}
-    fill: dict[str, float] = {}
-    if (preprocessing := found.get(_name(names.BEST_PREPROCESSING))) is not None:
-        before = Preprocessing.model_validate_json(preprocessing)
-        signature, fill = Signature.of_images(before), {"pixels": before.brightest / 2}
-    else:
-        vocabulary = Vocabulary.model_validate_json(found[_name(names.BEST_VOCABULARY)])
-        signature = Signature.of_text(vocabulary, found[_name(names.BEST_WEIGHTS)])
-    if layout == "kserve":
-        files = kserve(name, model, signature) | {f"{name}/{each}": data for each, data in extra.items()}
-    else:
-        provenance = Provenance.model_validate_json(found[_name(names.BEST_PROVENANCE)])
-        files = mlflow(model, signature, provenance, fill) | extra
+    files = model_formats.kserve(name, model) if layout == "kserve" else model_formats.mlflow(model)
     _write(folder, files)
     return tuple(files)
 
@@ -90,29 +76,24 @@ def _own(experiment: NASExperiment) -> bool:
     return experiment.spec.trainer.dataset.custom is not None
 
 
-def _read(experiment: NASExperiment, store: Store) -> tuple[Architecture, dict[str, bytes]]:
-    """Return the best architecture, and what there is of it by file name: all of one network."""
-    with reading(experiment):
-        # In the order that is the reverse of the controller's: what is here is complete, or of another architecture.
-        objects = {name: store.get(key) for name, key in reversed(_KEYS.items())}
-    found = {name: data for name in _KEYS if (data := objects[name]) is not None}
-    document = found.get(_name(names.BEST_ARCHITECTURE))
-    if document is None:
+def _read(experiment: NASExperiment, store: Store) -> Best:
+    try:
+        with reading(experiment):
+            best = read_best(store, experiment.spec.search_space)
+    except BestIsReplaced as error:
+        raise Refusal(f"{error}: run the command again") from error
+    if best is None:
         name = experiment.metadata.name
         raise Refusal(f"{name} has no best network yet: `nas status {name}` tells how it is going")
-    architecture = ARCHITECTURE.validate_json(document)
-    architecture = arranged(search_space(experiment.spec.search_space, architecture), architecture)
-    provenance = found.get(_name(names.BEST_PROVENANCE))
-    if provenance is not None and Provenance.model_validate_json(provenance).digest != architecture.digest:
-        raise Refusal("the best network is just being replaced by a better one: run the command again")
-    return architecture, found
+    return best
 
 
 def _write(folder: Path, files: Mapping[str, bytes], stale: Iterable[str] = ()) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in stale:
-            (folder / name).unlink(missing_ok=True)
+            if name not in files:
+                (folder / name).unlink(missing_ok=True)
         for name, data in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
@@ -120,32 +101,14 @@ def _write(folder: Path, files: Mapping[str, bytes], stale: Iterable[str] = ()) 
         raise Refusal(f"{folder} cannot be written ({error.strerror}): choose another with -o") from error
 
 
-def _name(key: str) -> str:
-    return PurePosixPath(key).name
-
-
-# In the order in which the controller writes them.
-_KEYS = {
-    _name(key): key
-    for key in (
-        names.BEST_ARCHITECTURE,
-        names.BEST_MODULE,
-        names.BEST_VOCABULARY,
-        names.BEST_PREPROCESSING,
-        names.BEST_ONNX,
-        names.BEST_WEIGHTS,
-        names.BEST_PROVENANCE,
-    )
-}
-_BESIDE_A_MODEL = tuple(map(_name, (names.BEST_VOCABULARY, names.BEST_PREPROCESSING, names.BEST_PROVENANCE)))
 _MEANINGS = {
-    _name(names.BEST_ARCHITECTURE): "the architecture: JSON with a version, as the search wrote it",
-    _name(names.BEST_MODULE): "a Python module that builds the network; it needs only torch",
-    _name(names.BEST_VOCABULARY): "all tokens in the order of their numbers, and how a text becomes tokens",
-    _name(names.BEST_PREPROCESSING): "how pixels become the network's input, and the names of the classes",
-    _name(names.BEST_ONNX): "the trained network for onnxruntime and others",
-    _name(names.BEST_WEIGHTS): "the weights of the final training, by the module's parameter names",
-    _name(names.BEST_PROVENANCE): "where all this comes from: experiment, sample, metrics, how it was trained",
+    names.file(names.BEST_ARCHITECTURE): "the architecture: JSON with a version, as the search wrote it",
+    names.file(names.BEST_MODULE): "a Python module that builds the network; it needs only torch",
+    names.file(names.BEST_VOCABULARY): "all tokens in the order of their numbers, and how a text becomes tokens",
+    names.file(names.BEST_PREPROCESSING): "how pixels become the network's input, and the names of the classes",
+    names.file(names.BEST_ONNX): "the trained network for onnxruntime and others",
+    names.file(names.BEST_WEIGHTS): "the weights of the final training, by the module's parameter names",
+    names.file(names.BEST_PROVENANCE): "where all this comes from: experiment, sample, metrics, how it was trained",
 }
 
 
@@ -287,17 +250,17 @@ def _page(experiment: NASExperiment, architecture: Architecture, found: dict[str
         f"    {architecture.short()}\n",
         f"| file | what |\n|---|---|\n{table}\n",
     ]
-    if _name(names.BEST_MODULE) not in found:
+    if names.file(names.BEST_MODULE) not in found:
         parts.append("Only the trainer that trained it knows how to build it, and has its weights.\n")
-    elif _name(names.BEST_WEIGHTS) not in found:
+    elif names.file(names.BEST_WEIGHTS) not in found:
         why = _NO_WEIGHTS if experiment.spec.trainer.dataset.custom is None else _OWN_WEIGHTS
         parts += [why, _RUN_HERE, _fresh(experiment, architecture)]
-    elif (preprocessing := found.get(_name(names.BEST_PREPROCESSING))) is not None:
+    elif (preprocessing := found.get(names.file(names.BEST_PREPROCESSING))) is not None:
         parts += [_RUN_HERE, _image_code(Preprocessing.model_validate_json(preprocessing))]
-        parts += [_ONNX_IMAGES] if _name(names.BEST_ONNX) in found else []
-    elif _name(names.BEST_VOCABULARY) in found:
+        parts += [_ONNX_IMAGES] if names.file(names.BEST_ONNX) in found else []
+    elif names.file(names.BEST_VOCABULARY) in found:
         parts += [_RUN_HERE, _LOAD_TEXT]
-        parts += [_ONNX_TEXT] if _name(names.BEST_ONNX) in found else []
+        parts += [_ONNX_TEXT] if names.file(names.BEST_ONNX) in found else []
         parts.append(_MEANING_TEXT)
     return "\n".join(parts)
 

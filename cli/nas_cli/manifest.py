@@ -230,11 +230,16 @@ def _name_faults(experiment: NASExperiment) -> Iterator[tuple[_Path, str]]:
 
 
 def _template_faults(experiment: NASExperiment) -> Iterator[tuple[_Path, str]]:
-    for owner, spec in (("trainer", experiment.spec.trainer), ("controller", experiment.spec.controller)):
+    spec, tracking = experiment.spec, experiment.spec.tracking
+    for place, container, template in (
+        ("trainer", names.TRAINER_CONTAINER, spec.trainer.template),
+        ("controller", names.CONTROLLER_CONTAINER, spec.controller.template),
+        ("tracking", names.FOLLOWER_CONTAINER, None if tracking is None else tracking.template),
+    ):
         try:
-            overlay({"spec": {"containers": [{"name": owner}]}}, spec.template or {})
+            overlay({"spec": {"containers": [{"name": container}]}}, template or {})
         except ValueError as error:
-            yield ("spec", owner, "template"), str(error)
+            yield ("spec", place, "template"), str(error)
 
 
 # ---------------------------------------------------------------- places

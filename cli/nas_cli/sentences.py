@@ -24,6 +24,7 @@ SHAPES = {
     " digit at both ends",
     r"^[a-z0-9-]+$": "lower-case letters, digits and hyphens",
     r"^[A-Za-z0-9_.=/-]*$": f"{_LETTERS} and _ . = / -",
+    r"^[A-Za-z0-9 ._/@:+-]*[A-Za-z0-9]$": f"{_LETTERS}, blanks and . _ / @ : + -, with a letter or digit at the end",
     r"^[-._a-zA-Z0-9]{1,253}$": f"{_LETTERS} and - . _",
 }
 """What each pattern of the schema asks for; nobody should have to read it."""

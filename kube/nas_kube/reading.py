@@ -46,12 +46,16 @@ class Container:
     init: bool
     """Whether it is an init container."""
     running: bool
+    since: datetime | None
+    """Since when it runs; None when it does not."""
     waits_for: str
     """One word of the kubelet's, for example ContainerCreating; empty when it does not wait."""
     message: str
     """The kubelet's words about that."""
     termination: Termination | None
     """None as long as it has not ended."""
+    before: Termination | None
+    """How it ended before its kubelet started it again; None where it did not."""
 
 
 @dataclass(frozen=True)
@@ -151,15 +155,17 @@ def _is_false(condition: Object | None) -> bool:
 def _container(item: Object, init: bool) -> Container:
     state = item.get("state") or {}
     waiting = state.get("waiting") or {}
-    ended = state.get("terminated")
+    ended, before = state.get("terminated"), (item.get("lastState") or {}).get("terminated")
     return Container(
         name=item.get("name", ""),
         image=item.get("image", ""),
         init=init,
         running="running" in state,
+        since=instant((state.get("running") or {}).get("startedAt")),
         waits_for=waiting.get("reason", ""),
         message=waiting.get("message", ""),
         termination=None if ended is None else _termination(ended),
+        before=None if before is None else _termination(before),
     )
 
 

@@ -9,6 +9,7 @@ from nas_api import names
 from nas_api.child import StoreLocation
 from nas_api.child_job import child_job, owner_reference, restricted_pod, s3_environment, s3_location
 from nas_api.experiment import NASExperiment
+from nas_api.follower import FollowerInput
 from nas_api.pod_template import overlay
 from nas_api.trainer_input import largest_launch
 from nas_kube.resources import JOBS, PODS, Resource
@@ -16,6 +17,8 @@ from nas_operator.settings import Settings
 
 Object = dict[str, Any]
 
+# Ends that a Job bears; its kubelet counts them, and pauses longer and longer.
+_WITHOUT_END = 2**31 - 1
 # Asks autoscalers to leave a controller's node alone: a new controller would go on, but only once it has read the log,
 # while children that end wait. A user's template may say otherwise.
 _STAYS = {
@@ -140,6 +143,94 @@ def controller_pod(experiment: NASExperiment, index: int, quick_failures: int, s
     return {**template, "apiVersion": "v1", "kind": "Pod", "metadata": metadata}
 
 
+def follower_inputs(experiment: NASExperiment) -> str:
+    """Return what a follower's Job is replaced for when it changes, as :func:`inputs`.
+
+    Raises:
+        ValueError: it has no follower.
+    """
+    spec = experiment.spec
+    if spec.tracking is None:
+        raise ValueError("spec.tracking is not set")
+    return digest(
+        [
+            spec.tracking.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+            spec.storage.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+            spec.controller.service_account_name,
+        ]
+    )
+
+
+def follower_job(experiment: NASExperiment, settings: Settings) -> Object:
+    """Return the Job that follows an experiment until its tracker has all of it, the user's template laid over ours.
+
+    Its pod has the controller's access to the bucket and no token for the API. The container is started again in the
+    same pod; the Job makes another one where its node is lost.
+
+    Raises:
+        ValueError: spec.tracking.template cannot be laid over ours, the message names the place; or spec.tracking is
+            not set.
+    """
+    meta, spec = experiment.metadata, experiment.spec
+    wanted = follower_inputs(experiment)
+    assert spec.tracking is not None
+    mlflow = spec.tracking.mlflow
+    document = FollowerInput(
+        experiment=meta.name,
+        namespace=meta.namespace,
+        uid=meta.uid,
+        store=StoreLocation(s3=s3_location(experiment)),
+        mlflow=mlflow,
+    )
+    secret = mlflow.credentials_secret
+    credentials = () if secret is None else names.MLFLOW_CREDENTIAL_KEYS
+    container: Object = {
+        "name": names.FOLLOWER_CONTAINER,
+        "image": settings.follower_image,
+        "command": ["python3", "-m", "nas_followers"],
+        "env": [
+            {"name": names.ENV_FOLLOWER_INPUT, "value": document.model_dump_json(by_alias=True, exclude_none=True)},
+            *s3_environment(spec.storage.s3, trainer=False),
+            # One way to sign in needs two of them, the other one; what is missing, MLflow asks for.
+            *(
+                {"name": key, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": key, "optional": True}}}
+                for key in credentials
+                if secret is not None
+            ),
+        ],
+        "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}},
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    if settings.image_pull_policy is not None:
+        container["imagePullPolicy"] = settings.image_pull_policy
+    pod = restricted_pod(
+        container, service_account=spec.controller.service_account_name, mount_token=False, s3=spec.storage.s3
+    )
+    pod["restartPolicy"] = "OnFailure"
+    if settings.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    try:
+        template = overlay({"spec": pod}, spec.tracking.template or {})
+    except ValueError as error:
+        raise ValueError(f"spec.tracking.template: {error}") from error
+    ours = _metadata(experiment, names.follower_job(meta.name, meta.uid), names.ROLE_FOLLOWER)
+    ours["annotations"] = {names.ANNOTATION_INPUTS: wanted}
+    theirs = template.get("metadata")
+    marks = {key: ours[key] for key in ("labels", "annotations")}
+    metadata = overlay(theirs if isinstance(theirs, dict) else {}, marks)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": ours,
+        "spec": {
+            "backoffLimit": _WITHOUT_END,
+            "completions": 1,
+            "parallelism": 1,
+            "template": {**template, "metadata": metadata},
+        },
+    }
+
+
 def trials(experiment: NASExperiment, settings: Settings) -> tuple[Trial, ...]:
     """Return what the API server must accept before the search starts: a child's Job, its pod, the controller's.
 
@@ -168,12 +259,12 @@ def trials(experiment: NASExperiment, settings: Settings) -> tuple[Trial, ...]:
     )
 
 
-def _metadata(experiment: NASExperiment, name: str) -> Object:
+def _metadata(experiment: NASExperiment, name: str, role: str = names.ROLE_CONTROLLER) -> Object:
     meta = experiment.metadata
     return {
         "name": name,
         "namespace": meta.namespace,
-        "labels": names.labels(meta.name, meta.uid, names.ROLE_CONTROLLER),
+        "labels": names.labels(meta.name, meta.uid, role),
         "ownerReferences": [owner_reference(experiment)],
     }
 

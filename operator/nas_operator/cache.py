@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nas_api import names
-from nas_operator.observed import ControllerPod, controller_pod
+from nas_operator.observed import ControllerPod, FollowerPod, controller_pod, follower_pod
 
 Object = dict[str, Any]
 Key = tuple[str, str]
@@ -19,7 +19,7 @@ def key_of(raw: Object) -> Key:
 
 
 def owner_key(pod: Object) -> Key:
-    """Return the key of the experiment that a controller pod belongs to."""
+    """Return the key of the experiment that a pod belongs to."""
     labels = pod["metadata"].get("labels") or {}
     return pod["metadata"]["namespace"], labels.get(names.LABEL_EXPERIMENT, "")
 
@@ -34,11 +34,11 @@ class _Held:
     version: int
     namespace: str
     owner: str
-    pod: ControllerPod
+    pod: ControllerPod | FollowerPod
 
 
 class Cache:
-    """The newest of each experiment and of each controller pod. Safe to use from several threads.
+    """The newest of each experiment and of each pod of a controller or follower. Safe to use from several threads.
 
     It is fed by watches, by lists and by the answers to our own writes, in any order: the newer version stays.
     """
@@ -71,9 +71,19 @@ class Cache:
             found = [
                 replace(held.pod, terminating=True, running=False) if uid in self._condemned else held.pod
                 for uid, held in self._pods.items()
-                if held.owner == experiment_uid
+                if held.owner == experiment_uid and isinstance(held.pod, ControllerPod)
             ]
         return tuple(sorted(found, key=lambda pod: pod.index))
+
+    def follower(self, experiment_uid: str) -> FollowerPod | None:
+        """Return the newest pod of an experiment's follower."""
+        with self._lock:
+            found = [
+                held.pod
+                for held in self._pods.values()
+                if held.owner == experiment_uid and isinstance(held.pod, FollowerPod)
+            ]
+        return max(found, key=lambda pod: (pod.created, pod.uid), default=None)
 
     def take_experiment(self, raw: Object, *, watched: bool = False) -> None:
         """Remember an experiment, unless what is known is newer. ``watched``: a watch brought it."""
@@ -93,12 +103,14 @@ class Cache:
                 del self._experiments[key_of(raw)]
 
     def take_pod(self, raw: Object) -> None:
-        """Remember a controller pod, unless what is known is newer or its name is not one that we give."""
-        pod = controller_pod(raw)
+        """Remember a pod of a controller or follower, unless what is known is newer or its name is not one of ours."""
+        metadata = raw["metadata"]
+        labels = metadata.get("labels") or {}
+        following = labels.get(names.LABEL_ROLE) == names.ROLE_FOLLOWER
+        pod = follower_pod(raw) if following else controller_pod(raw)
         if pod is None:
             return
-        metadata = raw["metadata"]
-        owner = (metadata.get("labels") or {}).get(names.LABEL_EXPERIMENT_UID, "")
+        owner = labels.get(names.LABEL_EXPERIMENT_UID, "")
         with self._lock:
             known = self._pods.get(pod.uid)
             if known is None or known.version <= version(raw):
@@ -137,7 +149,7 @@ class Cache:
         return changed
 
     def replace_pods(self, listed: Iterable[Object], at: int, namespace: str | None) -> None:
-        """Take a whole list of controller pods made at resource version ``at``, as with experiments."""
+        """Take a whole list of pods made at resource version ``at``, as with experiments."""
         found = set()
         for raw in listed:
             found.add(raw["metadata"]["uid"])

@@ -37,6 +37,8 @@ class Standing:
     suspended: Condition
     complete: Condition
     failed: Condition
+    tracking: Condition | None = None
+    """None where no tracker is named."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,8 @@ def _said(stands: Standing) -> Iterator[tuple[ConditionType, Condition]]:
         yield ConditionType.RECONCILING, stands.progressing
     if stands.failed.status:
         yield ConditionType.STALLED, stands.failed
+    if stands.tracking is not None:
+        yield ConditionType.TRACKING, stands.tracking
 
 
 def differs(raw: Mapping[str, Any], document: Mapping[str, Any]) -> bool:
@@ -177,6 +181,13 @@ def events(raw: Mapping[str, Any], stands: Standing) -> tuple[Event, ...]:
     ):
         reason = stands.progressing.reason
         out.append(Event("Warning", reason, "Search", stands.progressing.message, f"problem-{reason}"))
+    tracking = stands.tracking
+    if (
+        tracking is not None
+        and tracking.reason == Reason.FOLLOWER_FAILED
+        and before.get(ConditionType.TRACKING, {}).get("reason") != tracking.reason
+    ):
+        out.append(Event("Warning", tracking.reason, "Track", tracking.message, f"tracking-{generation}"))
     return tuple(out)
 
 

@@ -40,9 +40,10 @@ async def experiment(event: Any, memo: Inbox, **_: Any) -> None:
     memo.add(key_of(raw))
 
 
-@kopf.on.event("", "v1", "pods", labels={names.LABEL_ROLE: names.ROLE_CONTROLLER}, registry=registry)
-async def controller_pod(event: Any, memo: Inbox, **_: Any) -> None:
-    """A controller pod was made, changed or removed."""
+# Of which roles, the watch's own selector says.
+@kopf.on.event("", "v1", "pods", labels={names.LABEL_ROLE: kopf.PRESENT}, registry=registry)
+async def pod(event: Any, memo: Inbox, **_: Any) -> None:
+    """A pod of a controller or follower was made, changed or removed."""
     raw = dict(event["object"])
     if event["type"] == "DELETED":
         memo.cache.drop_pod(raw["metadata"]["uid"])

@@ -17,7 +17,7 @@ from nas_operator.cache import Cache, Key
 from nas_operator.handlers import Inbox, registry
 from nas_operator.health import health_server
 from nas_operator.reconciler import Reconciler
-from nas_operator.resync import CONTROLLERS, Resync
+from nas_operator.resync import PODS_SELECTOR, Resync
 from nas_operator.settings import Settings, SettingsError
 from nas_operator.workqueue import WorkQueue
 
@@ -134,7 +134,7 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.watching.inactivity_timeout = 90.0
     settings.watching.connect_timeout = 5.0
     settings.networking.request_timeout = 30.0
-    settings.watching.label_selectors["", "v1", "pods"] = CONTROLLERS
+    settings.watching.label_selectors["", "v1", "pods"] = PODS_SELECTOR
     settings.process.ultimate_exiting_timeout = 20.0
     return settings
 

@@ -58,6 +58,24 @@ class ControllerPod:
 
 
 @dataclass(frozen=True)
+class FollowerPod:
+    """A pod of the Job that follows an experiment; its kubelet starts its container again and again."""
+
+    uid: str
+    created: datetime
+    inputs: str
+    done: bool
+    """Whether everything was handed over."""
+    since: datetime | None
+    """Since when the container runs; None when it does not."""
+    last_words: str
+    """Of a container that ended before it was done; what it says at its end where it is done."""
+    failed: bool
+    """Whether the container's newest end was such a one."""
+    finding: Finding | None = None
+
+
+@dataclass(frozen=True)
 class Refusal:
     """The API server would not let us do something; ``key`` names what was asked for."""
 
@@ -82,6 +100,12 @@ class Observed:
     refusal: Refusal | None = None
     children: int | None = None
     """Unfinished child Jobs; looked up only while the experiment is being suspended."""
+    follower: FollowerPod | None = None
+    """The newest pod of its follower."""
+    followed: str | None = ""
+    """What its follower's Job was seen to be built from lately; None: there is none; empty: nobody has looked."""
+    follower_refusal: str = ""
+    """Why the API server would not let us make that Job."""
     mount_failure: str = ""
     """Why the newest pod's volumes cannot be mounted; looked up only for a pod that starts late."""
 
@@ -105,6 +129,7 @@ def controller_pod(raw: Mapping[str, Any]) -> ControllerPod | None:
     status = reading.status(raw)
     phase = status.get("phase", "Pending")
     created = instant(metadata.get("creationTimestamp")) or datetime.fromtimestamp(0, UTC)
+    obstacle = reading.obstacle(raw) if phase not in ("Succeeded", "Failed") else None
     termination = _termination(raw)
     terminating = "deletionTimestamp" in metadata
     ended = None
@@ -130,7 +155,26 @@ def controller_pod(raw: Mapping[str, Any]) -> ControllerPod | None:
         ended=ended,
         quick=quick,
         last_words=_last_words(status, termination) if ended is not None else "",
-        finding=_finding(reading.obstacle(raw)) if ended is None else None,
+        finding=None if obstacle is None else _finding(obstacle, "The controller"),
+    )
+
+
+def follower_pod(raw: Mapping[str, Any]) -> FollowerPod:
+    """Return what matters of a follower's pod."""
+    metadata = raw["metadata"]
+    ours = next((item for item in reading.containers(raw) if item.name == names.FOLLOWER_CONTAINER), None)
+    newest = None if ours is None else ours.termination or ours.before
+    done = reading.status(raw).get("phase") == "Succeeded"
+    obstacle = reading.obstacle(raw)
+    return FollowerPod(
+        uid=metadata["uid"],
+        created=instant(metadata.get("creationTimestamp")) or datetime.fromtimestamp(0, UTC),
+        inputs=(metadata.get("annotations") or {}).get(names.ANNOTATION_INPUTS, ""),
+        done=done,
+        since=None if ours is None else ours.since,
+        last_words="" if newest is None else newest.message.strip()[-1500:] or f"exit code {newest.code}",
+        failed=newest is not None and not done,
+        finding=None if obstacle is None else _finding(obstacle, "The follower"),
     )
 
 
@@ -159,14 +203,12 @@ def _last_words(status: Mapping[str, Any], termination: Termination | None) -> s
     return f"{head}: {words.strip()[-1500:]}" if words else head
 
 
-def _finding(obstacle: Obstacle | None) -> Finding | None:
-    if obstacle is None:
-        return None
+def _finding(obstacle: Obstacle, whose: str) -> Finding:
     detail = obstacle.said
     if obstacle.container is not None:
         before = {
             Reason.IMAGE_PULL_FAILED: obstacle.container.image,
-            Reason.CONFIG_MISSING: "The controller's pod",
-        }.get(obstacle.reason, "The controller's container cannot start")
+            Reason.CONFIG_MISSING: f"{whose}'s pod",
+        }.get(obstacle.reason, f"{whose}'s container cannot start")
         detail = f"{before}: {detail}"
     return Finding(obstacle.reason, detail)

@@ -4,11 +4,12 @@ The reconciler carries out the actions in their order and looks again, until a p
 API server refuses comes back as ``Observed.refusal``, and the next plan says so in the status.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from pydantic import ValidationError
 
+from nas_api import names
 from nas_api.experiment import NASExperiment
 from nas_api.reasons import EXPLANATIONS, ConditionType, Reason, queue_words
 from nas_kube.reading import conditions, true_condition
@@ -21,6 +22,7 @@ from nas_operator.settings import Settings
 _FIRST_PAUSE_SECONDS = 5.0
 _LONGEST_PAUSE_SECONDS = 60.0
 _SUSPENDING = timedelta(seconds=5)
+_REFUSED_FOLLOWER = timedelta(seconds=60)
 # What the status may still say although the operator that found it is gone.
 _TRIED_AGAIN = frozenset({Reason.INVALID_TEMPLATE, Reason.QUOTA_EXCEEDED, Reason.NOT_PERMITTED})
 
@@ -57,7 +59,21 @@ class DeletePod:
     uid: str
 
 
-Action = EnsureAccess | Try | CreatePod | DeletePod
+@dataclass(frozen=True)
+class EnsureFollower:
+    """See that the follower's Job is there and built from the present spec."""
+
+    body: Object
+
+
+@dataclass(frozen=True)
+class RemoveFollower:
+    """See that no follower's Job is there."""
+
+    name: str
+
+
+Action = EnsureAccess | Try | CreatePod | DeletePod | EnsureFollower | RemoveFollower
 
 
 @dataclass(frozen=True)
@@ -108,24 +124,34 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
         stands = standing("Waiting", condition(False, Reason.INVALID_SPEC, _fields(error)))
         return _plan(observed, stands, now)
     if experiment.status is not None and experiment.status.outcome is not None:
-        return _finished(observed, experiment, now)
-    if experiment.spec.suspend:
-        return _suspend(observed, experiment, now, settings)
-    return _run(observed, experiment, now, settings)
+        stands, steps = _finished(experiment), _Steps()
+    elif experiment.spec.suspend:
+        stands, steps = _suspend(observed, experiment, now, settings)
+    else:
+        stands, steps = _run(observed, experiment, now, settings)
+    # Last: whatever is wrong with a tracker, the search has what it needs.
+    follower = _follower(observed, experiment, now, settings)
+    again = steps.requeue_after
+    if follower.requeue_after is not None:
+        again = _sooner(again, follower.requeue_after)
+    steps = replace(steps, actions=(*steps.actions, *follower.actions), requeue_after=again)
+    return _plan(observed, replace(stands, tracking=follower.problem), now, steps)
 
 
-def _finished(observed: Observed, experiment: NASExperiment, now: datetime) -> Plan:
+def _finished(experiment: NASExperiment) -> Standing:
     """The log has the last word; the pod stays for its logs, and goes with the experiment."""
     assert experiment.status is not None and experiment.status.outcome is not None
     outcome = experiment.status.outcome
     over = told(False, outcome.reason, outcome.message)
     end = told(True, outcome.reason, outcome.message)
     if outcome.type == "Complete":
-        return _plan(observed, standing("Complete", over, complete=end), now)
-    return _plan(observed, standing("Failed", over, failed=end), now)
+        return standing("Complete", over, complete=end)
+    return standing("Failed", over, failed=end)
 
 
-def _suspend(observed: Observed, experiment: NASExperiment, now: datetime, settings: Settings) -> Plan:
+def _suspend(
+    observed: Observed, experiment: NASExperiment, now: datetime, settings: Settings
+) -> tuple[Standing, _Steps]:
     """The controller ends the children; once none is left, it goes too."""
     live = [pod for pod in observed.pods if pod.live]
     samples = experiment.status.samples if experiment.status is not None else None
@@ -137,24 +163,24 @@ def _suspend(observed: Observed, experiment: NASExperiment, now: datetime, setti
             condition(False, Reason.SUSPENDED_BY_USER),
             suspended=condition(True, Reason.SUSPENDED_BY_USER),
         )
-        return _plan(observed, stands, now, _Steps(tuple(DeletePod(pod.name, pod.uid) for pod in live)))
+        return stands, _Steps(tuple(DeletePod(pod.name, pod.uid) for pod in live))
     # Children without a controller: one is needed to end them.
     steps = _controller(observed, experiment, now, settings)
     waiting = condition(False, Reason.NOT_SUSPENDED, f"The controller is ending {max(children, running)} children.")
     going = Condition(True, Reason.SUSPENDED_BY_USER.value, waiting.message)
     problem = steps.problem or _problem(observed, experiment, now)
     if problem is not None:
-        return _plan(observed, standing("Waiting", problem, suspended=waiting), now, steps)
+        return standing("Waiting", problem, suspended=waiting), steps
     again = _sooner(steps.requeue_after, _SUSPENDING)
     steps = _Steps(steps.actions, None, steps.events, again, steps.key)
-    return _plan(observed, standing("Searching", going, suspended=waiting), now, steps)
+    return standing("Searching", going, suspended=waiting), steps
 
 
-def _run(observed: Observed, experiment: NASExperiment, now: datetime, settings: Settings) -> Plan:
+def _run(observed: Observed, experiment: NASExperiment, now: datetime, settings: Settings) -> tuple[Standing, _Steps]:
     steps = _controller(observed, experiment, now, settings)
     problem = steps.problem or _problem(observed, experiment, now)
     if problem is not None:
-        return _plan(observed, standing("Waiting", problem), now, steps)
+        return standing("Waiting", problem), steps
     begun = experiment.status is not None and experiment.status.epoch is not None
     if begun and any(pod.running for pod in observed.pods):
         final = experiment.status is not None and experiment.status.final is not None
@@ -164,7 +190,7 @@ def _run(observed: Observed, experiment: NASExperiment, now: datetime, settings:
         progressing = condition(True, Reason.RESUMED)
     else:
         progressing = condition(True, Reason.CONTROLLER_STARTING)
-    return _plan(observed, standing("Searching" if begun else "Pending", progressing), now, steps)
+    return standing("Searching" if begun else "Pending", progressing), steps
 
 
 def _queue(experiment: NASExperiment, meaning: str) -> str:
@@ -201,12 +227,11 @@ def _controller(observed: Observed, experiment: NASExperiment, now: datetime, se
     needed = not live or bool(stale)
     if refusal is not None and now < refusal.retry_at:
         return _Steps(tidy, problem, requeue_after=refusal.retry_at - now, key=key)
-    changed = experiment.metadata.generation != (experiment.status.observed_generation if experiment.status else 0)
     actions: list[Action] = list(tidy)
     # First, because a trial pod is refused as long as its ServiceAccount is not there.
     if not observed.access:
         actions.append(EnsureAccess(builders.service_account(experiment), builders.role_binding(experiment)))
-    doubted = changed or refusal is not None or _reason(observed.raw) in _TRIED_AGAIN
+    doubted = _changed(experiment) or refusal is not None or _reason(observed.raw) in _TRIED_AGAIN
     if (needed or doubted) and key not in observed.accepted:
         actions.append(Try(trials, quota_counts=not live))
     if not needed:
@@ -223,6 +248,47 @@ def _controller(observed: Observed, experiment: NASExperiment, now: datetime, se
         note = f"{before} was replaced by {body['metadata']['name']}: {_why(newest, bool(stale))}."
         replaced = (Event("Normal", "ControllerReplaced", "Replace", note, f"controller-{index}"),)
     return _Steps(tuple(actions), problem, replaced, key=key)
+
+
+def _follower(observed: Observed, experiment: NASExperiment, now: datetime, settings: Settings) -> _Steps:
+    """Return the steps to a follower, or to none; ``problem`` is what there is to say of it, None where none is
+    wanted."""
+    before = conditions(observed.raw).get(ConditionType.TRACKING)
+    if experiment.spec.tracking is None:
+        remains = before is not None or observed.follower is not None
+        name = names.follower_job(experiment.metadata.name, experiment.metadata.uid)
+        return _Steps((RemoveFollower(name),) if remains and observed.followed is not None else ())
+    wanted = builders.follower_inputs(experiment)
+    try:
+        body = builders.follower_job(experiment, settings)
+    except ValueError as error:
+        return _Steps(problem=condition(False, Reason.INVALID_TEMPLATE, str(error)))
+    pod = observed.follower if observed.follower is not None and observed.follower.inputs == wanted else None
+    if pod is not None and pod.done:
+        return _Steps(problem=told(True, Reason.CAUGHT_UP, pod.last_words))
+    if before is not None and before.get("reason") == Reason.CAUGHT_UP and not _changed(experiment):
+        # Its pod may have been cleared away.
+        return _Steps(problem=told(True, Reason.CAUGHT_UP, before.get("message", "")))
+    actions = (EnsureFollower(body),) if observed.followed != wanted else ()
+    if observed.follower_refusal and observed.followed == wanted:
+        refused = f"The follower's Job was refused: {observed.follower_refusal}"
+        return _Steps(actions, condition(False, Reason.FOLLOWER_FAILED, refused), requeue_after=_REFUSED_FOLLOWER)
+    if pod is None or (pod.finding is None and pod.since is None and not pod.failed):
+        return _Steps(actions, condition(False, Reason.FOLLOWER_STARTING))
+    if pod.finding is not None:
+        return _Steps(actions, condition(False, pod.finding.reason, pod.finding.detail))
+    # One that has just been started again may end as the one before.
+    proven = pod.since is not None and now - pod.since >= QUICK
+    if pod.failed and not proven:
+        again = pod.since + QUICK - now if pod.since is not None else None
+        return _Steps(actions, condition(False, Reason.FOLLOWER_FAILED, pod.last_words), requeue_after=again)
+    return _Steps(actions, condition(True, Reason.FOLLOWING))
+
+
+def _changed(experiment: NASExperiment) -> bool:
+    """Return whether the spec is newer than what was last acted on."""
+    seen = experiment.status.observed_generation if experiment.status is not None else 0
+    return experiment.metadata.generation != seen
 
 
 def _why(pod: ControllerPod | None, stale: bool) -> str:

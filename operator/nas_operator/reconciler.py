@@ -16,7 +16,17 @@ from nas_kube.resources import CORE_EVENTS, EVENTS, EXPERIMENTS, JOBS, PODS, ROL
 from nas_operator.cache import Cache, Key
 from nas_operator.conditions import Event, differs, event_object
 from nas_operator.observed import ControllerPod, Object, Observed, Refusal, pod_index, recorded_pod, starts_late
-from nas_operator.plan import Action, CreatePod, DeletePod, EnsureAccess, Plan, Try, plan
+from nas_operator.plan import (
+    Action,
+    CreatePod,
+    DeletePod,
+    EnsureAccess,
+    EnsureFollower,
+    Plan,
+    RemoveFollower,
+    Try,
+    plan,
+)
 from nas_operator.settings import Settings
 
 _log = structlog.get_logger()
@@ -24,6 +34,7 @@ _log = structlog.get_logger()
 # A plan whose actions succeed leads to one without any in two or three rounds.
 _MOST_ROUNDS = 8
 _ACCESS_HOLDS = timedelta(minutes=10)
+_FOLLOWER_HOLDS = timedelta(minutes=10)
 _SOON = timedelta(seconds=1)
 _RETRY_SOON = timedelta(seconds=15)
 _RETRY_LATER = timedelta(seconds=60)
@@ -39,6 +50,9 @@ class _Memory:
     gone_pod: str = ""
     """The newest controller pod that was looked for and is not there."""
     access_until: datetime = field(default_factory=lambda: datetime.fromtimestamp(0, UTC))
+    followed: str | None = ""
+    follower_refusal: str = ""
+    followed_until: datetime = field(default_factory=lambda: datetime.fromtimestamp(0, UTC))
 
 
 class _Unsettled(Exception):
@@ -107,6 +121,9 @@ class Reconciler:
             accepted=memory.accepted,
             refusal=memory.refusal,
             children=children,
+            follower=self._cache.follower(raw["metadata"]["uid"]),
+            followed=memory.followed if now < memory.followed_until else "",
+            follower_refusal=memory.follower_refusal,
             mount_failure=self._mount_failure(raw["metadata"]["namespace"], late) if late is not None else "",
         )
 
@@ -157,7 +174,7 @@ class Reconciler:
             _log.info("refused", reason=refused.refusal.reason.value, detail=refused.refusal.detail)
             memory.refusal = refused.refusal
             return
-        if any(not isinstance(action, DeletePod) for action in decided.actions):
+        if any(isinstance(action, EnsureAccess | Try | CreatePod) for action in decided.actions):
             memory.refusal = None
         self._tell(raw, decided.told_with_actions, now)
 
@@ -181,6 +198,17 @@ class Reconciler:
                 self._client.delete(PODS, namespace, action.name, uid=action.uid)
                 self._cache.condemn_pod(action.uid)
                 _log.info("controller pod deleted", pod=action.name)
+            case EnsureFollower():
+                memory.followed = action.body["metadata"]["annotations"][names.ANNOTATION_INPUTS]
+                memory.follower_refusal, memory.followed_until = "", now + _FOLLOWER_HOLDS
+                try:
+                    self._ensure_follower(namespace, action.body)
+                except ApiError as error:
+                    refusal = _refusal(error, "spec.tracking.template", key, now)
+                    memory.follower_refusal, memory.followed_until = refusal.detail, now + _RETRY_LATER
+            case RemoveFollower():
+                self._client.delete(JOBS, namespace, action.name)
+                memory.followed, memory.followed_until = None, now + _FOLLOWER_HOLDS
 
     def _create_pod(self, namespace: str, action: CreatePod, key: str, now: datetime) -> None:
         name = action.body["metadata"]["name"]
@@ -193,6 +221,18 @@ class Reconciler:
             # Another operator, or ourselves before a lost answer: the name says that it is the one we want.
             pod = self._client.get(PODS, namespace, name)
         self._cache.take_pod(pod)
+
+    def _ensure_follower(self, namespace: str, body: Object) -> None:
+        """Make the follower's Job; one that is built from something else is replaced, for a Job does not change."""
+        metadata = body["metadata"]
+        found = self._ensure(JOBS, namespace, body)["metadata"]
+        if (found.get("annotations") or {}).get(names.ANNOTATION_INPUTS) == metadata["annotations"][
+            names.ANNOTATION_INPUTS
+        ]:
+            return
+        self._client.delete(JOBS, namespace, metadata["name"], uid=found["uid"])
+        self._client.create(JOBS, namespace, body, field_manager=names.FIELD_MANAGER_OPERATOR)
+        _log.info("follower replaced", job=metadata["name"])
 
     def _ensure_access(self, namespace: str, action: EnsureAccess, key: str, now: datetime) -> None:
         try:

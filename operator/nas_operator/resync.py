@@ -19,7 +19,8 @@ LIST_SECONDS = 60.0
 FULL_SECONDS = 600.0
 # Two lists may be missed.
 _READY_SECONDS = 2.5 * LIST_SECONDS
-CONTROLLERS = f"{names.LABEL_ROLE}={names.ROLE_CONTROLLER}"
+PODS_SELECTOR = f"{names.LABEL_ROLE} in ({names.ROLE_CONTROLLER},{names.ROLE_FOLLOWER})"
+"""Pods of controllers and followers."""
 
 
 class Resync:
@@ -89,7 +90,7 @@ class Resync:
             experiments = self._client.list(EXPERIMENTS, namespace)
             changed |= self._cache.replace_experiments(experiments.items, int(experiments.resource_version), namespace)
             # After the experiments: a pod that a status names must not be missing from an older list.
-            pods = self._client.list(PODS, namespace, label_selector=CONTROLLERS)
+            pods = self._client.list(PODS, namespace, label_selector=PODS_SELECTOR)
             self._cache.replace_pods(pods.items, int(pods.resource_version), namespace)
             expected.update({raw["metadata"]["uid"]: version(raw) for raw in experiments.items})
         return changed, expected

@@ -23,6 +23,7 @@ class Settings(BaseModel):
 
     controller_image: Image
     trainer_image: Image
+    follower_image: Image
     watch_namespaces: tuple[str, ...] = ()
     """Separated by commas; empty for all namespaces."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None

@@ -4,11 +4,13 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 
+from nas_api.architecture import Architecture
 from nas_api.experiment import NASExperiment
 from nas_api.wording import duration
 from nas_report import panels
 from nas_report.drawing import number
 from nas_report.history import Fate, History
+from nas_report.networks import picture
 from nas_report.panels import Panel
 
 # Nothing but the page's own style and drawings: a report from somebody else's bucket runs no script and calls nobody.
@@ -36,16 +38,26 @@ def render(history: History, experiment: NASExperiment, made: datetime) -> str:
         experiment: its manifest: the name, and what the log does not say of the children.
         made: the moment that the report calls its own.
     """
-    style = Path(__file__).with_name("style.css").read_text()
-    name = escape(experiment.metadata.name)
     drawn = [draw(history) for draw in _PANELS]
+    return _document(
+        f"{experiment.metadata.name}: architecture search",
+        f"<main>{_head(history, experiment)}{_figures(drawn)}</main><footer>{_foot(experiment, made)}</footer>",
+    )
+
+
+def drawing(architecture: Architecture) -> str:
+    """Return the picture of one architecture as an HTML document."""
+    return _document("architecture", f'<main><div class="wide">{picture(architecture)}</div></main>')
+
+
+def _document(title: str, body: str) -> str:
+    style = Path(__file__).with_name("style.css").read_text()
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{name}: architecture search</title>'
-        f"<style>{style}</style></head><body><main>{_head(history, experiment)}{_figures(drawn)}</main>"
-        f"<footer>{_foot(experiment, made)}</footer></body></html>\n"
+        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>'
+        f"<style>{style}</style></head><body>{body}</body></html>\n"
     )
 
 

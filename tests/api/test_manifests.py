@@ -169,6 +169,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({f"{TRAINER}.serviceAccountName": "No Spaces"}, f"{TRAINER}.serviceAccountName"),
     ({f"{TRAINER}.template": "gpu"}, f"{TRAINER}.template"),
     ({"spec.controller.template": []}, "spec.controller.template"),
+    ({"spec.tracking": {}}, "spec.tracking.mlflow"),
+    ({"spec.tracking": {"mlflow": {}}}, "spec.tracking.mlflow.uri"),
+    ({"spec.tracking": {"mlflow": {"uri": "mlflow:5000"}}}, "spec.tracking.mlflow.uri"),
+    ({"spec.tracking": {"mlflow": {"uri": "ftp://mlflow"}}}, "spec.tracking.mlflow.uri"),
+    ({"spec.tracking": {"mlflow": {"uri": "http://m", "experiment": "it's"}}}, "spec.tracking.mlflow.experiment"),
     ({f"{S3}.bucket": _REMOVE}, f"{S3}.bucket"),
     ({f"{S3}.bucket": "Nas"}, f"{S3}.bucket"),
     ({f"{S3}.bucket": "ab"}, f"{S3}.bucket"),
@@ -206,6 +211,8 @@ GOOD: list[dict[str, Any]] = [
     {f"{TRAINER}.dataset": {"cifar10": {"uri": "/data/cifar10", "validationImages": 100}}},
     {f"{TRAINER}.template": {"spec": {"nodeSelector": {"gpu": "h100"}, "anything": ["goes", 1, {"deep": True}]}}},
     {f"{S3}.endpoint": "https://[::1]:9000/base", f"{S3}.caBundle": {"configMap": "ca"}, f"{S3}.region": "eu-west-1"},
+    {"spec.tracking": {"mlflow": {"uri": "https://mlflow.example:5000/base/path", "experiment": "/Users/me@x/a b"}}},
+    {"spec.tracking": {"mlflow": {"uri": "http://mlflow", "credentialsSecret": {"name": "mlflow"}}, "template": {}}},
     {"metadata.name": "a" * 40},
 ]
 

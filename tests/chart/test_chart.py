@@ -101,7 +101,7 @@ def test_operator_rights_are_exactly_these(render: Render) -> None:
         # Controllers' pods are replaced, never changed; create is also the dry run of a child's pod.
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "create", "delete"]},
         # The dry run of a child's Job; list, to see that a suspended search has none left. Never get, delete or watch.
-        {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "list"]},
+        {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list", "create", "delete"]},
         # No delete: they go with their experiment.
         {"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["get", "create"]},
         {
@@ -359,17 +359,18 @@ def test_the_list_of_images_is_the_charts(render: Render) -> None:
 def test_without_internet_access_every_image_comes_from_the_mirror_by_digest(render: Render) -> None:
     values = yaml.safe_load(values_file("air-gapped").read_text(encoding="utf-8"))
     found = images(render(file="air-gapped"))
-    assert len(found) == 4
+    assert len(found) == 5
     for image in found:
         assert re.fullmatch(r"mirror\.example/[\w/-]+@sha256:[0-9a-f]{64}", image)
-    wanted = {values["images"][name]["digest"] for name in ("operator", "controller", "trainer")}
+    wanted = {values["images"][name]["digest"] for name in ("operator", "controller", "trainer", "follower")}
     assert {image.partition("@")[2] for image in found} == wanted | {values["embeddedS3"]["image"]["digest"]}
 
 
 def test_a_digest_takes_precedence_over_every_tag(render: Render) -> None:
     digest = "sha256:" + "a" * 64
     found = images(render("images.tag=v1", "images.controller.tag=v2", f"images.controller.digest={digest}"))
-    assert found == {"localhost/nas-operator:v1", f"localhost/nas-controller@{digest}", "localhost/nas-trainer:v1"}
+    rest = {f"localhost/nas-{name}:v1" for name in ("operator", "trainer", "follower")}
+    assert found == rest | {f"localhost/nas-controller@{digest}"}
 
 
 def test_artifact_hub_is_told_what_the_definition_is() -> None:

@@ -183,6 +183,9 @@ def test_a_template_that_cannot_be_laid_over_ours_is_a_fault() -> None:
     trainer = {**MANIFEST["spec"]["trainer"], "template": {"spec": {"containers": [{"image": "x"}]}}}
     _, found = check(manifest(trainer=trainer))
     assert found == [(("spec", "trainer", "template"), "containers[0] of the template must be a map with 'name'")]
+    tracking = {"mlflow": {"uri": "http://mlflow"}, "template": {"spec": {"containers": [{"image": "x"}]}}}
+    _, found = check(manifest(tracking=tracking))
+    assert found == [(("spec", "tracking", "template"), "containers[0] of the template must be a map with 'name'")]
 
 
 def test_several_documents_and_other_kinds(tmp_path: Path) -> None:

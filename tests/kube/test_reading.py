@@ -95,7 +95,14 @@ def test_containers_in_their_order_and_how_each_ended() -> None:
     first, second, third = containers(
         {
             "status": {
-                "containerStatuses": [{"name": "c", "image": "i", "state": {"running": {"startedAt": "now"}}}],
+                "containerStatuses": [
+                    {
+                        "name": "c",
+                        "image": "i",
+                        "state": {"running": {"startedAt": "2026-01-01T00:02:00Z"}},
+                        "lastState": {"terminated": ended},
+                    }
+                ],
                 "initContainerStatuses": [{"name": "a", "state": {"terminated": ended}}, {"name": "b"}],
             }
         }
@@ -107,6 +114,9 @@ def test_containers_in_their_order_and_how_each_ended() -> None:
     ]
     assert first.termination is not None and second.termination is None
     assert (first.termination.code, first.termination.reason, first.termination.message) == (3, "", "")
+    assert (first.since, first.before) == (None, None)
+    assert third.since == datetime(2026, 1, 1, 0, 2, tzinfo=UTC)
+    assert third.before is not None and third.before.code == 3
     assert first.termination.finished == datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
 
 

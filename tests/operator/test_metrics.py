@@ -19,7 +19,7 @@ from nas_operator.metrics import Metrics
 from nas_operator.settings import Settings
 
 KEY = ("lab", "digits")
-IMAGES = {"NAS_CONTROLLER_IMAGE": "controller:1", "NAS_TRAINER_IMAGE": "trainer:1"}
+IMAGES = {"NAS_CONTROLLER_IMAGE": "controller:1", "NAS_TRAINER_IMAGE": "trainer:1", "NAS_FOLLOWER_IMAGE": "follower:1"}
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:

@@ -20,7 +20,7 @@ from nas_operator.plan import CreatePod, DeletePod, EnsureAccess, Plan, Try, pau
 from nas_operator.settings import Settings
 
 NOW = datetime(2026, 5, 1, 12, 0, 0, tzinfo=UTC)
-SETTINGS = Settings(controller_image="controller:1", trainer_image="trainer:1")
+SETTINGS = Settings(controller_image="controller:1", trainer_image="trainer:1", follower_image="follower:1")
 UID = "12345678-aaaa-bbbb-cccc-1234567890ab"
 
 

@@ -112,6 +112,7 @@ class Operator:
                     "KUBECONFIG": str(kubeconfig),
                     "NAS_CONTROLLER_IMAGE": "localhost/controller:1",
                     "NAS_TRAINER_IMAGE": "localhost/trainer:1",
+                    "NAS_FOLLOWER_IMAGE": "localhost/follower:1",
                     "NAS_WATCH_NAMESPACES": namespace,
                     "NAS_HEALTH_PORT": str(self.port),
                     **environment,
@@ -199,8 +200,10 @@ class Lab:
         return self.client.get(PODS, self.namespace, names.controller_pod("digits", uid, index))
 
     def play_scheduler(self, index: int) -> None:
-        """Put a pod on a node that exists only in name."""
-        name = self.pod(index)["metadata"]["name"]
+        """Put a controller's pod on a node that exists only in name."""
+        self.bind(self.pod(index)["metadata"]["name"])
+
+    def bind(self, name: str) -> None:
         try:
             self.client.create(NODES, None, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "in-name-only"}})
         except ApiError as error:
@@ -543,6 +546,70 @@ def test_the_outcome_is_final(operator: Operator, lab: Lab) -> None:
     time.sleep(1.5)
     assert lab.pods() == []
     eventually(lambda: "Complete" in lab.events())
+
+
+def followers(lab: Lab) -> list[dict[str, Any]]:
+    """The pods that the Job of a follower has, but those being deleted."""
+    found = lab.client.list(PODS, lab.namespace, label_selector=f"{names.LABEL_ROLE}=follower").items
+    return [item for item in found if "deletionTimestamp" not in item["metadata"]]
+
+
+def follower_jobs(lab: Lab) -> list[dict[str, Any]]:
+    return lab.client.list(JOBS, lab.namespace, label_selector=f"{names.LABEL_ROLE}=follower").items
+
+
+def follower_status(state: dict[str, Any], last: dict[str, Any]) -> dict[str, Any]:
+    status = {"name": "follower", "ready": False, "restartCount": 1, "image": "i", "imageID": "i"}
+    return {"phase": "Running", "containerStatuses": [{**status, "state": state, "lastState": last}]}
+
+
+def test_a_tracker_gets_a_follower_which_is_replaced_and_removed(operator: Operator, lab: Lab) -> None:
+    lab.make(tracking={"mlflow": {"uri": "http://mlflow.example:5000"}})
+    eventually(lambda: followers(lab), message="no pod of a follower")
+    lab.until_pods("1")
+    (before,) = follower_jobs(lab)
+    lab.play_kubelet(1, RUNNING)
+    words = "MLflow at http://mlflow.example:5000 does not answer"
+    end = {"exitCode": 1, "message": words, "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:00:01Z"}
+    waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
+
+    def play_kubelet(status: dict[str, Any]) -> None:
+        (pod,) = followers(lab)
+        if "nodeName" not in pod["spec"]:
+            lab.bind(pod["metadata"]["name"])
+        lab.client.patch(PODS, lab.namespace, pod["metadata"]["name"], {"status": status}, subresource="status")
+
+    play_kubelet(follower_status(waiting, {"terminated": end}))
+    assert lab.until("Tracking", "False", "FollowerFailed")["message"].startswith(words)
+    eventually(lambda: words in lab.events().get("FollowerFailed", ""), message=lab.events)
+    # Nothing waits for it.
+    assert lab.condition("Progressing")["reason"] == "ControllerStarting" and not lab.condition("Stalled")
+    play_kubelet(follower_status({"running": {"startedAt": "2026-01-01T00:00:30Z"}}, {"terminated": end}))
+    lab.until("Tracking", "True", "Following")
+    lab.spec(tracking={"mlflow": {"uri": "http://other.example:5000"}})
+
+    def replaced() -> bool:
+        return [item["metadata"]["uid"] for item in follower_jobs(lab)] not in ([], [before["metadata"]["uid"]])
+
+    eventually(replaced, message="the Job was not replaced")
+    assert "http://other.example:5000" in str(follower_jobs(lab)[0]["spec"]["template"])
+    # As there is no node.
+    lab.until("Tracking", "False", "Unschedulable")
+    lab.spec(tracking=None)
+    eventually(lambda: not follower_jobs(lab) and not lab.condition("Tracking"), message="a trace is left")
+    assert lab.pods() == ["1"]
+
+
+def test_a_search_that_has_ended_still_gets_a_follower(operator: Operator, lab: Lab) -> None:
+    lab.make()
+    lab.until_pods("1")
+    lab.play_controller(outcome={"type": "Complete", "reason": "SamplesSpent", "message": "All were tried."})
+    lab.until("Complete", "True", "SamplesSpent")
+    lab.spec(tracking={"mlflow": {"uri": "http://mlflow.example:5000"}})
+    eventually(lambda: followers(lab), message="no pod of a follower")
+    # As there is no node.
+    lab.until("Tracking", "False", "Unschedulable")
+    assert lab.condition("Ready")["status"] == "True"
 
 
 def test_deleting_an_experiment_leaves_nothing(operator: Operator, lab: Lab) -> None:

@@ -442,7 +442,9 @@ def parsed(**spec: Any) -> NASExperiment:
     return NASExperiment.model_validate(raw)
 
 
-SETTINGS = Settings(controller_image="controller:1", trainer_image="trainer:1", image_pull_secrets=("hub",))
+SETTINGS = Settings(
+    controller_image="controller:1", trainer_image="trainer:1", follower_image="follower:1", image_pull_secrets=("hub",)
+)
 
 
 def test_the_users_template_cannot_take_the_pod_from_its_experiment() -> None:
@@ -519,6 +521,7 @@ def test_settings_come_from_the_environment() -> None:
         {
             "NAS_CONTROLLER_IMAGE": "c",
             "NAS_TRAINER_IMAGE": "t",
+            "NAS_FOLLOWER_IMAGE": "f",
             "NAS_WATCH_NAMESPACES": "a, b,",
             "NAS_IMAGE_PULL_POLICY": "",
             "NAS_HEALTH_PORT": "9000",
@@ -530,7 +533,14 @@ def test_settings_come_from_the_environment() -> None:
 
 def test_wrong_settings_are_named() -> None:
     with pytest.raises(SettingsError) as error:
-        Settings.from_environment({"NAS_TRAINER_IMAGE": "t", "NAS_HEALTH_PORT": "0", "NAS_IMAGE_PULL_POLICY": "Often"})
+        Settings.from_environment(
+            {
+                "NAS_TRAINER_IMAGE": "t",
+                "NAS_FOLLOWER_IMAGE": "f",
+                "NAS_HEALTH_PORT": "0",
+                "NAS_IMAGE_PULL_POLICY": "Often",
+            }
+        )
     for name in ("NAS_CONTROLLER_IMAGE", "NAS_HEALTH_PORT", "NAS_IMAGE_PULL_POLICY"):
         assert name in str(error.value)
 
@@ -558,7 +568,12 @@ def test_everybodys_lines_are_json_with_the_experiments_name(
 
 
 def test_the_log_level_is_the_charts(restored_logging: None, capsys: pytest.CaptureFixture[str]) -> None:
-    environment = {"NAS_CONTROLLER_IMAGE": "c:1", "NAS_TRAINER_IMAGE": "t:1", "NAS_LOG_LEVEL": "warning"}
+    environment = {
+        "NAS_CONTROLLER_IMAGE": "c:1",
+        "NAS_TRAINER_IMAGE": "t:1",
+        "NAS_FOLLOWER_IMAGE": "f:1",
+        "NAS_LOG_LEVEL": "warning",
+    }
     logs.configure(level=Settings.from_environment(environment).log_level, terminal=False)
     structlog.get_logger("ours").info("small talk")
     structlog.get_logger("ours").warning("look here")

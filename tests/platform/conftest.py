@@ -4,7 +4,9 @@
 source of its release: without it the tests that want Kueue are skipped.
 """
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -14,10 +16,25 @@ from hack.addons import kueue as kueue_part
 from hack.addons import parts
 from hack.addons.cluster import Cluster
 from hack.cluster import instance as instances
+from hack.cluster.paths import REPOSITORY
 from platform_parts import Argo, Kueue, MLflow, Prometheus
+from venvs import python_with
 
 # Fixtures of the end-to-end tests, on whose cluster the parts are.
 __all__ = ["experiment", "place", "world"]
+
+MLFLOW = REPOSITORY / "requirements" / "mlflow.txt"
+TRAINER = REPOSITORY / "requirements" / "trainer.txt"
+# What the flavour `onnx` needs beside MLflow, as it is pinned for the trainer.
+FLAVOUR = ("flatbuffers", "ml-dtypes", "onnx", "onnxruntime")
+
+
+@pytest.fixture(scope="session")
+def mlflow_python() -> Path:
+    """Python with MLflow and onnxruntime, in an environment of its own, made once in the cache for its requirements."""
+    pins = re.findall(rf"^(?:{'|'.join(FLAVOUR)})==.*?(?=^\S|\Z)", TRAINER.read_text(), re.DOTALL | re.MULTILINE)
+    assert len(pins) == len(FLAVOUR)
+    return python_with("mlflow", "".join([MLFLOW.read_text(), *pins]))
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ No cluster: MLflow, with onnxruntime, and Triton's schema of a model's configura
 """
 
 import json
-import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,6 @@ from nas_cli.main import main
 
 pytestmark = [pytest.mark.platform, pytest.mark.slow]
 
-REQUIREMENTS = REPOSITORY / "requirements"
-# What the flavour `onnx` needs beside MLflow, as it is pinned for the trainer.
-FLAVOUR = ("flatbuffers", "ml-dtypes", "onnx", "onnxruntime")
 IMAGES: dict[str, Any] = {
     "searchSpace": {
         "convolutional": {
@@ -40,18 +36,9 @@ IMAGES: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def mlflow() -> Path:
-    """Python with MLflow."""
-    pins = REQUIREMENTS.joinpath("trainer.txt").read_text()
-    flavour = re.findall(rf"^(?:{'|'.join(FLAVOUR)})==.*?(?=^\S|\Z)", pins, re.DOTALL | re.MULTILINE)
-    assert len(flavour) == len(FLAVOUR)
-    return python_with("mlflow", "".join([REQUIREMENTS.joinpath("mlflow.txt").read_text(), *flavour]))
-
-
-@pytest.fixture(scope="module")
 def triton() -> Path:
     """Python with Triton's client, which carries the server's schemas."""
-    return python_with("triton", REQUIREMENTS.joinpath("triton.txt").read_text())
+    return python_with("triton", (REPOSITORY / "requirements" / "triton.txt").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +93,9 @@ except mlflow.exceptions.MlflowException as error:
 """
 
 
-def test_mlflow_loads_a_network_for_images_and_predicts(mlflow: Path, exported: Path) -> None:
+def test_mlflow_loads_a_network_for_images_and_predicts(mlflow_python: Path, exported: Path) -> None:
     folder = exported / "images-mlflow"
-    said, refused = ask(mlflow, LOAD, folder)
+    said, refused = ask(mlflow_python, LOAD, folder)
     pixels = numpy.array(said["example"]["pixels"], numpy.float32)
     assert pixels.shape == (1, 1, 8, 8) and (pixels == 8).all()
     session = onnxruntime.InferenceSession(folder / "model.onnx")
@@ -144,9 +131,9 @@ print(json.dumps([
 """
 
 
-def test_mlflow_loads_a_language_model_and_steps(mlflow: Path, exported: Path) -> None:
+def test_mlflow_loads_a_language_model_and_steps(mlflow_python: Path, exported: Path) -> None:
     folder = exported / "text-mlflow"
-    (example, given, alone), _ = ask(mlflow, STEP, folder)
+    (example, given, alone), _ = ask(mlflow_python, STEP, folder)
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     layers, _, width = session.get_inputs()[1].shape
     tokens = len(json.loads((folder / "vocabulary.json").read_text())["tokens"])

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LOOKED_INTO = (
     *(".", "api", "bench", "cli", "controller_image", "demo", "docs", "hack", "hack/addons", "hack/cluster"),
-    *("kube", "log", "operator", "report", "store", "tests", "trainer_image"),
+    *("followers", "kube", "log", "operator", "report", "store", "tests", "trainer_image"),
 )
 
 

@@ -159,10 +159,11 @@ class CustomArchitecture(SampledArchitecture):
 
     def short(self) -> str:
         """Return ``name=value`` words; the values of a repeated decision are joined by commas."""
-        return " ".join(f"{name}={_word(value)}" for name, value in self.choices.items())
+        return " ".join(f"{name}={word(value)}" for name, value in self.choices.items())
 
 
-def _word(value: str | int | tuple[str | int, ...]) -> str:
+def word(value: Value | tuple[Value, ...]) -> str:
+    """Return a value as the short form has it."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

@@ -1,7 +1,8 @@
 """The trained network in the layouts of those who serve and register models, as files by their paths. Pure.
 
 Both are written without the libraries that read them. What goes in and comes out is what the trainer promises of every
-``network.onnx`` (docs/best-model.md), with the sizes that stand beside it in ``best/``.
+``network.onnx`` (docs/best-model.md), with the sizes that stand beside it in ``best/``. `nas export` writes them into a
+folder, and a follower registers one.
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from nas_api import names
 from nas_api.handover import Preprocessing, Provenance, Vocabulary
 
 _TRITON_TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
@@ -67,26 +69,67 @@ class Signature:
         return cls(inputs, outputs)
 
 
-def kserve(name: str, model: bytes, signature: Signature) -> dict[str, bytes]:
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained network with all that its layouts say of it."""
+
+    onnx: bytes
+    """``network.onnx``."""
+    signature: Signature
+    provenance: Provenance
+    fill: Mapping[str, float]
+    """The value of all of an input in the example, by the input's name; 0 where there is none."""
+    beside: Mapping[str, bytes]
+    """What lies beside the model in every layout: how to feed it, and where it comes from."""
+
+    @classmethod
+    def of(cls, found: Mapping[str, bytes]) -> "TrainedModel | None":
+        """Return what the files of ``best/`` are, by name; None where no final training has left a network.
+
+        Raises:
+            ValueError: a file is not what its name says.
+        """
+        if names.file(names.BEST_ONNX) not in found or names.file(names.BEST_PROVENANCE) not in found:
+            return None
+        if not {names.file(names.BEST_PREPROCESSING), names.file(names.BEST_VOCABULARY)} & found.keys():
+            # A user's own trainer has left it, and only that knows what it takes.
+            return None
+        fill: dict[str, float] = {}
+        if (preprocessing := found.get(names.file(names.BEST_PREPROCESSING))) is not None:
+            before = Preprocessing.model_validate_json(preprocessing)
+            signature, fill = Signature.of_images(before), {"pixels": before.brightest / 2}
+        else:
+            vocabulary = Vocabulary.model_validate_json(found[names.file(names.BEST_VOCABULARY)])
+            signature = Signature.of_text(vocabulary, found[names.file(names.BEST_WEIGHTS)])
+        return cls(
+            onnx=found[names.file(names.BEST_ONNX)],
+            signature=signature,
+            provenance=Provenance.model_validate_json(found[names.file(names.BEST_PROVENANCE)]),
+            fill=fill,
+            beside={each: found[each] for each in map(names.file, _BESIDE) if each in found},
+        )
+
+
+_BESIDE = (names.BEST_VOCABULARY, names.BEST_PREPROCESSING, names.BEST_PROVENANCE)
+
+
+def kserve(name: str, model: TrainedModel) -> dict[str, bytes]:
     """Return a model repository with one model, as Triton loads it, by itself or behind KServe."""
     lines = [f'name: "{name}"', 'backend: "onnxruntime"', "# The batch is among the dims.", "max_batch_size: 0"]
-    for kind, tensors in (("input", signature.inputs), ("output", signature.outputs)):
+    for kind, tensors in (("input", model.signature.inputs), ("output", model.signature.outputs)):
         for each in tensors:
             dims = ", ".join(map(str, each.shape))
             lines.append(f'{kind} {{ name: "{each.name}" data_type: {_TRITON_TYPES[each.dtype]} dims: [ {dims} ] }}')
-    return {f"{name}/config.pbtxt": ("\n".join(lines) + "\n").encode(), f"{name}/1/model.onnx": model}
+    return {
+        f"{name}/config.pbtxt": ("\n".join(lines) + "\n").encode(),
+        f"{name}/1/model.onnx": model.onnx,
+        **{f"{name}/{each}": data for each, data in model.beside.items()},
+    }
 
 
-def mlflow(model: bytes, signature: Signature, provenance: Provenance, fill: Mapping[str, float]) -> dict[str, bytes]:
-    """Return a folder that MLflow loads, with its flavours ``onnx`` and ``python_function``.
-
-    Args:
-        model: ``network.onnx``.
-        signature: of it.
-        provenance: goes into the folder's metadata.
-        fill: the value of all of an input in the example, by the input's name; 0 where there is none.
-    """
-    example = {each.name: _filled(each.shape, fill.get(each.name, 0)) for each in signature.inputs}
+def mlflow(model: TrainedModel) -> dict[str, bytes]:
+    """Return a folder that MLflow loads, with its flavours ``onnx`` and ``python_function``."""
+    example = {each.name: _filled(each.shape, model.fill.get(each.name, 0)) for each in model.signature.inputs}
     environment = {"conda": "conda.yaml", "virtualenv": "python_env.yaml"}
     document = {
         "flavors": {
@@ -98,22 +141,23 @@ def mlflow(model: bytes, signature: Signature, provenance: Provenance, fill: Map
                 "python_version": _PYTHON,
             },
         },
-        "metadata": provenance.model_dump(mode="json", by_alias=True, exclude={"version", "training"}),
+        "metadata": model.provenance.model_dump(mode="json", by_alias=True, exclude={"version", "training"}),
         "saved_input_example_info": {"artifact_path": "input_example.json", "type": "ndarray"},
         "signature": {
-            "inputs": json.dumps([_specification(each) for each in signature.inputs]),
-            "outputs": json.dumps([_specification(each) for each in signature.outputs]),
+            "inputs": json.dumps([_specification(each) for each in model.signature.inputs]),
+            "outputs": json.dumps([_specification(each) for each in model.signature.outputs]),
             "params": None,
         },
     }
     packages = [f"python={_PYTHON}", "pip", {"pip": list(_REQUIREMENTS)}]
     return {
         "MLmodel": _yaml(document),
-        "model.onnx": model,
+        "model.onnx": model.onnx,
         "input_example.json": json.dumps(example).encode(),
         "requirements.txt": ("\n".join(_REQUIREMENTS) + "\n").encode(),
         "conda.yaml": _yaml({"name": "nas", "channels": ["conda-forge"], "dependencies": packages}),
         "python_env.yaml": _yaml({"python": _PYTHON, "dependencies": ["-r requirements.txt"]}),
+        **model.beside,
     }
 
 

@@ -1,0 +1,302 @@
+"""MLflow's follower against the real server: whatever is killed, each sample has one run; and the model predicts.
+
+No cluster: server and followers are processes, and the store is a folder. The server keeps everything in SQLite.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import onnxruntime
+import pytest
+import yaml
+from click.testing import CliRunner
+from experiments import manifest
+from hack.cluster.network import choose_ports
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from patience import HANG_SECONDS, eventually
+from report import logs
+
+from nas_api import names
+from nas_api.child import StoreLocation
+from nas_api.experiment import MlflowSpec
+from nas_api.follower import FollowerInput
+from nas_cli.main import main
+from nas_followers import mlflow_runs
+from nas_log.follower import Follower
+from nas_store.folder import FolderStore
+
+pytestmark = [pytest.mark.platform, pytest.mark.slow]
+
+Document = dict[str, Any]
+LOAD = """
+import json, sys
+import mlflow.pyfunc
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/digits/1")
+example = model.input_example
+given = model.predict(example)
+print(json.dumps({
+    "pixels": example["pixels"].tolist(),
+    "logits": given["logits"].tolist(),
+    "signature": model.metadata.signature.to_dict(),
+}))
+"""
+
+
+class Server:
+    """MLflow's server, which may be killed and started again with all that it knew."""
+
+    def __init__(self, python: Path, folder: Path) -> None:
+        self._python, self._folder = python, folder
+        self._port = choose_ports(["mlflow"], ())["mlflow"]
+        self.uri = f"http://127.0.0.1:{self._port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        words = ["-m", "mlflow", "server", "--host=127.0.0.1", f"--port={self._port}", "--workers=1"]
+        words += [f"--backend-store-uri=sqlite:///{self._folder / 'mlflow.db'}"]
+        words += [f"--artifacts-destination={self._folder / 'artifacts'}"]
+        more = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        with (self._folder / "server.log").open("ab") as log:
+            # A session of its own: the server is several processes.
+            self._process = subprocess.Popen(
+                [str(self._python), *words], env={**os.environ, **more}, stdout=log, stderr=log, start_new_session=True
+            )
+        eventually(self._answers, message=lambda: (self._folder / "server.log").read_text()[-2000:])
+
+    def kill(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=HANG_SECONDS) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, ConnectionError):
+            return False
+
+    def ask(self, path: str, body: Document | None = None) -> Any:
+        """Return the answer of its API, to a document if there is one."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            f"{self.uri}/api/2.0/mlflow/{path}", data, {"content-type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=HANG_SECONDS) as answer:
+            return json.load(answer)
+
+    def runs(self, experiment: str = "digits") -> list[Document]:
+        """Return the runs that are not deleted."""
+        try:
+            found = self.ask(f"experiments/get-by-name?experiment_name={experiment}")["experiment"]["experiment_id"]
+        except urllib.error.HTTPError as error:
+            assert error.code == 404
+            return []
+        runs: list[Document] = []
+        token = ""
+        while True:
+            page = self.ask("runs/search", {"experiment_ids": [found], "max_results": 500, "page_token": token})
+            runs += page.get("runs", [])
+            token = page.get("next_page_token", "")
+            if not token:
+                return runs
+
+
+@pytest.fixture
+def server(mlflow_python: Path, tmp_path: Path) -> Iterator[Server]:
+    (tmp_path / "server").mkdir()
+    it = Server(mlflow_python, tmp_path / "server")
+    it.start()
+    yield it
+    it.kill()
+
+
+def tags(run: Document) -> dict[str, str]:
+    return {item["key"]: item["value"] for item in run["data"].get("tags", ())}
+
+
+class Followers:
+    """Processes that follow one folder, each started as a pod's container would be."""
+
+    def __init__(self, uri: str, folder: Path) -> None:
+        self.folder = folder
+        asked = FollowerInput(
+            experiment="digits",
+            namespace="team",
+            uid="u-1",
+            store=StoreLocation(folder=str(folder)),
+            mlflow=MlflowSpec(uri=uri),
+        )
+        self._environment = {**os.environ, names.ENV_FOLLOWER_INPUT: asked.model_dump_json(by_alias=True)}
+        self._all: list[subprocess.Popen[str]] = []
+
+    def start(self) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nas_followers"],
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._all.append(process)
+        return process
+
+    def until_done(self) -> None:
+        """Play the kubelet of one pod: start it again as often as it fails."""
+        for _ in range(20):
+            process = self.start()
+            said, _ = process.communicate(timeout=2 * HANG_SECONDS)
+            if process.returncode == 0:
+                return
+        pytest.fail(said)
+
+    def end(self) -> None:
+        for process in self._all:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+
+def check(server: Server, store: FolderStore) -> None:
+    """None double, none missing, each whole and below the one parent."""
+    log = Follower(store)
+    samples = {each.number: each for each in log.read()}
+    facts = log.facts
+    assert facts is not None
+    runs = server.runs()
+    (parent,) = [run for run in runs if mlflow_runs.SAMPLE not in tags(run)]
+    assert parent["info"]["status"] == "FINISHED" and tags(parent)["nas.outcome"] == "SamplesSpent"
+    children = [run for run in runs if mlflow_runs.SAMPLE in tags(run)]
+    assert sorted(int(tags(run)[mlflow_runs.SAMPLE]) for run in children) == sorted(samples)
+    for run in children:
+        sample = samples[int(tags(run)[mlflow_runs.SAMPLE])]
+        wanted = mlflow_runs.sample_run(facts, sample, (), "u-1")
+        assert tags(run) | wanted.tags | {mlflow_runs.PARENT: parent["info"]["run_id"]} == tags(run)
+        assert {item["key"]: item["value"] for item in run["data"].get("params", ())} == wanted.parameters
+        metrics = {item["key"]: item["value"] for item in run["data"].get("metrics", ())}
+        assert metrics == pytest.approx({each.key: each.value for each in wanted.metrics})
+        info = run["info"]
+        assert (info["status"], info["start_time"], info["end_time"]) == (wanted.status, wanted.begin, wanted.end)
+    query = f"metrics/get-history?run_id={parent['info']['run_id']}&metric_key=reward"
+    course = [each.step for each in mlflow_runs.course(facts, tuple(samples.values())) if each.key == "reward"]
+    assert sorted(int(each.get("step", 0)) for each in server.ask(query)["metrics"]) == sorted(course)
+
+
+def test_whatever_is_killed_none_is_double_and_none_missing(server: Server, tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    objects = [*logs.records(logs.CONVOLUTIONAL, 60, control="0.2", losses=0.05, final={"top": 2, "epochs": 3})]
+    half = len(objects) // 2
+    logs.write(store, iter(objects[:half]))
+    followers = Followers(server.uri, tmp_path / "store")
+    try:
+        # A follower is killed in the middle of its work.
+        first = followers.start()
+        eventually(lambda: len(server.runs()) >= 5, message="no runs")
+        first.kill()
+        # Two at once, and the server goes away between two of their calls.
+        pair = [followers.start(), followers.start()]
+        before = len(server.runs())
+        eventually(lambda: len(server.runs()) >= before + 3, message="no further runs")
+        server.kill()
+        said = [process.communicate(timeout=HANG_SECONDS)[0] for process in pair[:1]]
+        assert pair[0].returncode == 1 and "does not answer" in said[0], said
+        pair[1].send_signal(signal.SIGSTOP)
+        server.start()
+        # One that hung through all of this wakes while another one goes on, and the search comes to its end.
+        third = followers.start()
+        eventually(lambda: len(server.runs()) > before + 4, message="no further runs")
+        pair[1].send_signal(signal.SIGCONT)
+        log = logs.Log(store, *last_object(store))
+        for each in objects[half:]:
+            log.append(each)
+        third.communicate(timeout=2 * HANG_SECONDS)
+        pair[1].communicate(timeout=2 * HANG_SECONDS)
+        followers.until_done()
+    finally:
+        followers.end()
+    check(server, store)
+
+
+def last_object(store: FolderStore) -> tuple[int, str]:
+    log = Follower(store)
+    for _ in log.read():
+        pass
+    return log.position.sequence, log.position.digest
+
+
+def test_the_registered_model_predicts(server: Server, mlflow_python: Path, tmp_path: Path) -> None:
+    space = {"layers": {"initial": 2}, "filterHeights": [1, 3], "filterWidths": [1, 3], "filters": [4, 8]}
+    document = manifest(
+        searchSpace={"convolutional": space},
+        budget={"samples": 3},
+        trainer={"dataset": {"digits": {"trainingImages": 100}}, "epochs": 3, "rewardEpochs": 1, "batchSize": 50},
+        finalTraining={"top": 1, "epochs": 1, "grid": {"learningRate": ["0.1"]}},
+    )
+    (tmp_path / "digits.yaml").write_text(yaml.safe_dump(document))
+    words = ["run", str(tmp_path / "digits.yaml"), "--folder", str(tmp_path / "run")]
+    outcome = CliRunner().invoke(main, words, catch_exceptions=False)
+    assert outcome.exit_code == 0, outcome.output
+    followers = Followers(server.uri, tmp_path / "run")
+    try:
+        followers.until_done()
+        # Again, as when its Job is made anew: nothing is registered twice.
+        followers.until_done()
+    finally:
+        followers.end()
+    (parent,) = [run for run in server.runs() if mlflow_runs.SAMPLE not in tags(run)]
+    (version,) = server.ask("model-versions/search?filter=name%3D%27digits%27")["model_versions"]
+    assert version["run_id"] == parent["info"]["run_id"] and version["version"] == "1"
+    files = server.ask(f"artifacts/list?run_id={parent['info']['run_id']}&path=model")["files"]
+    assert {"model/MLmodel", "model/model.onnx", "model/architecture.html"} <= {each["path"] for each in files}
+    curve = next(run for run in server.runs() if run["info"]["run_name"] == "sample 0")
+    query = f"metrics/get-history?run_id={curve['info']['run_id']}&metric_key=epochs/accuracy"
+    assert [each["step"] for each in server.ask(query)["metrics"]] == [1, 2, 3]
+    command = [str(mlflow_python), "-c", LOAD, server.uri]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    pixels = numpy.array(said["pixels"], numpy.float32)
+    session = onnxruntime.InferenceSession(tmp_path / "run" / "best" / "network.onnx")
+    numpy.testing.assert_allclose(said["logits"], session.run(None, {"pixels": pixels})[0], rtol=1e-4, atol=1e-5)
+    (item,) = json.loads(said["signature"]["inputs"])
+    assert item["tensor-spec"]["shape"] == [-1, 1, 8, 8]
+
+
+def test_the_server_is_as_the_tests_without_one_take_it_to_be(server: Server) -> None:
+    """What ``tests/followers/fake_mlflow.py`` says of it."""
+    client = MlflowClient(server.uri, server.uri)
+    experiment = client.create_experiment("fake")
+    with pytest.raises(MlflowException, match="already exists") as exists:
+        client.create_experiment("fake")
+    assert exists.value.error_code == "RESOURCE_ALREADY_EXISTS"
+    one, two = (client.create_run(experiment, 1, {"nas.uid": "u"}, "same").info.run_id for _ in range(2))
+    assert one != two
+    for _ in range(2):
+        client.log_batch(one, metrics=[Metric("m", 0.5, 7, 3)], params=[Param("p", "a")])
+    assert len(client.get_metric_history(one, "m")) == 1
+    with pytest.raises(MlflowException):
+        client.log_batch(one, params=[Param("p", "b")])
+    client.set_terminated(one, "FINISHED", 9)
+    # What has ended may be completed.
+    client.log_batch(one, metrics=[Metric("m", 0.5, 7, 4)])
+    client.set_tag(one, "t", "v")
+    client.delete_run(two)
+    client.delete_run(two)
+    with pytest.raises(MlflowException):
+        client.log_batch(two, params=[Param("p", "a")])
+    client.create_registered_model("fake")
+    with pytest.raises(MlflowException) as registered:
+        client.create_registered_model("fake")
+    assert registered.value.error_code == "RESOURCE_ALREADY_EXISTS"
