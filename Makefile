@@ -79,7 +79,7 @@ requirements: venv ## Pin the requirements anew from pyproject.toml; UPGRADE= ke
 	  $(COMPILE) --constraint requirements/torch-pypi.txt --constraint requirements/dev.txt --group $$group \
 	    -o requirements/$$group.txt; \
 	done
-	$(COMPILE) --group mlflow -o requirements/mlflow.txt
+	for group in kfp mlflow triton; do $(COMPILE) --group $$group -o requirements/$$group.txt; done
 
 .PHONY: wheel
 wheel: venv ## Build the package into dist/

@@ -85,6 +85,7 @@ class Controller:
         self._experiment: NASExperiment | None = None
         self._search: Search | None = None
         self._executor: ChangingExecutor | None = None
+        self._written: KubernetesSink | None = None
         self._seen = False
         self._loss: Loss | None = None
         self._woken = threading.Event()
@@ -109,7 +110,6 @@ class Controller:
             reflector.stop()
 
     def _run(self) -> ControllerExit:
-        written: KubernetesSink | None = None
         tries = 0
         while True:
             # Only what changes from here on ends a pause early: the first sight of the experiment must not.
@@ -121,9 +121,9 @@ class Controller:
                 # Not readable by this version: the watch tells when that changes.
                 self._sleep(_PAUSES_SECONDS[-1])
                 continue
-            if written is None:
-                written = KubernetesSink(self._client, experiment, self._on_loss)
-                sink = self._instruments.sink(written)
+            if self._written is None:
+                self._written = KubernetesSink(self._client, experiment, self._on_loss)
+                sink = self._instruments.sink(self._written)
             try:
                 why = self._search_once(experiment, sink)
             except (SearchChanged, EarlierUnsuitable) as error:
@@ -144,7 +144,7 @@ class Controller:
                 continue
             if why is Exit.FINISHED:
                 # As long as it takes: the operator knows the end from the status only.
-                written.flush()
+                self._written.flush()
                 _log.info("done", outcome_written=self._loss is None)
                 return ControllerExit.DONE
             if self._loss is not Loss.GONE:
@@ -194,6 +194,8 @@ class Controller:
             # A namesake, too, means that ours is gone.
             self._on_loss(Loss.GONE)
             return
+        if self._written is not None:
+            self._written.saw(metadata["resourceVersion"])
         before = self._experiment
         if before is not None and before.metadata.generation == metadata.get("generation"):
             # Only the status has changed.

@@ -75,6 +75,14 @@ class KubernetesSink:
         with self._changed:
             self._want(self._pace.wanted.model_copy(update={"problem": problem}))
 
+    def saw(self, version: str) -> None:
+        """Take the version of our experiment that its watch tells of: the next write is made at it.
+
+        It may be older than that of our own last write, of which the watch then tells next. A write between the two
+        costs a refusal, as does any by somebody else that the watch has not told of yet.
+        """
+        self._version = version
+
     def flush(self, seconds: float | None = None) -> bool:
         """Wait until the newest status is written or cannot be any more; None waits as long as it takes.
 
@@ -140,11 +148,11 @@ class KubernetesSink:
         """
         meta = self._meta
         while True:
-            if self._version is None:
+            if (version := self._version) is None:
                 current = self._client.get(EXPERIMENTS, meta.namespace, meta.name)["metadata"]
                 if current["uid"] != meta.uid:
                     raise _Gone
-                self._version = current["resourceVersion"]
+                version = current["resourceVersion"]
             body: dict[str, Any] = {
                 "apiVersion": names.API_VERSION,
                 "kind": names.KIND,
@@ -152,7 +160,7 @@ class KubernetesSink:
                     "name": meta.name,
                     "namespace": meta.namespace,
                     "uid": meta.uid,
-                    "resourceVersion": self._version,
+                    "resourceVersion": version,
                 },
                 "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
             }

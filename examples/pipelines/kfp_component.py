@@ -1,6 +1,7 @@
 """A search as a component of Kubeflow Pipelines (kfp 2): `python kfp_component.py` writes search.yaml.
 
-The image needs `nas`; the step's ServiceAccount must be allowed to create, get and list nasexperiments.
+The image needs `nas`, and pip, with which kfp puts itself there; without a package index, put kfp into the image and
+say `install_kfp_package=False`. The step's ServiceAccount must be allowed to create, get and list nasexperiments.
 """
 
 from typing import NamedTuple

@@ -22,6 +22,7 @@ from nas_api.experiment import UNSEEN, NASExperiment, NASExperimentStatus, Outco
 from nas_api.reasons import Reason
 from nas_api.search_space import search_space
 from nas_api.trainer_input import trainer_input
+from nas_controller.controller import Controller
 from nas_controller.executor import Admitted, Blocked, End, Ended, Event, Launch, Queued, Running
 from nas_controller.executors.kubernetes import KubernetesExecutor
 from nas_controller.kubernetes_status import KubernetesSink, Loss
@@ -31,6 +32,7 @@ from nas_kube.client import KubeClient
 from nas_kube.clock import SYSTEM_CLOCK, Clock
 from nas_kube.errors import ApiError
 from nas_kube.reading import finished
+from nas_kube.reflector import EventType
 from nas_kube.resources import EXPERIMENTS, JOBS, PODS, Resource
 from nas_store import open_store
 
@@ -219,19 +221,25 @@ def test_a_cancelled_child_is_gone_without_a_word(bench: Bench) -> None:
     bench.no_event()
 
 
-def test_api_calls_for_each_child(
-    bench: Bench, control_plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One POST a child, and next to nothing else: the watch, and the status by its budget."""
+def counting(control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> tuple[KubeClient, Counter[str]]:
+    """Return a client, and how often it has called for what."""
     client = KubeClient.from_kubeconfig(control_plane.kubeconfig)
     calls: Counter[str] = Counter()
     send = client._send
 
-    def counting(method: str, path: str, *arguments: Any, **options: Any) -> Any:
+    def counted(method: str, path: str, *arguments: Any, **options: Any) -> Any:
         calls[f"{method} {path.rpartition('/')[2] if method == 'PATCH' else path.split('/')[-1]}"] += 1
         return send(method, path, *arguments, **options)
 
-    monkeypatch.setattr(client, "_send", counting)
+    monkeypatch.setattr(client, "_send", counted)
+    return client, calls
+
+
+def test_api_calls_for_each_child(
+    bench: Bench, control_plane: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One POST a child, and next to nothing else: the watch, and the status by its budget."""
+    client, calls = counting(control_plane, monkeypatch)
     children = 30
     spec = {"budget": {"samples": children}, "parallelism": 10, "searcher": {"random": {}}}
     experiment = bench.experiment.model_copy(
@@ -452,22 +460,45 @@ def test_the_status_is_written_once_and_only_when_it_changes(bench: Bench) -> No
     assert not lost
 
 
-def test_the_operators_part_of_the_status_is_left_alone_and_does_not_hold_us_up(bench: Bench) -> None:
-    sink = KubernetesSink(bench.client, bench.experiment, lambda _: None)
+@pytest.mark.parametrize(("told", "calls"), [(False, {"PATCH status": 2, "GET demo": 1}), (True, {"PATCH status": 1})])
+def test_the_operators_part_of_the_status_is_left_alone_and_does_not_hold_us_up(
+    bench: Bench, control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, told: bool, calls: dict[str, int]
+) -> None:
+    """What the watch has told of costs no second try."""
+    client, called = counting(control_plane, monkeypatch)
+    sink = KubernetesSink(client, bench.experiment, lambda _: None)
     sink.publish(SearchStatus(epoch=1))
     assert sink.flush(HANG_SECONDS)
+    called.clear()
     body = {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
         "metadata": {"name": "demo"},
         "status": {"state": "Searching"},
     }
-    bench.client.apply(EXPERIMENTS, bench.namespace, "demo", body, field_manager="nas-operator", subresource="status")
+    operator = {"field_manager": "nas-operator", "subresource": "status"}
+    applied = bench.client.apply(EXPERIMENTS, bench.namespace, "demo", body, **operator)
+    if told:
+        sink.saw(applied["metadata"]["resourceVersion"])
     sink.publish(SearchStatus(epoch=1, outcome=Outcome(type="Complete", reason="SamplesSpent", message="")))
     assert sink.flush(HANG_SECONDS)
     status = _read(bench).status
     assert status is not None and status.state == "Searching" and status.outcome is not None
+    assert called == calls
     sink.close()
+
+
+def test_a_controller_s_status_knows_what_its_watch_has_seen(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = _raw(bench)
+    controller = Controller(bench.client, bench.namespace, "demo", raw["metadata"]["uid"], "trainer:test")
+    controller._on_experiment(EventType.ADDED, raw)
+    seen: list[str] = []
+    controller._written = KubernetesSink(bench.client, bench.experiment, lambda _: None)
+    monkeypatch.setattr(controller._written, "saw", seen.append)
+    controller._on_experiment(EventType.MODIFIED, {**raw, "metadata": {**raw["metadata"], "resourceVersion": "7"}})
+    controller._on_experiment(EventType.MODIFIED, {**raw, "metadata": {**raw["metadata"], "uid": "namesake"}})
+    assert seen == ["7"]
+    controller._written.close()
 
 
 def test_a_lower_epoch_is_refused(bench: Bench) -> None:

@@ -4,10 +4,7 @@
 source of its release: without it the tests that want Kueue are skipped.
 """
 
-import hashlib
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -19,12 +16,12 @@ from hack.addons import kueue as kueue_part
 from hack.addons import parts
 from hack.addons.cluster import Cluster
 from hack.cluster import instance as instances
-from hack.cluster.paths import REPOSITORY, cache_folder, locked
+from hack.cluster.paths import REPOSITORY
 from platform_parts import Argo, Kueue, MLflow, Prometheus
+from venvs import python_with
 
 # Fixtures of the end-to-end tests, on whose cluster the parts are.
 __all__ = ["experiment", "place", "world"]
-
 
 MLFLOW = REPOSITORY / "requirements" / "mlflow.txt"
 TRAINER = REPOSITORY / "requirements" / "trainer.txt"
@@ -37,18 +34,7 @@ def mlflow_python() -> Path:
     """Python with MLflow and onnxruntime, in an environment of its own, made once in the cache for its requirements."""
     pins = re.findall(rf"^(?:{'|'.join(FLAVOUR)})==.*?(?=^\S|\Z)", TRAINER.read_text(), re.DOTALL | re.MULTILINE)
     assert len(pins) == len(FLAVOUR)
-    digest = hashlib.sha256("".join([MLFLOW.read_text(), *pins]).encode()).hexdigest()[:12]
-    folder = cache_folder() / "venvs" / f"mlflow-{digest}"
-    uv = str(Path(sys.executable).with_name("uv"))
-    with locked(folder.with_suffix(".lock")):
-        if not (folder / "complete").exists():
-            subprocess.run([uv, "venv", "-q", "--clear", "--python", sys.executable, str(folder)], check=True)
-            (folder / "flavour.txt").write_text("".join(pins))
-            install = [uv, "pip", "install", "-q", "--python", str(folder / "bin" / "python"), "--require-hashes"]
-            subprocess.run([*install, "-r", str(MLFLOW)], check=True)
-            subprocess.run([*install, "--no-deps", "-r", str(folder / "flavour.txt")], check=True)
-            (folder / "complete").touch()
-    return folder / "bin" / "python"
+    return python_with("mlflow", "".join([MLFLOW.read_text(), *pins]))
 
 
 @pytest.fixture(scope="session")

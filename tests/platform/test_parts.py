@@ -108,6 +108,8 @@ def test_argo_makes_an_object_and_waits_for_what_becomes_of_it(
     argo.start(namespace, "flow", {"entrypoint": "make", "serviceAccountName": "steps", "templates": [template]})
     ended = eventually(lambda: argo.ended(namespace, "flow"))
     assert ended["phase"] == phase, ended
+    # Where it fails, it fails for what became of it.
+    assert get(argo.cluster, "configmap", namespace, "made")["data"] == {"value": value}
     outputs = ended["nodes"]["flow"].get("outputs", {}).get("parameters", [])
     assert [item["value"] for item in outputs] == (["good"] if phase == "Succeeded" else [])
 
