@@ -12,11 +12,21 @@ from nas_api.reasons import ConditionType, Reason
 from nas_kube.client import KubeClient
 from nas_kube.errors import ApiError, KubeError
 from nas_kube.reading import finished, true_condition
-from nas_kube.resources import CORE_EVENTS, EVENTS, EXPERIMENTS, JOBS, PODS, ROLE_BINDINGS, SERVICE_ACCOUNTS, Resource
+from nas_kube.resources import (
+    CORE_EVENTS,
+    EVENTS,
+    EXPERIMENTS,
+    JOBS,
+    PODS,
+    ROLE_BINDINGS,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+    Resource,
+)
 from nas_operator.cache import Cache, Key
 from nas_operator.conditions import Event, differs, event_object
 from nas_operator.observed import ControllerPod, Object, Observed, Refusal, pod_index, recorded_pod, starts_late
-from nas_operator.plan import Action, CreatePod, DeletePod, EnsureAccess, Plan, Try, plan
+from nas_operator.plan import Action, CreatePod, DeletePod, EnsureAccess, EnsureService, Plan, Try, plan
 from nas_operator.settings import Settings
 
 _log = structlog.get_logger()
@@ -39,6 +49,7 @@ class _Memory:
     gone_pod: str = ""
     """The newest controller pod that was looked for and is not there."""
     access_until: datetime = field(default_factory=lambda: datetime.fromtimestamp(0, UTC))
+    service_until: datetime = field(default_factory=lambda: datetime.fromtimestamp(0, UTC))
 
 
 class _Unsettled(Exception):
@@ -104,6 +115,7 @@ class Reconciler:
             raw=raw,
             pods=pods,
             access=now < memory.access_until,
+            service=now < memory.service_until,
             accepted=memory.accepted,
             refusal=memory.refusal,
             children=children,
@@ -166,6 +178,9 @@ class Reconciler:
             case EnsureAccess():
                 self._ensure_access(namespace, action, key, now)
                 memory.access_until = now + _ACCESS_HOLDS
+            case EnsureService():
+                self._ensure_service(namespace, action, key, now)
+                memory.service_until = now + _ACCESS_HOLDS
             case Try():
                 for trial in action.trials:
                     try:
@@ -204,6 +219,12 @@ class Reconciler:
                 self._client.patch(ROLE_BINDINGS, namespace, action.role_binding["metadata"]["name"], body)
         except ApiError as error:
             raise _Refused(_refusal(error, "the controller's access", key, now)) from error
+
+    def _ensure_service(self, namespace: str, action: EnsureService, key: str, now: datetime) -> None:
+        try:
+            self._ensure(SERVICES, namespace, action.body)
+        except ApiError as error:
+            raise _Refused(_refusal(error, "the Service of trainers with several pods", key, now)) from error
 
     def _ensure(self, resource: Resource, namespace: str, body: Object) -> Object:
         """Return the object as it is, made if it was not there: looking first keeps a restart free of writes."""

@@ -147,7 +147,9 @@ def _keep_checkpoints(folder: Path, document: TrainerInput | None, wait_for_end:
     """Take each checkpoint that a user's trainer writes to the store until SIGTERM comes; None: only wait for that."""
     # Else it ends this process at once.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    path, kept, ended = folder / custom_trainer.CHECKPOINT, _version(folder / custom_trainer.CHECKPOINT), False
+    path, ended = folder / custom_trainer.CHECKPOINT, False
+    # What is there at first may be the trainer's already, which did not wait for this program.
+    kept: tuple[int, int, int] | None = None
     while not ended:
         ended = wait_for_end(_LOOK_SECONDS)
         version = _version(path)
