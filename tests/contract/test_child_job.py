@@ -363,16 +363,16 @@ def test_several_pods_are_one_job_whose_pods_find_each_other(queue: str | None) 
 
 
 def test_pods_of_a_final_training_are_its_own_or_as_many_as_a_childs() -> None:
-    pods = lambda of: child_job(of, 7, (final(of),), "trainer:1")["spec"]["completions"]  # noqa: E731
-    with_final = lambda of, **more: of.model_copy(  # noqa: E731
-        update={"spec": of.spec.model_copy(update={"final_training": FinalTrainingSpec(**more)})}
-    )
-    assert pods(with_final(custom(pods=3))) == 3
-    assert pods(with_final(custom(pods=3), pods=1)) == 1
-    built_in = with_final(experiment(), pods=2)
-    assert pods(built_in) == 2 and job(built_in)["spec"]["completions"] == 1
-    ranks = container(child_job(built_in, 7, (final(built_in),), "trainer:1"))["env"]
-    assert {"name": "WORLD_SIZE", "value": "2"} in ranks
+    def pods(of: NASExperiment, **final_training: Any) -> tuple[int, int]:
+        """Return how many a child of the search has, and a final training."""
+        spec = of.spec.model_copy(update={"final_training": FinalTrainingSpec(**final_training)})
+        of = of.model_copy(update={"spec": spec})
+        child, trained = (child_job(of, 7, (each,), "trainer:1") for each in (asked(of), final(of)))
+        return child["spec"]["completions"], trained["spec"]["completions"]
+
+    assert pods(custom(pods=3)) == (3, 3)
+    assert pods(custom(pods=3), pods=1) == (3, 1)
+    assert pods(experiment(), pods=2) == (1, 2)
 
 
 def test_a_checkpoint_of_several_pods_is_kept_beside_the_trainer() -> None:
