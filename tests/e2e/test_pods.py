@@ -85,7 +85,7 @@ def test_a_rank_whose_pod_is_deleted_ends_the_child_which_goes_on_from_its_check
 
 def test_a_final_training_in_two_pods_hands_its_network_over(world: World) -> None:
     document = small("pair", 2, parallelism=2)
-    document["spec"]["trainer"] |= {"epochs": 1, "rewardEpochs": 1}
+    document["spec"]["trainer"] |= {"epochs": 1, "rewardEpochs": 1, "ttlSecondsAfterFinished": 7200}
     document["spec"]["finalTraining"] = {"top": 1, "epochs": 3, "pods": 2}
     world.apply(document)
     status = world.wait_complete("pair")

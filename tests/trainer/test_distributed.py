@@ -82,6 +82,17 @@ def test_two_ranks_take_the_steps_of_one_process(what: str, port: int, tmp_path:
     assert one["progress"][0, -1] < one["progress"][0, 0], "it learns"
 
 
+def test_torchrun_may_start_the_ranks_of_one_pod(tmp_path: Path) -> None:
+    """As it would with a GPU for each."""
+    program, file = str(Path(__file__).with_name("rank.py")), str(tmp_path / "two")
+    options = ["--standalone", "--nproc-per-node=2", "--no-python"]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, sys.executable, program, "images", file]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    one, other = (torch.load(tmp_path / f"two.{rank}") for rank in range(2))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 # ---------------------------------------------------------------- one is lost, all are
 
 

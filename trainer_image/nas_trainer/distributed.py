@@ -114,7 +114,7 @@ def joined(environment: Mapping[str, str]) -> Iterator[Ranks]:
     with losses():
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpu else "gloo",
-            store=_store(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), ranks),
+            store=_store(environment, ranks),
             rank=ranks.number,
             world_size=count,
             timeout=_FOREVER,
@@ -141,13 +141,15 @@ def losses() -> Iterator[None]:
         raise RankLost(str(error).splitlines()[0]) from error
 
 
-def _store(host: str, port: int, ranks: Ranks) -> dist.Store:
+def _store(environment: Mapping[str, str], ranks: Ranks) -> dist.Store:
     """Return the store on the first rank through which all find each other, once all have come.
 
     They are waited for here and not by torch, which would not hear SIGTERM meanwhile.
     """
-    # A pod's own name may not be known yet, and need not be.
-    store = _server(port, ranks) if ranks.first else _client(host, port, ranks)
+    host, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+    # Where torchrun has started the ranks, it has the store already.
+    serves = ranks.first and environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    store = _server(port, ranks) if serves else _client(host, port, ranks)
     store.set_timeout(_FOREVER)
     here = store.add(_JOINED, 1)
     if here < ranks.count:
@@ -158,6 +160,7 @@ def _store(host: str, port: int, ranks: Ranks) -> dist.Store:
 
 
 def _server(port: int, ranks: Ranks) -> dist.TCPStore:
+    # A pod's own name may not be known yet, and need not be.
     return dist.TCPStore("localhost", port, ranks.count, is_master=True, timeout=_TRY, wait_for_workers=False)
 
 
