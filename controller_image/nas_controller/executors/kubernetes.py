@@ -390,13 +390,15 @@ class KubernetesExecutor:
             own = [pod for pod in pods if pod["metadata"]["labels"].get(names.LABEL_LAUNCH) == str(child.number)]
             about = [event for event in events if (event.get("regarding") or {}).get("uid") == child.uid]
             newest = _newest(own)
-            if len(newest) == child.pods and all(map(trains, newest)):
+            # Those that train wait for these; with none of them, for pods that there are not yet.
+            idle_pods = [pod for pod in newest if not trains(pod)]
+            if len(newest) == child.pods and not idle_pods:
                 # A user's own trainer is an init container, so that its Job is not ready before the end.
                 with self._lock:
                     if child.waits is None and not child.ready:
                         child.ready = True
                         self._post(Running(child.number))
-            elif (found := diagnose(newest, about)) is not None:
+            elif (found := diagnose(idle_pods, about)) is not None:
                 self._post(_blocked(child.number, *found))
 
     def _pods(self, numbers: list[int]) -> list[Object]:
