@@ -122,6 +122,9 @@ MAX_RESULT_BYTES = 2**20
 """The largest result object, or result.json of a user's own trainer, that is read; a larger one loses its sample
 (InvalidResult)."""
 
+MAX_CHECKPOINT_BYTES = 2**31
+"""The largest checkpoint of a user's own trainer that is kept."""
+
 
 def counted(metrics: dict[str, float], parameters: int) -> dict[str, float]:
     """Return metrics with ``parameters`` among them, where the trainer counted those (not 0) apart."""

@@ -21,11 +21,14 @@ _FATAL_EXIT_CODES = [
 ]
 CA_BUNDLE_FOLDER = "/etc/nas/ca"
 PREPARE_CONTAINER = "prepare"
+KEEP_CONTAINER = "keep"
 UPLOAD_CONTAINER = "upload"
 # The kernel's bound of one variable of an environment, its name included (MAX_ARG_STRLEN).
 _LONGEST_VARIABLE = 131_072
 # What a container that runs before or after the trainer may ask for without raising what the pod needs.
 _SHARED_RESOURCES = ("cpu", "memory", "ephemeral-storage")
+# What the one beside it asks for, of the same.
+_KEEP_REQUESTS = {"cpu": "10m", "memory": "64Mi", "ephemeral-storage": "1Mi"}
 
 
 def owner_reference(experiment: NASExperiment) -> dict[str, Any]:
@@ -117,11 +120,14 @@ def restricted_pod(
     return pod
 
 
-def trainer_pod_template(experiment: NASExperiment, inputs: tuple[TrainerInput, ...], image: str) -> dict[str, Any]:
+def trainer_pod_template(
+    experiment: NASExperiment, launch: int, inputs: tuple[TrainerInput, ...], image: str
+) -> dict[str, Any]:
     """Return the pod template of one launch, the user's template laid over ours.
 
     Args:
         experiment: the manifest.
+        launch: its number.
         inputs: what the trainer is told of each child; of one, where it is a user's own.
         image: the built-in trainer's image, which also has what runs around a user's own trainer.
 
@@ -131,8 +137,12 @@ def trainer_pod_template(experiment: NASExperiment, inputs: tuple[TrainerInput, 
     """
     spec = experiment.spec.trainer
     own = spec.dataset.custom is not None
+    trainer = _own_trainer(experiment, inputs[0]) if own else _built_in_trainer(experiment, inputs, image)
+    pods = _pods(experiment, inputs)
+    if pods > 1:
+        trainer["env"] += _rendezvous(experiment, launch, pods)
     pod = restricted_pod(
-        _own_trainer(experiment, inputs[0]) if own else _built_in_trainer(experiment, inputs, image),
+        trainer,
         service_account=spec.service_account_name,
         mount_token=False,
         s3=experiment.spec.storage.s3,
@@ -142,6 +152,8 @@ def trainer_pod_template(experiment: NASExperiment, inputs: tuple[TrainerInput, 
         pod["volumes"] += [{"name": "nas", "emptyDir": {}}, {"name": "nas-tmp", "emptyDir": {}}]
     pod["activeDeadlineSeconds"] = len(inputs) * int(duration(spec.deadline).total_seconds())
     pod["terminationGracePeriodSeconds"] = 30
+    if pods > 1:
+        pod["subdomain"] = names.trainer_service(experiment.metadata.name, experiment.metadata.uid)
     ours = {
         "metadata": {"labels": names.labels(experiment.metadata.name, experiment.metadata.uid, names.ROLE_TRAINER)},
         "spec": pod,
@@ -151,6 +163,37 @@ def trainer_pod_template(experiment: NASExperiment, inputs: tuple[TrainerInput, 
     except ValueError as error:
         raise ValueError(f"spec.trainer.template: {error}") from error
     return _between_ours(experiment, inputs[0], template, image) if own else template
+
+
+def _pods(experiment: NASExperiment, inputs: tuple[TrainerInput, ...]) -> int:
+    return experiment.spec.pods(final=inputs[0].final is not None)
+
+
+def _rendezvous(experiment: NASExperiment, launch: int, pods: int) -> list[dict[str, Any]]:
+    """Return the environment by which the pods of one launch find each other.
+
+    It is what ``torch.distributed`` reads, with one process in each pod, and what torchrun takes for its options
+    (``PET_*``), which then tells its own processes. Host and id are the launch's: pods of two launches never meet.
+    """
+    meta, spec = experiment.metadata, experiment.spec.trainer
+    job = names.child_job(meta.name, meta.uid, launch)
+    host = f"{job}-0.{names.trainer_service(meta.name, meta.uid)}.{meta.namespace}"
+    plain = {
+        "WORLD_SIZE": str(pods),
+        "MASTER_ADDR": host,
+        "MASTER_PORT": str(names.RENDEZVOUS_PORT),
+        "PET_NNODES": str(pods),
+        "PET_MASTER_ADDR": host,
+        "PET_MASTER_PORT": str(names.RENDEZVOUS_PORT),
+        "PET_RDZV_ID": job,
+        # How long the others may take to start is for trainer.deadline to say.
+        "PET_RDZV_CONF": f"timeout={int(duration(spec.deadline).total_seconds())}",
+    }
+    number = {"fieldRef": {"fieldPath": f"metadata.annotations['{names.COMPLETION_INDEX}']"}}
+    return [
+        *({"name": name, "value": value} for name, value in plain.items()),
+        *({"name": name, "valueFrom": number} for name in ("RANK", "PET_NODE_RANK")),
+    ]
 
 
 def _built_in_trainer(experiment: NASExperiment, inputs: tuple[TrainerInput, ...], image: str) -> dict[str, Any]:
@@ -203,6 +246,8 @@ def _between_ours(
     if not trainer.get("image"):
         raise ValueError("spec.trainer.image: name the image of your own trainer")
     before = [_sidecar(experiment, trainer_input, trainer, image, PREPARE_CONTAINER), *pod.get("initContainers", ())]
+    if _pods(experiment, (trainer_input,)) > 1:
+        before.append(_sidecar(experiment, trainer_input, trainer, image, KEEP_CONTAINER))
     rest = [item for item in pod["containers"] if item["name"] != names.TRAINER_CONTAINER]
     return {
         # kubectl logs and exec go to the trainer unless told otherwise.
@@ -220,7 +265,10 @@ def _between_ours(
 def _sidecar(
     experiment: NASExperiment, trainer_input: TrainerInput, trainer: dict[str, Any], image: str, task: str
 ) -> dict[str, Any]:
-    """Return our container that does a task before or after a user's trainer; only the upload has keys."""
+    """Return our container that does a task before, beside or after a user's trainer.
+
+    Only the upload has keys, and those that bring and keep a checkpoint, which a child of several pods has.
+    """
     s3 = experiment.spec.storage.s3
     container: dict[str, Any] = {
         "name": task,
@@ -244,6 +292,7 @@ def _sidecar(
             {"name": "NAS_NAMESPACE", "value": experiment.metadata.namespace},
             {"name": "NAS_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         ]
+    if task == UPLOAD_CONTAINER or _pods(experiment, (trainer_input,)) > 1:
         container["env"] += s3_environment(s3, trainer=True)
         if s3.ca_bundle is not None:
             container["volumeMounts"].append({"name": "ca", "mountPath": CA_BUNDLE_FOLDER})
@@ -254,6 +303,12 @@ def _sidecar(
         if kind in ("requests", "limits")
         and (shared := {name: amount for name, amount in amounts.items() if name in _SHARED_RESOURCES})
     }
+    if task == KEEP_CONTAINER:
+        # It runs as long as the trainer does, and comes on top.
+        container["restartPolicy"] = "Always"
+        if resources:
+            named = resources.get("requests", {}) | resources.get("limits", {})
+            resources["requests"] = {name: _KEEP_REQUESTS[name] for name in named}
     if resources:
         container["resources"] = resources
     return container
@@ -263,7 +318,8 @@ def child_job(experiment: NASExperiment, launch: int, inputs: tuple[TrainerInput
     """Return the Job that trains one launch. Every retry is ours: the Job itself tries once.
 
     Only a child that is alone has a label for its sample; an annotation names all in any case. Where there is a queue,
-    the Job is suspended, and Kueue resumes it when there is room.
+    the Job is suspended, and Kueue resumes it when there is room: for all of its pods at once, where there are several.
+    The first of these that fails ends the others.
 
     Raises:
         ValueError: see :func:`trainer_pod_template`.
@@ -279,10 +335,11 @@ def child_job(experiment: NASExperiment, launch: int, inputs: tuple[TrainerInput
         labels[names.LABEL_SAMPLE] = str(inputs[0].sample)
     annotations = {names.ANNOTATION_SAMPLES: ",".join(str(child.sample) for child in inputs)}
     metadata = {"labels": labels, "annotations": annotations}
-    template = overlay({"metadata": metadata}, trainer_pod_template(experiment, inputs, image))
+    template = overlay({"metadata": metadata}, trainer_pod_template(experiment, launch, inputs, image))
     # Around a user's own trainer the codes of our containers count, too.
     own = experiment.spec.trainer.dataset.custom is not None
     on_container = {} if own else {"containerName": names.TRAINER_CONTAINER}
+    pods = _pods(experiment, inputs)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -296,8 +353,9 @@ def child_job(experiment: NASExperiment, launch: int, inputs: tuple[TrainerInput
         },
         "spec": {
             "backoffLimit": 0,
-            "completions": 1,
-            "parallelism": 1,
+            **({"completionMode": "Indexed"} if pods > 1 else {}),
+            "completions": pods,
+            "parallelism": pods,
             "suspend": experiment.spec.trainer.queue is not None,
             "podReplacementPolicy": "Failed",
             "ttlSecondsAfterFinished": experiment.spec.trainer.ttl_seconds_after_finished,

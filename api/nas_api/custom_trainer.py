@@ -22,6 +22,8 @@ POD_FOLDER = "/nas"
 ARCHITECTURE = "architecture.json"
 SETTINGS = "settings.json"
 RESULT = "result.json"
+CHECKPOINT = "checkpoint"
+"""Of a child of several pods, in the first one's folder: brought before the trainer starts, kept as it changes."""
 _LONGEST_MESSAGE = 1000
 
 

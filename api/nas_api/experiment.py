@@ -416,6 +416,10 @@ class TrainingSpec(Model):
     then shared by all children on the node. If not set, every child downloads the dataset."""
 
 
+MOST_PODS = 64
+"""Of one child."""
+
+
 class TrainerSpec(TrainingSpec):
     """How one child is trained."""
 
@@ -429,6 +433,10 @@ class TrainerSpec(TrainingSpec):
                 "self.childrenPerPod == 1 || !self.gpu.compile",
                 "childrenPerPod must be 1 with gpu.compile: torch.compile does not support several children in one"
                 " process",
+            ),
+            (
+                "self.pods == 1 || has(self.dataset.custom)",
+                "pods must be 1 with a built-in dataset: finalTraining.pods is for the built-in trainer",
             ),
             (
                 "!has(self.earlyStopping) || self.earlyStopping.epoch < self.epochs",
@@ -452,6 +460,10 @@ class TrainerSpec(TrainingSpec):
     """How many children of the search share a pod, and with it a process and a GPU: small networks leave most of a GPU
     unused. The pod ends with its last child; a sample that has no result by then is tried again alone. Each child has
     trainer.threads; the template's memory is for all of them together. Final training runs have a pod each."""
+    pods: Annotated[int, Field(ge=1, le=MOST_PODS)] = 1
+    """How many pods train one child together, with dataset.custom: the ranks of torchrun, which finds all it needs in
+    its environment, or of another program's own. The first one's result and checkpoint count; when one pod is lost, all
+    are, and the child goes on from its checkpoint. Such a child counts as one in parallelism. `nas run` ignores it."""
     deadline: Duration = "6h"
     """Time limit of one child's pod; a child that exceeds it is lost and not tried again. A pod of several children has
     this time multiplied by their number."""
@@ -522,6 +534,10 @@ class FinalTrainingSpec(Model):
     """Epochs of the final training."""
     grid: GridSpec = GridSpec()
     """Settings that are tried for each of them."""
+    pods: Annotated[int, Field(ge=1, le=MOST_PODS)] | None = None
+    """How many pods train one of these networks together: each learns from its share of every batch, and gradients are
+    averaged (DistributedDataParallel), so that batchSize means what it means in one pod. If not set, as many as
+    trainer.pods says. `nas run` ignores it."""
 
 
 class ControllerSpec(Model):
@@ -637,6 +653,16 @@ class NASExperimentSpec(Model):
                 "self.trainer.childrenPerPod == 1 || self.parallelism >= self.trainer.childrenPerPod",
                 "parallelism must be at least trainer.childrenPerPod: it counts children, not pods",
             ),
+            (
+                "has(self.trainer.dataset.custom) || !has(self.finalTraining) || !has(self.finalTraining.pods)"
+                " || self.finalTraining.pods <= self.trainer.batchSize",
+                "finalTraining.pods must be at most trainer.batchSize: each pod takes a share of every batch",
+            ),
+            (
+                "!self.trainer.gpu.cudaGraphs || !has(self.finalTraining) || !has(self.finalTraining.pods)"
+                " || self.finalTraining.pods == 1",
+                "finalTraining.pods must be 1 with trainer.gpu.cudaGraphs: pods wait for each other within a step",
+            ),
         )
     }
 
@@ -673,6 +699,11 @@ class NASExperimentSpec(Model):
     everything from the beginning."""
     storage: StorageSpec
     """Where everything is kept; `nas run` does not need it. Immutable once the first record is written."""
+
+    def pods(self, *, final: bool) -> int:
+        """Return how many pods a final training has, or a child of the search."""
+        chosen = self.final_training.pods if final and self.final_training is not None else None
+        return self.trainer.pods if chosen is None else chosen
 
 
 # ---------------------------------------------------------------- status

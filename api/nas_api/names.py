@@ -21,6 +21,9 @@ ROLE_CONTROLLER = "controller"
 ROLE_TRAINER = "trainer"
 ROLE_FOLLOWER = "follower"
 
+# Kubernetes' own, on each pod of a Job of several: its number there, from 0. Label and annotation alike.
+COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
+
 # On a child's Job and pod: the numbers of all samples that it trains, with commas.
 ANNOTATION_SAMPLES = f"{GROUP}/samples"
 
@@ -45,6 +48,9 @@ MLFLOW_CREDENTIAL_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 ENV_TRAINER_INPUT = "NAS_INPUT"
 ENV_FOLLOWER_INPUT = "NAS_FOLLOWER_INPUT"
 
+# Where the pods of one child meet, on the first one's address: torch's default.
+RENDEZVOUS_PORT = 29500
+
 
 def uid8(uid: str) -> str:
     """Return the first eight characters of an object's uid: enough to tell namesakes apart."""
@@ -54,6 +60,14 @@ def uid8(uid: str) -> str:
 def child_job(experiment: str, uid: str, launch: int) -> str:
     """Return the name of the Job of one launch: a repeated POST answers 409 and is adopted."""
     return f"{experiment}-{uid8(uid)}-{launch}"
+
+
+def trainer_service(experiment: str, uid: str) -> str:
+    """Return the name of the Service that gives the pods of children of several pods their host names.
+
+    Names of Services begin with a letter, which an experiment's need not.
+    """
+    return f"nas-{experiment}-{uid8(uid)}"
 
 
 def controller_pod(experiment: str, uid: str, index: int) -> str:
@@ -139,9 +153,12 @@ def result_key(sample: int) -> str:
     return f"{SAMPLES_PREFIX}{sample:06d}/result.json"
 
 
-def checkpoint_key(sample: int) -> str:
-    """Return the key of a sample's training checkpoint."""
-    return f"{SAMPLES_PREFIX}{sample:06d}/checkpoint"
+def checkpoint_key(sample: int, attempt: int = 1) -> str:
+    """Return the key of the training checkpoint that one attempt at a sample writes, and no other one.
+
+    The first one's has no number: once it was that of all attempts, and is found by those that follow them.
+    """
+    return f"{SAMPLES_PREFIX}{sample:06d}/checkpoint{'' if attempt == 1 else f'-{attempt}'}"
 
 
 def vocabulary_key(sample: int) -> str:

@@ -75,7 +75,7 @@ class Cluster:
         return pod, names.CONTROLLER_CONTAINER
 
     def trainer(self, experiment: NASExperiment, sample: int) -> tuple[str, str]:
-        """Return the pod of the newest launch that has a sample, and its container."""
+        """Return the pod of the newest launch that has a sample, the first one of several, and its container."""
         selector = f"{names.LABEL_EXPERIMENT_UID}={experiment.metadata.uid},{names.LABEL_ROLE}={names.ROLE_TRAINER}"
         with self._refusals():
             pods = self._client.list(PODS, self._namespace, label_selector=selector).items
@@ -86,7 +86,9 @@ class Cluster:
                 f"there is no pod of sample {sample}: it has none yet, reused an earlier result, or was removed after"
                 f" trainer.ttlSecondsAfterFinished; `nas samples {name}` says what has become of it"
             )
-        newest = max(own, key=lambda metadata: int(metadata["labels"][names.LABEL_LAUNCH]))
+        newest = max(
+            own, key=lambda metadata: (_label(metadata, names.LABEL_LAUNCH), -_label(metadata, names.COMPLETION_INDEX))
+        )
         return str(newest["name"]), names.TRAINER_CONTAINER
 
     def log(self, pod: str, container: str, *, follow: bool, tail: int | None) -> Iterator[str]:
@@ -172,6 +174,11 @@ def _read(document: dict[str, Any]) -> NASExperiment:
         raise Refusal(
             f"{name} does not fit this program ({first_fault(error)}): install the operator's version of it"
         ) from error
+
+
+def _label(metadata: dict[str, Any], name: str) -> int:
+    """Return a pod's number of some kind; 0 where it has none."""
+    return int(metadata["labels"].get(name, 0))
 
 
 def _samples(metadata: dict[str, Any]) -> list[str]:

@@ -95,6 +95,18 @@ def suspended(job: Object) -> bool:
     return bool((job.get("spec") or {}).get("suspend"))
 
 
+def parallelism(job: Object) -> int:
+    """Return how many pods of a Job are to run at once."""
+    number: int = (job.get("spec") or {}).get("parallelism", 1)
+    return number
+
+
+def completion_index(pod: Object) -> str:
+    """Return the number that a pod has among those of its Job; empty for the only one."""
+    number: str = (pod["metadata"].get("labels") or {}).get(names.COMPLETION_INDEX, "")
+    return number
+
+
 def queue(job: Object) -> str:
     """Return the name of the queue of Kueue that a Job is in; empty for none."""
     name: str = job["metadata"].get("labels", {}).get(names.LABEL_QUEUE, "")

@@ -42,6 +42,7 @@ WORKLOADS = Resource("kueue.x-k8s.io/v1beta2", "workloads")
 EVENTS = Resource("events.k8s.io/v1", "events")
 # The older view of the same events: it can be asked for those about one object.
 CORE_EVENTS = Resource("v1", "events")
+SERVICES = Resource("v1", "services")
 SERVICE_ACCOUNTS = Resource("v1", "serviceaccounts")
 CONFIG_MAPS = Resource("v1", "configmaps")
 ROLE_BINDINGS = Resource("rbac.authorization.k8s.io/v1", "rolebindings")

@@ -91,6 +91,29 @@ def role_binding(experiment: NASExperiment) -> Object:
     }
 
 
+def trainer_service(experiment: NASExperiment) -> Object | None:
+    """Return the Service that gives the pods of a child their host names; None where each child has one pod.
+
+    One for all children: a host name begins with its Job's. Pods are found before they are ready, which a user's own
+    trainer never is.
+    """
+    if all(experiment.spec.pods(final=final) == 1 for final in (False, True)):
+        return None
+    meta = experiment.metadata
+    labels = names.labels(meta.name, meta.uid, names.ROLE_TRAINER)
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {**_metadata(experiment, names.trainer_service(meta.name, meta.uid)), "labels": labels},
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {key: labels[key] for key in (names.LABEL_EXPERIMENT_UID, names.LABEL_ROLE)},
+            "ports": [{"name": "rendezvous", "port": names.RENDEZVOUS_PORT}],
+        },
+    }
+
+
 def controller_pod(experiment: NASExperiment, index: int, quick_failures: int, settings: Settings) -> Object:
     """Return the index-th controller pod, the user's template laid over ours.
 

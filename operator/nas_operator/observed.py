@@ -95,6 +95,8 @@ class Observed:
     """Its controller pods by index."""
     access: bool = False
     """Whether ServiceAccount and RoleBinding were seen to be right lately."""
+    service: bool = False
+    """Whether the Service of its children of several pods was seen lately."""
     accepted: frozenset[str] = frozenset()
     """Keys of the trials that the API server accepted."""
     refusal: Refusal | None = None

@@ -36,6 +36,13 @@ class EnsureAccess:
 
 
 @dataclass(frozen=True)
+class EnsureService:
+    """See that the Service is there by which the pods of one child find each other."""
+
+    body: Object
+
+
+@dataclass(frozen=True)
 class Try:
     """Ask the API server whether it would accept these objects."""
 
@@ -73,7 +80,7 @@ class RemoveFollower:
     name: str
 
 
-Action = EnsureAccess | Try | CreatePod | DeletePod | EnsureFollower | RemoveFollower
+Action = EnsureAccess | EnsureService | Try | CreatePod | DeletePod | EnsureFollower | RemoveFollower
 
 
 @dataclass(frozen=True)
@@ -231,6 +238,9 @@ def _controller(observed: Observed, experiment: NASExperiment, now: datetime, se
     # First, because a trial pod is refused as long as its ServiceAccount is not there.
     if not observed.access:
         actions.append(EnsureAccess(builders.service_account(experiment), builders.role_binding(experiment)))
+    service = builders.trainer_service(experiment)
+    if service is not None and not observed.service:
+        actions.append(EnsureService(service))
     doubted = _changed(experiment) or refusal is not None or _reason(observed.raw) in _TRIED_AGAIN
     if (needed or doubted) and key not in observed.accepted:
         actions.append(Try(trials, quota_counts=not live))

@@ -12,7 +12,17 @@ from nas_api.reasons import ConditionType, Reason
 from nas_kube.client import KubeClient
 from nas_kube.errors import ApiError, KubeError
 from nas_kube.reading import finished, true_condition
-from nas_kube.resources import CORE_EVENTS, EVENTS, EXPERIMENTS, JOBS, PODS, ROLE_BINDINGS, SERVICE_ACCOUNTS, Resource
+from nas_kube.resources import (
+    CORE_EVENTS,
+    EVENTS,
+    EXPERIMENTS,
+    JOBS,
+    PODS,
+    ROLE_BINDINGS,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+    Resource,
+)
 from nas_operator.cache import Cache, Key
 from nas_operator.conditions import Event, differs, event_object
 from nas_operator.observed import ControllerPod, Object, Observed, Refusal, pod_index, recorded_pod, starts_late
@@ -22,6 +32,7 @@ from nas_operator.plan import (
     DeletePod,
     EnsureAccess,
     EnsureFollower,
+    EnsureService,
     Plan,
     RemoveFollower,
     Try,
@@ -53,6 +64,7 @@ class _Memory:
     followed: str | None = ""
     follower_refusal: str = ""
     followed_until: datetime = field(default_factory=lambda: datetime.fromtimestamp(0, UTC))
+    service_until: datetime = field(default_factory=lambda: datetime.fromtimestamp(0, UTC))
 
 
 class _Unsettled(Exception):
@@ -118,6 +130,7 @@ class Reconciler:
             raw=raw,
             pods=pods,
             access=now < memory.access_until,
+            service=now < memory.service_until,
             accepted=memory.accepted,
             refusal=memory.refusal,
             children=children,
@@ -183,6 +196,9 @@ class Reconciler:
             case EnsureAccess():
                 self._ensure_access(namespace, action, key, now)
                 memory.access_until = now + _ACCESS_HOLDS
+            case EnsureService():
+                self._ensure_service(namespace, action, key, now)
+                memory.service_until = now + _ACCESS_HOLDS
             case Try():
                 for trial in action.trials:
                     try:
@@ -244,6 +260,12 @@ class Reconciler:
                 self._client.patch(ROLE_BINDINGS, namespace, action.role_binding["metadata"]["name"], body)
         except ApiError as error:
             raise _Refused(_refusal(error, "the controller's access", key, now)) from error
+
+    def _ensure_service(self, namespace: str, action: EnsureService, key: str, now: datetime) -> None:
+        try:
+            self._ensure(SERVICES, namespace, action.body)
+        except ApiError as error:
+            raise _Refused(_refusal(error, "the Service of trainers with several pods", key, now)) from error
 
     def _ensure(self, resource: Resource, namespace: str, body: Object) -> Object:
         """Return the object as it is, made if it was not there: looking first keeps a restart free of writes."""

@@ -76,6 +76,17 @@ BAD: list[tuple[dict[str, Any], str]] = [
         "when.decision must name another decision",
     ),
     ({"spec.trainer.dataset": {"text": {}}}, "searchSpace.convolutional needs images"),
+    ({f"{TRAINER}.pods": 2}, "pods must be 1 with a built-in dataset: finalTraining.pods"),
+    ({f"{TRAINER}.pods": 65, f"{TRAINER}.dataset": {"custom": {}}}, "spec.trainer.pods"),
+    ({"spec.finalTraining": {"pods": 65}}, "spec.finalTraining.pods"),
+    (
+        {"spec.finalTraining": {"pods": 9}, f"{TRAINER}.batchSize": 8},
+        "finalTraining.pods must be at most trainer.batch",
+    ),
+    (
+        {"spec.finalTraining": {"pods": 2}, f"{TRAINER}.gpu": {"cudaGraphs": True}},
+        "finalTraining.pods must be 1 with trainer.gpu.cudaGraphs",
+    ),
     ({f"{TRAINER}.childrenPerPod": 17}, "spec.trainer.childrenPerPod"),
     ({f"{TRAINER}.childrenPerPod": 4, "spec.parallelism": 3}, "parallelism must be at least trainer.childrenPerPod"),
     ({f"{TRAINER}.childrenPerPod": 2, f"{TRAINER}.dataset": {"custom": {}}}, "childrenPerPod must be 1 with dataset"),

@@ -104,6 +104,8 @@ def test_operator_rights_are_exactly_these(render: Render) -> None:
         {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list", "create", "delete"]},
         # No delete: they go with their experiment.
         {"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["get", "create"]},
+        # Only for children of several pods.
+        {"apiGroups": [""], "resources": ["services"], "verbs": ["get", "create"]},
         {
             "apiGroups": ["rbac.authorization.k8s.io"],
             "resources": ["rolebindings"],

@@ -127,21 +127,32 @@ def test_logs_are_printed_as_they_are(answer: Answer) -> None:
 
 
 def test_the_log_of_a_sample_is_that_of_its_newest_pod(answer: Answer) -> None:
-    def pod(launch: int, samples: str) -> dict[str, Any]:
+    def pod(launch: int, samples: str, number: int | None = None) -> dict[str, Any]:
         labels, annotations = {"nas-operator.io/launch": str(launch)}, {"nas-operator.io/samples": samples}
-        return {"metadata": {"name": f"pod-{launch}", "labels": labels, "annotations": annotations}}
+        if number is not None:
+            labels["batch.kubernetes.io/job-completion-index"] = str(number)
+        name = f"pod-{launch}{'-other' if number else ''}"
+        return {"metadata": {"name": name, "labels": labels, "annotations": annotations}}
 
     # 12 was in a pod with others, then alone; 1 is in none, though its digit is.
     pods = {
         "kind": "PodList",
         "metadata": {"resourceVersion": "1"},
-        "items": [pod(10, "12"), pod(9, "11,12,13"), {"metadata": {"name": "x"}}],
+        "items": [
+            pod(10, "12"),
+            pod(9, "11,12,13"),
+            {"metadata": {"name": "x"}},
+            # One child of two pods, of which the first one speaks.
+            pod(11, "14", 1),
+            pod(11, "14", 0),
+        ],
     }
     folder = "/api/v1/namespaces/default/pods"
     answer({PATH: (200, json.dumps(EXPERIMENT)), folder: (200, json.dumps(pods))})
-    answer({f"{folder}/pod-{launch}/log": (200, f"launch {launch}\n") for launch in (9, 10)})
+    answer({f"{folder}/pod-{launch}/log": (200, f"launch {launch}\n") for launch in (9, 10, 11)})
     assert nas("logs", "digits", "--sample", "12").stdout == "launch 10\n"
     assert nas("logs", "digits", "--sample", "13").stdout == "launch 9\n"
+    assert nas("logs", "digits", "--sample", "14").stdout == "launch 11\n"
     assert "there is no pod of sample 1:" in refusal("logs", "digits", "--sample", "1")
 
 

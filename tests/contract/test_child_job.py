@@ -6,9 +6,17 @@ import pytest
 
 from nas_api import names
 from nas_api.architecture import Architecture
-from nas_api.child import Result, StoreLocation, TrainerInput, TrainerPack, read_trainer_document, trainer_document
+from nas_api.child import (
+    FinalSettings,
+    Result,
+    StoreLocation,
+    TrainerInput,
+    TrainerPack,
+    read_trainer_document,
+    trainer_document,
+)
 from nas_api.child_job import child_job, s3_location
-from nas_api.experiment import NASExperiment
+from nas_api.experiment import FinalTrainingSpec, NASExperiment
 from nas_api.pod_template import overlay
 from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalLayer
 
@@ -308,3 +316,81 @@ def test_exit_codes_of_all_containers_around_a_users_trainer_count() -> None:
     rule = job(custom())["spec"]["podFailurePolicy"]["rules"][1]["onExitCodes"]
     assert "containerName" not in rule, "an upload that is refused ends with a code of its own"
     assert job(experiment())["spec"]["podFailurePolicy"]["rules"][1]["onExitCodes"]["containerName"] == "trainer"
+
+
+# ---------------------------------------------------------------- several pods
+
+HOST = f"demo-{UID[:8]}-7-0.nas-demo-{UID[:8]}.team"
+
+
+def final(of: NASExperiment) -> TrainerInput:
+    return asked(of).model_copy(update={"final": FinalSettings()})
+
+
+def test_one_pod_is_what_it_was() -> None:
+    of = custom(pods=1)
+    assert job(of) == job(custom())
+    assert "completionMode" not in job(of)["spec"] and "subdomain" not in job(of)["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("queue", [None, "gpu"])
+def test_several_pods_are_one_job_whose_pods_find_each_other(queue: str | None) -> None:
+    built = job(custom(pods=3, deadline="10m", **({} if queue is None else {"queue": queue})))
+    spec = built["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"], spec["backoffLimit"]) == (
+        "Indexed",
+        3,
+        3,
+        0,
+    )
+    # Kueue admits all pods of a Job at once, unless an annotation says that fewer would do.
+    assert spec["suspend"] is (queue is not None)
+    assert not [key for key in built["metadata"]["annotations"] if "kueue" in key]
+    assert spec["template"]["spec"]["subdomain"] == f"nas-demo-{UID[:8]}"
+    trainer = next(item for item in spec["template"]["spec"]["initContainers"] if item["name"] == "trainer")
+    env = {item["name"]: item.get("value") for item in trainer["env"]}
+    assert env["PET_RDZV_ID"] == built["metadata"]["name"], "pods of two launches never meet"
+    assert (env["MASTER_ADDR"], env["PET_MASTER_ADDR"], env["PET_RDZV_CONF"]) == (HOST, HOST, "timeout=600")
+    assert (env["WORLD_SIZE"], env["PET_NNODES"], env["MASTER_PORT"], env["PET_MASTER_PORT"]) == (
+        "3",
+        "3",
+        "29500",
+        "29500",
+    )
+    for name in ("RANK", "PET_NODE_RANK"):
+        (source,) = [item["valueFrom"] for item in trainer["env"] if item["name"] == name]
+        assert source == {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
+
+
+def test_pods_of_a_final_training_are_its_own_or_as_many_as_a_childs() -> None:
+    def pods(of: NASExperiment, **final_training: Any) -> tuple[int, int]:
+        """Return how many a child of the search has, and a final training."""
+        spec = of.spec.model_copy(update={"final_training": FinalTrainingSpec(**final_training)})
+        of = of.model_copy(update={"spec": spec})
+        child, trained = (child_job(of, 7, (each,), "trainer:1") for each in (asked(of), final(of)))
+        return child["spec"]["completions"], trained["spec"]["completions"]
+
+    assert pods(custom(pods=3)) == (3, 3)
+    assert pods(custom(pods=3), pods=1) == (3, 1)
+    assert pods(experiment(), pods=2) == (1, 2)
+
+
+def test_a_checkpoint_of_several_pods_is_kept_beside_the_trainer() -> None:
+    resources = {"limits": {"memory": "2Gi", "nvidia.com/gpu": 1}, "requests": {"cpu": "2"}}
+    template = {"spec": {"containers": [{"name": "trainer", "resources": resources}]}}
+    _, containers = own_pod(custom(pods=2, template=template))
+    assert list(containers) == ["prepare", "keep", "trainer", "upload"]
+    assert containers["keep"]["restartPolicy"] == "Always", "it runs as long as the trainer does"
+    assert containers["keep"]["resources"] == {
+        "limits": {"memory": "2Gi"},
+        "requests": {"cpu": "10m", "memory": "64Mi"},
+    }
+    with_keys = [name for name, item in containers.items() if "secretKeyRef" in str(item)]
+    assert with_keys == ["prepare", "keep", "upload"]
+
+
+def test_the_longest_names_of_several_pods_are_labels() -> None:
+    name = names.child_job("x" * names.MAX_EXPERIMENT_NAME, UID, 10**9)
+    assert len(f"{name}-63") <= 63, "a pod's host name"
+    assert len(names.trainer_service("x" * names.MAX_EXPERIMENT_NAME, UID)) <= 63
+    assert names.trainer_service("7up", UID)[0].isalpha()

@@ -295,6 +295,43 @@ def test_what_keeps_a_pod_from_running(bench: Bench) -> None:
     bench.no_event()
 
 
+def test_a_child_of_two_pods_runs_when_both_do_and_ends_with_the_first(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    bench = Bench(control_plane.client, namespace, dataset={"custom": {}}, image="mine:1", pods=2)
+    bench.clock = FasterClock(20)
+    executor, _ = bench.executor()
+    try:
+        executor.launch(bench.child(0))
+        by_number = lambda: {  # noqa: E731
+            pod["metadata"]["labels"][names.COMPLETION_INDEX]: pod["metadata"]["name"]
+            for pod in bench.client.list(PODS, namespace, label_selector=f"{names.LABEL_LAUNCH}=0").items
+        }
+        pods = eventually(lambda: found if len(found := by_number()) == 2 else None, message="both pods")
+
+        def trainer(number: str, state: dict[str, Any], **status: Any) -> None:
+            """Write how the trainer of a pod stands, which is an init container."""
+            container = {"name": names.TRAINER_CONTAINER, "image": "mine:1", "imageID": "", "ready": False}
+            body = {"initContainerStatuses": [{**container, "restartCount": 0, "state": state}], **status}
+            bench.client.patch(PODS, namespace, pods[number], {"status": body}, subresource="status")
+
+        running = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+        trainer("0", running, phase="Pending")
+        trainer("1", {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}, phase="Pending")
+        blocked = _until(bench, _is_blocked(Reason.IMAGE_PULL_FAILED))
+        assert f"pod {pods['1']}" in blocked.message, "the one for which the other waits"
+        trainer("1", running, phase="Pending")
+        _until(bench, lambda event: event == Running(0))
+
+        words = {"exitCode": 11, "reason": "Error", "message": "no memory"}
+        trainer("1", {"terminated": words}, phase="Failed")
+        # Its Job ends the other; without a node, that is gone at once.
+        assert _until(bench, lambda event: isinstance(event, Ended)) == Ended(0, End.OUT_OF_MEMORY, "no memory")
+        assert list(by_number()) == ["1"]
+    finally:
+        executor.close()
+
+
 def in_queue(bench: Bench) -> None:
     """Let the bench's Jobs be made for a queue; who plays Kueue is the test."""
     trainer = bench.experiment.spec.trainer.model_copy(update={"queue": "gpu", "priority_class": "high"})

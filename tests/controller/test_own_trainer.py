@@ -36,7 +36,7 @@ def pod(prepare: dict[str, Any], trainer: dict[str, Any], upload: dict[str, Any]
     ],
 )
 def test_the_container_that_failed_tells_how_the_child_ended(found: dict[str, Any], end: End, words: str) -> None:
-    assert job_end(JOB, found) == (end, words)
+    assert job_end(JOB, [found]) == (end, words)
 
 
 def test_a_pod_trains_while_its_trainer_runs() -> None:

@@ -16,7 +16,7 @@ from nas_api.reasons import Reason
 from nas_operator import builders
 from nas_operator.conditions import differs
 from nas_operator.observed import ControllerPod, Finding, Observed, Refusal
-from nas_operator.plan import CreatePod, DeletePod, EnsureAccess, Plan, Try, pause, plan
+from nas_operator.plan import CreatePod, DeletePod, EnsureAccess, EnsureService, Plan, Try, pause, plan
 from nas_operator.settings import Settings
 
 NOW = datetime(2026, 5, 1, 12, 0, 0, tzinfo=UTC)
@@ -105,6 +105,32 @@ def test_a_new_experiment_gets_access_a_trial_and_a_pod_in_this_order() -> None:
         "Ready": "False",
         "Reconciling": "True",
     }
+
+
+OWN = {"dataset": {"custom": {}}, "image": "mine:1"}
+
+
+@pytest.mark.parametrize(
+    "spec", [{"trainer": {**OWN, "pods": 2}}, {"finalTraining": {"pods": 2}}], ids=["search", "final training"]
+)
+def test_children_of_several_pods_have_a_service_before_there_is_a_controller(spec: dict[str, Any]) -> None:
+    done = look(experiment(**spec), access=False, accepted=frozenset())
+    assert kinds(done) == [EnsureAccess, EnsureService, Try, CreatePod]
+    (body,) = [action.body for action in done.actions if isinstance(action, EnsureService)]
+    assert body["metadata"]["name"] == "nas-digits-12345678"
+    assert body["metadata"]["ownerReferences"][0]["uid"] == UID, "it goes with its experiment"
+    assert (body["spec"]["clusterIP"], body["spec"]["publishNotReadyAddresses"]) == ("None", True)
+    (trial, *_) = builders.trials(parsed(experiment(trainer={**OWN, "pods": 2})), SETTINGS)
+    template = trial.body["spec"]["template"]
+    assert body["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+    assert template["spec"]["subdomain"] == body["metadata"]["name"]
+
+
+def test_a_service_is_made_when_a_running_search_first_asks_for_it_and_then_left_alone() -> None:
+    raw = experiment(status=SEARCHING, finalTraining={"pods": 2})
+    assert kinds(look(raw, pod(1))) == [EnsureService]
+    assert look(raw, pod(1), service=True).actions == ()
+    assert look(experiment(status=SEARCHING, finalTraining={"pods": 1}), pod(1)).actions == ()
 
 
 def test_a_final_training_has_its_own_reason() -> None:

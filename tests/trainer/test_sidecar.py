@@ -2,14 +2,15 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from patience import HANG_SECONDS
+from patience import HANG_SECONDS, eventually
 
 from nas_api import names
 from nas_api.child import ExitCode, Result, StoreLocation, TrainerInput
@@ -51,15 +52,18 @@ def document(tmp_path: Path) -> TrainerInput:
 def run(folder: Path, document: TrainerInput, tmp_path: Path) -> Callable[..., int]:
     """Return a function that runs the program with an argument, as its pod does."""
 
-    def start(argument: str, pause: Callable[[float], None] = lambda _: None) -> int:
+    def start(
+        argument: str, pause: Callable[[float], None] = lambda _: None, pod: str | None = None, **more: Any
+    ) -> int:
         environment = {
             names.ENV_TRAINER_INPUT: document.model_dump_json(by_alias=True),
             "NAS_DIR": str(folder),
             "NAS_NAMESPACE": "team",
             "NAS_POD": "mine-0-abc",
             "NAS_TERMINATION_LOG": str(tmp_path / "message"),
+            **({} if pod is None else {"JOB_COMPLETION_INDEX": pod}),
         }
-        return sidecar.main([argument], environment, pause)
+        return sidecar.main([argument], environment, pause, **more)
 
     return start
 
@@ -214,3 +218,86 @@ def test_it_loads_no_torch() -> None:
     program = "import sys, nas_trainer.sidecar; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+# ---------------------------------------------------------------- several pods
+
+
+@pytest.fixture
+def blocked_signals() -> Iterator[None]:
+    """Put back what a keeper in this process blocks."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def kept(tmp_path: Path, attempt: int) -> bytes | None:
+    return FolderStore(tmp_path / "store").get(names.checkpoint_key(5, attempt))
+
+
+def test_only_the_first_pod_has_a_result_and_a_checkpoint(run: Run, folder: Path, tmp_path: Path) -> None:
+    FolderStore(tmp_path / "store").put(names.checkpoint_key(5, 1), b"of the first attempt")
+    for pod in ("1", "0"):
+        assert run("prepare", pod=pod) == ExitCode.OK
+        assert (folder / "checkpoint").exists() is (pod == "0")
+    assert (folder / "checkpoint").read_bytes() == kept(tmp_path, 2) == b"of the first attempt"
+    (folder / "result.json").write_text('{"metrics": {"accuracy": 0.93}}')
+    assert run("upload", pod="1") == ExitCode.OK
+    assert FolderStore(tmp_path / "store").get(names.result_key(5)) is None
+    assert "the first one's result counts" in (tmp_path / "message").read_text()
+    assert run("upload", pod="0") == ExitCode.OK
+    assert parsed(tmp_path).metrics == {"accuracy": 0.93}
+
+
+def test_a_single_pod_has_no_checkpoint(run: Run, folder: Path, tmp_path: Path) -> None:
+    FolderStore(tmp_path / "store").put(names.checkpoint_key(5, 1), b"of whom?")
+    assert run("prepare") == ExitCode.OK
+    assert not (folder / "checkpoint").exists()
+
+
+@pytest.mark.usefixtures("blocked_signals")
+def test_checkpoints_are_kept_as_they_change_and_once_more_at_the_end(run: Run, folder: Path, tmp_path: Path) -> None:
+    path = folder / "checkpoint"
+    seen = []
+
+    def trains_on(_seconds: float) -> bool:
+        seen.append(kept(tmp_path, 2))
+        step = len(seen)
+        if step == 3:
+            path.unlink()
+            path.mkdir()  # Not a file: said, and looked at again.
+        elif step in (1, 4, 6):
+            if path.is_dir():
+                path.rmdir()
+            path.with_name("aside").write_bytes(b"%d" % step)
+            path.with_name("aside").replace(path)
+        return step == 6
+
+    assert run("keep", pod="0", wait_for_end=trains_on) == ExitCode.OK
+    assert seen == [None, b"1", b"1", b"1", b"4", b"4"]
+    assert kept(tmp_path, 2) == b"6", "what was written right before the end"
+
+
+@pytest.mark.usefixtures("blocked_signals")
+def test_the_other_pods_keep_nothing_and_wait(run: Run, folder: Path, tmp_path: Path) -> None:
+    (folder / "checkpoint").write_bytes(b"theirs")
+    looks = iter([False, False, True])
+    assert run("keep", pod="1", wait_for_end=lambda _: next(looks)) == ExitCode.OK
+    assert not list(looks) and kept(tmp_path, 2) is None
+
+
+@pytest.mark.slow
+def test_a_keeper_ends_with_sigterm_as_a_pods_process(document: TrainerInput, folder: Path, tmp_path: Path) -> None:
+    environment = {
+        names.ENV_TRAINER_INPUT: document.model_dump_json(by_alias=True),
+        "NAS_DIR": str(folder),
+        "JOB_COMPLETION_INDEX": "0",
+    }
+    command = [sys.executable, "-m", "nas_trainer.sidecar", "keep"]
+    process = subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.DEVNULL)
+    (folder / "checkpoint").write_bytes(b"the first")
+    eventually(lambda: kept(tmp_path, 2) == b"the first", message="it keeps what changes")
+    (folder / "checkpoint").write_bytes(b"the last one")
+    process.terminate()
+    assert process.wait(HANG_SECONDS) == ExitCode.OK
+    assert kept(tmp_path, 2) == b"the last one"

@@ -25,7 +25,9 @@ from nas_api.stopping import Rung, Stopped
 from nas_store import Store, open_store
 from nas_store.errors import StoreError
 from nas_trainer import checkpoint
+from nas_trainer.distributed import ALONE, RankLost, Ranks, losses
 from nas_trainer.files import DatasetUnavailable
+from nas_trainer.generations import Checkpoints
 from nas_trainer.images.data import Images
 from nas_trainer.images.training import image_training, images_on_device
 from nas_trainer.task import ExportFailed, Progress, Task, Unsuitable
@@ -69,32 +71,41 @@ class Shared:
     """``load_text``, once."""
 
 
-def train_child(document: TrainerInput, shared: Shared, defer: Defer) -> str:
+def train_child(document: TrainerInput, shared: Shared, defer: Defer, ranks: Ranks = ALONE) -> str:
     """Train a child, write its result, and return the termination message.
 
     Args:
         document: what it is told.
         shared: what it has in common with the other children of the process.
         defer: makes an interruption wait; called before the result is written.
+        ranks: the processes that train it together; the first of them reads and writes the store.
 
     Raises:
         Failure: an expected end without a result.
         Terminated: it was interrupted; its state is saved.
+        RankLost: another of its processes is gone; its state is saved.
     """
     log = _log.bind(experiment=document.experiment, sample=document.sample, attempt=document.attempt)
+    if ranks.count > 1:
+        log = log.bind(rank=ranks.number)
     with _storage_failures():
         store = open_store(document.store)
+        checkpoints = Checkpoints(store, document.sample, document.attempt)
         # Asked for before anything is built: an earlier attempt may have ended right after its result.
-        if store.get(names.result_key(document.sample)) is not None:
+        done = ranks.first and store.get(names.result_key(document.sample)) is not None
+    with losses():
+        if ranks.shared(b"done" if done else None) is not None:
             log.info("the result exists already")
             return "the result of this sample exists already"
     started = time.monotonic()
     torch.set_num_threads(document.threads)
-    with _memory_failures():
-        task = _task(document, shared)
-        _restore(document, store, task, log)
-        stopped = _train(document, store, task, log)
-        metrics = _metrics(document, store, task, log)
+    with _memory_failures(), losses():
+        task = _task(document, shared, ranks)
+        _restore(document, checkpoints, task, ranks, log)
+        stopped = _train(document, checkpoints, task, ranks, log)
+        metrics = _metrics(document, store, task, ranks, log)
+    if not ranks.first:
+        return f"rank {ranks.number} has trained with the others; the first one's result counts"
     defer()
     result = _result(document, task, metrics, stopped, time.monotonic() - started)
     with _storage_failures():
@@ -104,21 +115,22 @@ def train_child(document: TrainerInput, shared: Shared, defer: Defer) -> str:
     return result.termination_message()
 
 
-def _task(document: TrainerInput, shared: Shared) -> Task:
+def _task(document: TrainerInput, shared: Shared, ranks: Ranks) -> Task:
     try:
         with _storage_failures(), shared.building:
             if document.dataset.text is None:
-                return image_training(document, shared.images)
-            return text_training(document, shared.text)
+                return image_training(document, shared.images, ranks)
+            return text_training(document, shared.text, ranks)
     except Unsuitable as error:
         raise Failure(ExitCode.INVALID_INPUT, str(error)) from error
     except DatasetUnavailable as error:
         raise Failure(ExitCode.DATASET_UNAVAILABLE, str(error)) from error
 
 
-def _restore(document: TrainerInput, store: Store, task: Task, log: _Log) -> None:
+def _restore(document: TrainerInput, checkpoints: Checkpoints, task: Task, ranks: Ranks, log: _Log) -> None:
     with _storage_failures():
-        data = store.get(names.checkpoint_key(document.sample))
+        data = checkpoints.take_over() if ranks.first else None
+    data = ranks.shared(data)
     if data is None:
         return
     try:
@@ -131,11 +143,11 @@ def _restore(document: TrainerInput, store: Store, task: Task, log: _Log) -> Non
         log.info("goes on from its checkpoint", epochs=progress.epochs)
 
 
-def _train(document: TrainerInput, store: Store, task: Task, log: _Log) -> Stopped | None:
+def _train(document: TrainerInput, checkpoints: Checkpoints, task: Task, ranks: Ranks, log: _Log) -> Stopped | None:
     """Train to the end, or to where the document's rule ends it; return where that was."""
     rule = document.stop
     saved_at = time.monotonic()
-    # SIGTERM may come in the middle of an epoch, whose half is of no use.
+    # The end may come in the middle of an epoch, whose half is of no use.
     newest = (task.state(), task.progress)
 
     def after_epoch() -> None:
@@ -143,41 +155,44 @@ def _train(document: TrainerInput, store: Store, task: Task, log: _Log) -> Stopp
         newest = (task.state(), task.progress)
         metric = {document.metric: task.progress.metrics[-1]} if task.progress.metrics else {}
         log.debug("epoch", number=task.progress.epochs, loss=task.progress.losses[-1], **metric)
-        if time.monotonic() - saved_at >= _CHECKPOINT_SECONDS:
-            _save(document, store, *newest, log)
+        if ranks.first and time.monotonic() - saved_at >= _CHECKPOINT_SECONDS:
+            _save(document, checkpoints, *newest, log)
             saved_at = time.monotonic()
 
     try:
-        # One that goes on from a later epoch was let pass by an earlier attempt's rule, and what it cost is spent.
-        if rule is not None and task.progress.epochs <= rule.epoch < document.epochs:
-            task.run(rule.epoch, after_epoch)
-            rung = Rung.of(task.progress.metrics, rule.epoch, rule.goal)
-            if not task.progress.diverged and rule.ends(rung):
-                log.info("stopped early", epoch=rule.epoch, bound=rule.bound)
-                return Stopped(epoch=rule.epoch, of=document.epochs)
-        task.run(document.epochs, after_epoch)
-    except Terminated:
-        if newest[1].epochs:
-            _save(document, store, *newest, log)
+        with losses():
+            # One that goes on from a later epoch was let pass by an earlier attempt's rule, and what it cost is spent.
+            if rule is not None and task.progress.epochs <= rule.epoch < document.epochs:
+                task.run(rule.epoch, after_epoch)
+                rung = Rung.of(task.progress.metrics, rule.epoch, rule.goal)
+                if not task.progress.diverged and rule.ends(rung):
+                    log.info("stopped early", epoch=rule.epoch, bound=rule.bound)
+                    return Stopped(epoch=rule.epoch, of=document.epochs)
+            task.run(document.epochs, after_epoch)
+    except (Terminated, RankLost):
+        if ranks.first and newest[1].epochs:
+            _save(document, checkpoints, *newest, log)
             log.info("checkpoint", epochs=newest[1].epochs)
         raise
     return None
 
 
-def _save(document: TrainerInput, store: Store, state: dict[str, torch.Tensor], progress: Progress, log: _Log) -> None:
+def _save(
+    document: TrainerInput, checkpoints: Checkpoints, state: dict[str, torch.Tensor], progress: Progress, log: _Log
+) -> None:
     try:
-        store.put(names.checkpoint_key(document.sample), checkpoint.encode(document, state, progress))
+        checkpoints.save(checkpoint.encode(document, state, progress))
     except StoreError as error:
         # A training without a checkpoint is slower to repeat, and right all the same.
         log.warning("the checkpoint could not be written", reason=str(error))
 
 
-def _metrics(document: TrainerInput, store: Store, task: Task, log: _Log) -> dict[str, float]:
+def _metrics(document: TrainerInput, store: Store, task: Task, ranks: Ranks, log: _Log) -> dict[str, float]:
     """Return the result's numbers; a final test leaves the network beside them."""
     if task.progress.diverged:
         return {}
     metrics = task.metrics(document.reward_epochs)
-    if document.final is not None and document.final.test:
+    if ranks.first and document.final is not None and document.final.test:
         metrics |= _export(document, store, task, log)
     return metrics
 

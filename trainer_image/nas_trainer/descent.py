@@ -11,12 +11,15 @@ from torch import Tensor, nn
 
 from nas_api.child import FinalSettings
 from nas_api.experiment import OptimizerSpec
+from nas_trainer.distributed import ALONE, Ranks
 from nas_trainer.optimizer import NesterovSGD
 from nas_trainer.task import Progress
 
 N = TypeVar("N", bound=nn.Module)
 # torch takes seeds of 64 bits.
 _SEEDS = 2**63
+# A prime above the most epochs that a manifest may ask for.
+_MORE_THAN_EPOCHS = 10_007
 
 
 def choose_device() -> torch.device:
@@ -38,12 +41,20 @@ class Descent(ABC, Generic[N]):
         seed: decides, with an epoch's number, what is drawn in that epoch.
         device: where it is trained.
         final: what only final trainings change. None: nothing.
+        ranks: the processes that train it together, each of which has one of these.
     """
 
     def __init__(
-        self, network: N, optimizer: OptimizerSpec, seed: int, device: torch.device, final: FinalSettings | None
+        self,
+        network: N,
+        optimizer: OptimizerSpec,
+        seed: int,
+        device: torch.device,
+        final: FinalSettings | None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.network = network
+        self._ranks = ranks
         self._learning_rate = float(optimizer.learning_rate)
         self._optimizer = NesterovSGD(
             network.parameters(), self._learning_rate, float(optimizer.momentum), float(optimizer.weight_decay)
@@ -89,9 +100,11 @@ class Descent(ABC, Generic[N]):
         """See :class:`~nas_trainer.task.Task`."""
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
 
-    def _generator(self, epoch: int) -> torch.Generator:
-        """Return what all of an epoch is drawn from."""
-        return torch.Generator(self._device).manual_seed((self._seed * 1_000_003 + epoch) % _SEEDS)
+    def _generator(self, epoch: int, rank: int = 0) -> torch.Generator:
+        """Return what all of an epoch is drawn from; of another ``rank``, what the first one's draws do not tell."""
+        return torch.Generator(self._device).manual_seed(
+            (self._seed * 1_000_003 + epoch + rank * _MORE_THAN_EPOCHS) % _SEEDS
+        )
 
     def _decayed(self, rate: float, epoch: int) -> float:
         """Return a learning rate, after a final training's ``decay_epoch`` a tenth of it."""

@@ -6,6 +6,7 @@ termination message. The exit codes are ``nas_api.child.ExitCode``.
 
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -18,10 +19,13 @@ from pydantic import ValidationError
 from nas_api import names
 from nas_api.child import ExitCode, TrainerInput, read_trainer_document
 from nas_trainer.child import Failure, Shared, Terminated, first_line, train_child
+from nas_trainer.distributed import RankLost, joined
 from nas_trainer.process import leave_message
 from nas_trainer.together import Defer, run_together
 
 _log = structlog.get_logger()
+
+_FIRST_TELLS_SECONDS = 30.0
 
 
 def main(environment: Mapping[str, str] = os.environ) -> int:
@@ -32,7 +36,8 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
     try:
         with _terminated_by_sigterm() as defer:
             documents = _read_input(environment)
-            message = train_child(documents[0], Shared(), defer) if len(documents) == 1 else _run_together(documents)
+            several = len(documents) > 1
+            message = _run_together(documents) if several else _run_one(documents[0], environment, defer)
     except Failure as failure:
         _log.error("failed", reason=failure.message, code=failure.code)
         leave_message(environment, failure.message)
@@ -43,6 +48,25 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
         return ExitCode.TERMINATED
     leave_message(environment, message)
     return ExitCode.OK
+
+
+def _run_one(document: TrainerInput, environment: Mapping[str, str], defer: Defer) -> str:
+    """Train a child, maybe with processes in other pods, and return the termination message.
+
+    Raises:
+        Terminated: SIGTERM came.
+        Failure: an expected end without a result, or that of another process.
+    """
+    try:
+        with joined(environment) as ranks:
+            return train_child(document, Shared(), defer, ranks)
+    except RankLost as error:
+        _log.warning("another rank is lost", reason=str(error))
+        # The one that fell first is to tell why: Kubernetes ends this one as soon as it knows.
+        time.sleep(_FIRST_TELLS_SECONDS)
+        raise Failure(
+            1, f"another pod of this child is gone ({error}); the next attempt goes on from the last checkpoint"
+        ) from error
 
 
 def _run_together(documents: tuple[TrainerInput, ...]) -> str:

@@ -1,6 +1,6 @@
-"""Why a child's Job does not run, from its pod and its events. Pure."""
+"""Why a child's Job does not run, from its pods and its events. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from nas_api import names
 from nas_api.reasons import Reason
@@ -9,14 +9,14 @@ from nas_kube.reading import Object, containers, obstacle
 Diagnosis = tuple[Reason, str]
 
 
-def diagnose(pod: Object | None, events: Iterable[Object]) -> Diagnosis | None:
-    """Return why a Job that exists has no running pod, or None when nothing is wrong that we know of.
+def diagnose(pods: Sequence[Object], events: Iterable[Object]) -> Diagnosis | None:
+    """Return why a Job that exists does not run, or None when nothing is wrong that we know of.
 
     Args:
-        pod: the Job's newest pod, if there is one.
+        pods: the Job's newest pods: one, several that wait for each other, or none as yet.
         events: events about the Job (``events.k8s.io/v1``).
     """
-    return _from_pod(pod) if pod is not None else _from_events(events)
+    return next(filter(None, map(_from_pod, pods)), None) if pods else _from_events(events)
 
 
 def trains(pod: Object) -> bool:

@@ -1,8 +1,11 @@
-"""How a child's Job ended, from the Job and, for a failed one, its pod. Pure."""
+"""How a child's Job ended, from the Job and, for a failed one, its pods. Pure."""
 
 import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
 
 from nas_api import names
+from nas_api.child import ExitCode
 from nas_api.harmless import harmless
 from nas_controller.executor import End, end_of
 from nas_kube.reading import Object, Termination, containers, disruption, status, suspended, true_condition
@@ -13,12 +16,12 @@ _EXIT_CODE = re.compile(r"exit code (\d+) matching FailJob rule")
 _DISRUPTED = re.compile(r"condition DisruptionTarget matching FailJob rule")
 
 
-def job_end(job: Object, pod: Object | None) -> tuple[End, str]:
+def job_end(job: Object, pods: Iterable[Object] = ()) -> tuple[End, str]:
     """Return how a finished Job's child ended, and its last words.
 
     Args:
         job: a Job that is ``finished``.
-        pod: the failed Job's pod, or None where there is none any more.
+        pods: what is left of the failed Job's pods; of several, the first one that failed by itself tells.
     """
     failure = true_condition(job, "Failed")
     if failure is None:
@@ -29,10 +32,23 @@ def job_end(job: Object, pod: Object | None) -> tuple[End, str]:
         return End.DISRUPTED, words
     if failure.get("reason") == "DeadlineExceeded":
         return End.DEADLINE_EXCEEDED, words
-    if pod is not None:
+    if (pod := min(pods, key=_fell, default=None)) is not None:
         return _pod_end(pod, words)
     match = _EXIT_CODE.search(words)
     return (end_of(int(match[1])) if match else End.FAILED), words
+
+
+def _fell(pod: Object) -> tuple[bool, bool, datetime]:
+    """Return what puts pods into the order in which they are to blame.
+
+    Where one pod of several is lost the others fail too, or are ended with SIGTERM; one that was made to end by
+    somebody else takes the blame from all.
+    """
+    ended = _telling(pod)
+    code = None if ended is None else ended.code
+    bystander = status(pod).get("phase") != "Failed" or code in (ExitCode.OK, ExitCode.TERMINATED)
+    at = (None if ended is None else ended.finished) or datetime.max.replace(tzinfo=UTC)
+    return disruption(pod) is None, bystander, at
 
 
 def _pod_end(pod: Object, words: str) -> tuple[End, str]:

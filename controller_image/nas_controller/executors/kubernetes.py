@@ -20,7 +20,16 @@ from nas_controller.executors.job_end import job_end
 from nas_kube.client import KubeClient
 from nas_kube.clock import SYSTEM_CLOCK, Clock, wait_for
 from nas_kube.errors import ApiError, ApiUnavailable, KubeError
-from nas_kube.reading import admission, finished, priority_class, queue, status, suspended
+from nas_kube.reading import (
+    admission,
+    completion_index,
+    finished,
+    parallelism,
+    priority_class,
+    queue,
+    status,
+    suspended,
+)
 from nas_kube.reflector import EventType, Reflector
 from nas_kube.resources import EVENTS, JOBS, PODS, WORKLOADS
 
@@ -48,7 +57,10 @@ class _Child:
     clock."""
     uid: str | None = None
     """Its Job's; None until the Job is known to exist."""
+    pods: int = 1
+    """As many as its Job has."""
     ready: bool = False
+    """All of them run."""
     waits: Queued | None = None
     """What was posted of it last, as long as its Job is suspended."""
     priority_class: str = ""
@@ -191,7 +203,7 @@ class KubernetesExecutor:
                 self._follow(child, job)
         if kind is EventType.DELETED:
             gone = Ended(number, End.VANISHED, "its Job was deleted")
-            self._post(Ended(number, *job_end(job, None)) if finished(job) else gone)
+            self._post(Ended(number, *job_end(job)) if finished(job) else gone)
         elif finished(job):
             self._submit(self._end, child, job)
 
@@ -210,7 +222,8 @@ class KubernetesExecutor:
         if child.waits is not None:
             child.waits, child.since = None, self._clock.monotonic()
             self._post(Admitted(child.number))
-        if status(job).get("ready") and not child.ready:
+        child.pods = parallelism(job)
+        if status(job).get("ready", 0) >= child.pods and not child.ready:
             child.ready = True
             self._post(Running(child.number))
 
@@ -218,18 +231,18 @@ class KubernetesExecutor:
         return any(owner["uid"] == self._uid for owner in job["metadata"].get("ownerReferences") or ())
 
     def _end(self, child: _Child, job: Object) -> None:
-        """Post how a finished Job's child ended, after a look at its pod if it failed."""
-        pod = None
-        if job_end(job, None)[0] is not End.SUCCEEDED:
+        """Post how a finished Job's child ended, after a look at its pods if it failed."""
+        pods: list[Object] = []
+        if job_end(job)[0] is not End.SUCCEEDED:
             try:
-                pod = _newest(self._pods([child.number]))
+                pods = _newest(self._pods([child.number]))
             except KubeError as error:
                 _log.info("no look at a failed child's pod", launch=child.number, error=str(error))
         with self._lock:
             if self._children.get(child.number) is not child:
                 return
             del self._children[child.number]
-        self._post(Ended(child.number, *job_end(job, pod)))
+        self._post(Ended(child.number, *job_end(job, pods)))
 
     # ------------------------------------------------------------ creation and deletion
 
@@ -376,14 +389,16 @@ class KubernetesExecutor:
         for child in idle:
             own = [pod for pod in pods if pod["metadata"]["labels"].get(names.LABEL_LAUNCH) == str(child.number)]
             about = [event for event in events if (event.get("regarding") or {}).get("uid") == child.uid]
-            pod = _newest(own)
-            if pod is not None and trains(pod):
+            newest = _newest(own)
+            # Those that train wait for these; with none of them, for pods that there are not yet.
+            idle_pods = [pod for pod in newest if not trains(pod)]
+            if len(newest) == child.pods and not idle_pods:
                 # A user's own trainer is an init container, so that its Job is not ready before the end.
                 with self._lock:
                     if child.waits is None and not child.ready:
                         child.ready = True
                         self._post(Running(child.number))
-            elif (found := diagnose(pod, about)) is not None:
+            elif (found := diagnose(idle_pods, about)) is not None:
                 self._post(_blocked(child.number, *found))
 
     def _pods(self, numbers: list[int]) -> list[Object]:
@@ -420,5 +435,7 @@ def _blocked(number: int, reason: Reason, cause: str) -> Blocked:
     return Blocked(number, reason, f"{cause.rstrip('.')}. {EXPLANATIONS[reason].cure}")
 
 
-def _newest(pods: list[Object]) -> Object | None:
-    return max(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")), default=None)
+def _newest(pods: list[Object]) -> list[Object]:
+    """Return the newest of a Job's pods, of each number that has one where there are several."""
+    by_age = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
+    return list({completion_index(pod): pod for pod in by_age}.values())

@@ -19,15 +19,21 @@ def whiten(images: Tensor) -> Tensor:
     return images
 
 
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, generator: torch.Generator, share: slice = slice(None), batch: int | None = None) -> Tensor:
     """Return images (n, c, h, w), each upsampled, cropped at random to its old size, and flipped or not.
 
     The paper's section 4.1. Upsampling is bilinear.
+
+    Args:
+        images: all of a batch, or a part of it.
+        generator: draws as much as for all of it, so that parts fare as they do in the whole.
+        share: which of the batch these are.
+        batch: how many images it has; None: as many as there are.
     """
-    count, device = len(images), images.device
+    count, device = len(images) if batch is None else batch, images.device
     top, left = torch.randint(0, UPSAMPLED_BY + 1, (2, count, 1), generator=generator, device=device)
     flip = torch.rand(count, 1, generator=generator, device=device) < 0.5
-    return _crops(images, top, left, flip)
+    return _crops(images, top[share], left[share], flip[share])
 
 
 def central_crops(images: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from nas_api.experiment import DatasetSpec, GpuSpec, OptimizerSpec
 from nas_api.handover import Preprocessing
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_trainer.descent import Descent, choose_device, seed_weights
+from nas_trainer.distributed import ALONE, Ranks
 from nas_trainer.images.cuda_graph import GpuRecorder, RecordedStep, Step
 from nas_trainer.images.data import Images, load_images
 from nas_trainer.images.export import onnx_model
@@ -38,12 +39,15 @@ def images_on_device(spec: DatasetSpec, store: StoreLocation, *, cache: str | No
     return images
 
 
-def image_training(document: TrainerInput, load: Callable[..., Images] = images_on_device) -> "ImageTraining":
+def image_training(
+    document: TrainerInput, load: Callable[..., Images] = images_on_device, ranks: Ranks = ALONE
+) -> "ImageTraining":
     """Return the training that an input document of a convolutional network asks for.
 
     Args:
         document: what is asked for.
         load: :func:`images_on_device`, or what calls it once for several children.
+        ranks: the processes that train it together.
 
     Raises:
         Unsuitable: the document asks for another metric, or for what the image cannot do.
@@ -69,6 +73,7 @@ def image_training(document: TrainerInput, load: Callable[..., Images] = images_
         device,
         final=document.final,
         gpu=document.gpu,
+        ranks=ranks,
     )
 
 
@@ -85,6 +90,10 @@ class ImageTraining(Descent[Network]):
         final: what only final trainings change: when the learning rate falls, the normalisation's epsilon, and
             whether the images held out are the test set. None: nothing of it.
         gpu: how the device is used when it is a GPU; None: as the manifest's defaults say.
+        ranks: the processes that train it together, each with its share of every batch and of the images held out.
+
+    Raises:
+        Unsuitable: there are fewer images in a batch than ranks.
     """
 
     def __init__(
@@ -98,6 +107,7 @@ class ImageTraining(Descent[Network]):
         *,
         final: FinalSettings | None = None,
         gpu: GpuSpec | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         final = final or FinalSettings()
         self._gpu = (gpu or GpuSpec()) if device.type == "cuda" else None
@@ -107,14 +117,20 @@ class ImageTraining(Descent[Network]):
         if images.augmented:
             self._held_out_images = central_crops(self._held_out_images)
         self._batch_size = min(batch_size, len(images.train_labels))
+        if self._batch_size < ranks.count:
+            raise Unsuitable(
+                f"{ranks.count} pods cannot share a batch of {self._batch_size} images: lower finalTraining.pods, or"
+                " raise trainer.batchSize"
+            )
         self._multiply_adds = multiply_adds(architecture, images.shape, images.classes)
         seed_weights(seed)
         network = Network(architecture, images.shape[0], images.classes, float(final.batch_norm_epsilon))
         network.to(device).to(memory_format=self._memory_format)  # type: ignore[call-overload]
-        super().__init__(network, optimizer, seed, device, final)
+        super().__init__(network, optimizer, seed, device, final, ranks)
         # Shares its weights with the network, whose names stay those of a checkpoint.
+        parallel = ranks.parallel(self.network)
         compiled = self._gpu is not None and self._gpu.compile
-        self._forward: Callable[[Tensor], Tensor] = torch.compile(self.network) if compiled else self.network
+        self._forward: Callable[[Tensor], Tensor] = torch.compile(parallel) if compiled else parallel
         self._recorded: RecordedStep | None = None
 
     def metrics(self, last: int) -> dict[str, float]:
@@ -164,16 +180,17 @@ class ImageTraining(Descent[Network]):
         generator = self._generator(epoch)
         order = torch.randperm(len(labels), generator=generator, device=self._device)
         steps = len(labels) // self._batch_size
+        share = self._ranks.share(self._batch_size)
         total = torch.zeros((), device=self._device)
         take_step = self._step_of_epoch(epoch)
         self.network.train()
         for step in range(steps):
             chosen = order[step * self._batch_size : (step + 1) * self._batch_size]
-            batch = images[chosen]
+            batch = images[chosen[share]]
             if self._images.augmented:
-                batch = augment(batch, generator)
-            total += take_step(batch.contiguous(memory_format=self._memory_format), labels[chosen])
-        return total / steps
+                batch = augment(batch, generator, share, self._batch_size)
+            total += take_step(batch.contiguous(memory_format=self._memory_format), labels[chosen[share]])
+        return self._ranks.sum(total) / self._ranks.count / steps
 
     def _step_of_epoch(self, epoch: int) -> Step:
         """Return what takes a step, with the epoch's learning rate."""
@@ -189,9 +206,11 @@ class ImageTraining(Descent[Network]):
         return self._recorded
 
     def _step(self, batch: Tensor, labels: Tensor) -> Tensor:
-        """Learn from a batch; return its mean loss, float32 ()."""
+        """Learn from this rank's share of a batch; return what its mean loss adds to the ranks' mean, float32 ()."""
         with self._precision():
             loss = functional.cross_entropy(self._forward(batch), labels)
+        if self._ranks.count > 1:
+            loss = loss * self._ranks.weight(self._batch_size)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         return loss.detach().float()
@@ -200,13 +219,14 @@ class ImageTraining(Descent[Network]):
     def _measure(self) -> Tensor:
         """Return the accuracy on the images held out as a tensor on the device, float32 ()."""
         self.network.eval()
-        images, labels = self._held_out_images, self._images.held_out_labels
+        share = self._ranks.share(len(self._images.held_out_labels))
+        images, labels = self._held_out_images[share], self._images.held_out_labels[share]
         correct = torch.zeros((), device=self._device)
         for start in range(0, len(labels), _HELD_OUT_BATCH):
             with self._precision():
                 logits = self._forward(images[start : start + _HELD_OUT_BATCH])
             correct += (logits.argmax(1) == labels[start : start + _HELD_OUT_BATCH]).sum()
-        return correct / len(labels)
+        return self._ranks.sum(correct) / len(self._images.held_out_labels)
 
 
 def best_of_last(accuracies: tuple[float, ...], epochs: int) -> float:

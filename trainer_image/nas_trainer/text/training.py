@@ -17,6 +17,7 @@ from nas_api.experiment import LanguageSpec, OptimizerSpec, TextDataset
 from nas_api.handover import Vocabulary
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_trainer.descent import Descent, choose_device, seed_weights
+from nas_trainer.distributed import ALONE, Ranks
 from nas_trainer.task import Unsuitable
 from nas_trainer.text.data import END, UNKNOWN, Text, load_text
 from nas_trainer.text.export import onnx_model
@@ -27,12 +28,15 @@ BITS_PER_CHARACTER = "bitsPerCharacter"
 _NO_TARGET = -100
 
 
-def text_training(document: TrainerInput, load: Callable[..., Text] = load_text) -> "TextTraining":
+def text_training(
+    document: TrainerInput, load: Callable[..., Text] = load_text, ranks: Ranks = ALONE
+) -> "TextTraining":
     """Return the training that an input document with a text asks for.
 
     Args:
         document: what is asked for.
         load: :func:`~nas_trainer.text.data.load_text`, or what calls it once for several children.
+        ranks: the processes that train it together.
 
     Raises:
         Unsuitable: the metric is not one of the text's, the architecture is no cell, or the budget of parameters is
@@ -60,6 +64,7 @@ def text_training(document: TrainerInput, load: Callable[..., Text] = load_text)
         choose_device(),
         metric=document.metric,
         final=document.final,
+        ranks=ranks,
     )
 
 
@@ -96,6 +101,10 @@ class TextTraining(Descent[LanguageModel]):
         metric: what the progress tells of: ``PERPLEXITY`` or ``BITS_PER_CHARACTER``.
         final: what only final trainings change: when the learning rate falls, and whether the text held out is the
             test text. None: nothing of it.
+        ranks: the processes that train it together, each with its share of the streams.
+
+    Raises:
+        Unsuitable: there are fewer streams than ranks.
     """
 
     def __init__(
@@ -110,16 +119,23 @@ class TextTraining(Descent[LanguageModel]):
         *,
         metric: str = PERPLEXITY,
         final: FinalSettings | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._spec = spec
         self._metric = metric
         self._train = tuple(each.to(device) for each in streams(text.train, streams_count))
         self._held_out = tuple(each.to(device) for each in streams(text.held_out, streams_count))
+        if self._train[0].shape[1] < ranks.count:
+            raise Unsuitable(
+                f"{ranks.count} pods cannot share {self._train[0].shape[1]} streams of text: lower finalTraining.pods,"
+                " or raise trainer.batchSize"
+            )
         self._vocabulary = Vocabulary(unit=text.unit, unknown=UNKNOWN, end_of_line=END, tokens=text.vocabulary)
         words = len(text.vocabulary)
         seed_weights(seed)
         network = LanguageModel(architecture, words, fitting_width(architecture, words, spec), spec).to(device)
-        super().__init__(network, optimizer, seed, device, final)
+        super().__init__(network, optimizer, seed, device, final, ranks)
+        self._forward: Callable[..., tuple[Tensor, Tensor, Tensor]] = ranks.parallel(self.network)
 
     def metrics(self, last: int) -> dict[str, float]:
         """See :class:`~nas_trainer.task.Task`: the text's metrics, training loss in nats, and what a token costs."""
@@ -158,8 +174,8 @@ class TextTraining(Descent[LanguageModel]):
 
     def _train_epoch(self, epoch: int) -> float:
         """Read the training text once; return the mean loss of a token in nats."""
-        read, following = self._train
-        generator = self._generator(epoch)
+        (read, following), streams_count = self._shares(self._train)
+        generator = self._generator(epoch, self._ranks.number)
         self._optimizer.learning_rate = self._rate(epoch)
         clip = float(self._spec.gradient_clip)
         parameters = list(self.network.parameters())
@@ -167,20 +183,21 @@ class TextTraining(Descent[LanguageModel]):
         total = torch.zeros((), device=self._device)
         for start in range(0, len(read), self._spec.steps):
             window = slice(start, start + self._spec.steps)
-            logits, states, memories = self.network(read[window], states.detach(), memories.detach(), generator)
+            logits, states, memories = self._forward(read[window], states.detach(), memories.detach(), generator)
             loss = functional.cross_entropy(
                 logits, following[window].flatten(), ignore_index=_NO_TARGET, reduction="sum"
             )
-            (loss / read.shape[1]).backward()  # type: ignore[no-untyped-call]
+            # The mean over all streams, where the ranks' gradients are averaged.
+            (loss / (streams_count / self._ranks.count)).backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(parameters, clip)
             self._optimizer.step()
             total += loss.detach()
-        return (total / (following != _NO_TARGET).sum()).item()
+        return (self._ranks.sum(total) / (self._train[1] != _NO_TARGET).sum()).item()
 
     @torch.no_grad()
     def _measure(self) -> float:
         """Return the mean loss of a token of the text held out, in nats."""
-        read, following = self._held_out
+        (read, following), _ = self._shares(self._held_out)
         states, memories = self.network.start(read.shape[1])
         total = torch.zeros((), device=self._device, dtype=torch.float64)
         for start in range(0, len(read), self._spec.steps):
@@ -189,7 +206,13 @@ class TextTraining(Descent[LanguageModel]):
             total += functional.cross_entropy(
                 logits, following[window].flatten(), ignore_index=_NO_TARGET, reduction="sum"
             )
-        return (total / (following != _NO_TARGET).sum()).item()
+        return (self._ranks.sum(total) / (self._held_out[1] != _NO_TARGET).sum()).item()
+
+    def _shares(self, text: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], int]:
+        """Return this rank's streams of a text (steps, streams), which may be none, and how many all have."""
+        streams_count = text[0].shape[1]
+        share = self._ranks.share(streams_count)
+        return tuple(each[:, share] for each in text), streams_count
 
 
 def _perplexity(nats: float) -> float:
