@@ -29,6 +29,7 @@ from nas_api.experiment import NASExperiment
 from nas_api.search_space import search_space
 from nas_api.trainer_input import trainer_input
 from nas_controller.executors.kubernetes import KubernetesExecutor
+from nas_controller.instruments import Instruments
 from nas_controller.kubernetes_status import KubernetesSink
 from nas_controller.policies.factory import make_policy
 from nas_controller.search import Exit, Search
@@ -45,6 +46,7 @@ NAMESPACE = "default"
 AIM = 1.25
 # What the executor uses too: more would only queue in the API server.
 THREADS = 8
+_UNWATCHED = Instruments()
 
 
 def cluster(*words: str) -> str:
@@ -134,7 +136,9 @@ def bare(client: KubeClient, wanted: NASExperiment, in_flight: int, folder: Path
     return took
 
 
-def controlled(client: KubeClient, wanted: NASExperiment, folder: Path) -> float:
+def controlled(
+    client: KubeClient, wanted: NASExperiment, folder: Path, instruments: Instruments = _UNWATCHED
+) -> float:
     """Return the seconds that the real search takes for the same children."""
     store = FolderStore(folder)
     space = search_space(wanted.spec.search_space)
@@ -143,15 +147,16 @@ def controlled(client: KubeClient, wanted: NASExperiment, folder: Path) -> float
         digest = space.decode(policy.propose(sample).choices).digest
         result = Result(sample=sample, attempt=1, architecture=digest, metrics={"accuracy": sample % 97 / 97})
         store.put_if_absent(names.result_key(sample), result.model_dump_json(by_alias=True).encode())
-    executor = KubernetesExecutor(client, wanted, "i", ThreadPoolExecutor(THREADS))
+    executor = instruments.executor(KubernetesExecutor(client, wanted, "i", ThreadPoolExecutor(THREADS)), wanted)
     sink = KubernetesSink(client, wanted, lambda loss: print(f"status lost: {loss}", file=sys.stderr))
     search = Search(
         wanted,
-        store=store,
+        store=instruments.store(store),
         location=StoreLocation(folder=str(folder)),
         executor=executor,
-        sink=sink,
+        sink=instruments.sink(sink),
         pool=ThreadPoolExecutor(THREADS),
+        make_policy=instruments.policy(make_policy),
     )
     began = time.monotonic()
     why = search.run()
