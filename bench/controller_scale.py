@@ -136,9 +136,7 @@ def bare(client: KubeClient, wanted: NASExperiment, in_flight: int, folder: Path
     return took
 
 
-def controlled(
-    client: KubeClient, wanted: NASExperiment, folder: Path, instruments: Instruments = _UNWATCHED
-) -> float:
+def controlled(client: KubeClient, wanted: NASExperiment, folder: Path, instruments: Instruments = _UNWATCHED) -> float:
     """Return the seconds that the real search takes for the same children."""
     store = FolderStore(folder)
     space = search_space(wanted.spec.search_space)

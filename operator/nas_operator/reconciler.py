@@ -187,7 +187,7 @@ class Reconciler:
             _log.info("refused", reason=refused.refusal.reason.value, detail=refused.refusal.detail)
             memory.refusal = refused.refusal
             return
-        if any(isinstance(action, EnsureAccess | Try | CreatePod) for action in decided.actions):
+        if any(isinstance(action, EnsureAccess | EnsureService | Try | CreatePod) for action in decided.actions):
             memory.refusal = None
         self._tell(raw, decided.told_with_actions, now)
 
