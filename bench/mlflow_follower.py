@@ -7,6 +7,7 @@ samples per second and requests per sample of both, and what the second costs of
 """
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -25,7 +26,7 @@ from nas_api.child import StoreLocation
 from nas_api.experiment import MlflowSpec
 from nas_api.follower import FollowerInput
 from nas_followers.following import follow
-from nas_followers.mlflow import Mlflow
+from nas_followers.main import CLIENT_DEFAULTS
 from nas_store.folder import FolderStore
 
 
@@ -47,6 +48,9 @@ def main() -> None:
     parser.add_argument("uri", help="of the server")
     parser.add_argument("--samples", type=int, default=1000)
     arguments = parser.parse_args()
+    os.environ |= CLIENT_DEFAULTS
+    from nas_followers.mlflow import Mlflow  # Its client reads the variables.
+
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("warning"))
     sent = [0]
     send = requests.Session.send

@@ -26,15 +26,15 @@ _log = structlog.get_logger()
 _TERMINATION_LOG = Path("/dev/termination-log")
 _MESSAGE_BYTES = 4096
 _TERMINATED = 143
-# Of MLflow's client, unless the Secret's or the template's say otherwise. It would try for minutes and say nothing, and
-# tell its makers of its use; and it looks for git, which is not there.
-_CLIENT = {
+CLIENT_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+"""Variables of MLflow's client, unless the template says otherwise. By itself it would try for minutes and say nothing,
+tell its makers of its use, ask for each run once more to print its address, and look for git, which is not there."""
 
 
 class _Clock:
@@ -78,7 +78,7 @@ def _follow(environment: Mapping[str, str]) -> str:
         asked = FollowerInput.model_validate_json(environment.get(names.ENV_FOLLOWER_INPUT, ""), extra="ignore")
     except ValidationError as error:
         raise FollowerError(f"{names.ENV_FOLLOWER_INPUT} cannot be used, which the operator sets: {error}") from error
-    for variable, value in _CLIENT.items():
+    for variable, value in CLIENT_DEFAULTS.items():
         os.environ.setdefault(variable, value)
     # Its import takes seconds, and it reads the variables.
     from nas_followers.mlflow import Mlflow
