@@ -303,10 +303,11 @@ def test_a_child_of_two_pods_runs_when_both_do_and_ends_with_the_first(
     executor, _ = bench.executor()
     try:
         executor.launch(bench.child(0))
-        by_number = lambda: {  # noqa: E731
-            pod["metadata"]["labels"][names.COMPLETION_INDEX]: pod["metadata"]["name"]
-            for pod in bench.client.list(PODS, namespace, label_selector=f"{names.LABEL_LAUNCH}=0").items
-        }
+
+        def by_number() -> dict[str, str]:
+            pods = bench.client.list(PODS, namespace, label_selector=f"{names.LABEL_LAUNCH}=0").items
+            return {pod["metadata"]["labels"][names.COMPLETION_INDEX]: pod["metadata"]["name"] for pod in pods}
+
         pods = eventually(lambda: found if len(found := by_number()) == 2 else None, message="both pods")
 
         def trainer(number: str, state: dict[str, Any], **status: Any) -> None:

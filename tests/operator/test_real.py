@@ -38,6 +38,7 @@ from nas_kube.resources import (
     PODS,
     ROLE_BINDINGS,
     SERVICE_ACCOUNTS,
+    SERVICES,
     Resource,
 )
 from nas_operator.plan import pause
@@ -301,6 +302,24 @@ def test_an_experiment_gets_its_controller_and_nothing_is_left_on_it(operator: O
     assert "limits" not in container["resources"]
     binding = lab.client.get(ROLE_BINDINGS, lab.namespace, names.controller_service_account("digits", uid))
     assert binding["roleRef"]["name"] == names.CONTROLLER_CLUSTER_ROLE
+
+
+def test_children_of_several_pods_get_a_service_once_they_are_asked_for(operator: Operator, lab: Lab) -> None:
+    """With the chart's rights, and during a run; it goes with its experiment."""
+
+    def services() -> list[dict[str, Any]]:
+        return lab.client.list(SERVICES, lab.namespace).items
+
+    lab.make()
+    lab.until_pods("1")
+    assert services() == []
+    lab.spec(finalTraining={"pods": 2})
+    (service,) = eventually(services, message="the Service")
+    uid = lab.experiment()["metadata"]["uid"]
+    assert service["metadata"]["name"] == names.trainer_service("digits", uid)
+    assert (service["spec"]["clusterIP"], service["spec"]["publishNotReadyAddresses"]) == ("None", True)
+    lab.client.delete(EXPERIMENTS, lab.namespace, "digits")
+    eventually(lambda: not services(), message="it goes with its experiment")
 
 
 def test_a_restart_makes_no_write(start: Any, lab: Lab) -> None:

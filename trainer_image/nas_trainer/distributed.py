@@ -18,6 +18,7 @@ import structlog
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 
 _log = structlog.get_logger()
@@ -71,7 +72,7 @@ class Ranks:
     def weight(self, total: int) -> float:
         """Return by what a mean over this rank's share is multiplied so that the ranks' mean is that over all."""
         share = self.share(total)
-        return (share.stop - share.start) * self.count / total
+        return float(share.stop - share.start) * self.count / total
 
     def sum(self, value: Tensor) -> Tensor:
         """Return the sum of the ranks' values; the value itself may be changed."""
@@ -141,7 +142,7 @@ def losses() -> Iterator[None]:
         raise RankLost(str(error).splitlines()[0]) from error
 
 
-def _store(environment: Mapping[str, str], ranks: Ranks) -> dist.Store:
+def _store(environment: Mapping[str, str], ranks: Ranks) -> Store:
     """Return the store on the first rank through which all find each other, once all have come.
 
     They are waited for here and not by torch, which would not hear SIGTERM meanwhile.
@@ -159,18 +160,18 @@ def _store(environment: Mapping[str, str], ranks: Ranks) -> dist.Store:
     return store
 
 
-def _server(port: int, ranks: Ranks) -> dist.TCPStore:
+def _server(port: int, ranks: Ranks) -> TCPStore:
     # A pod's own name may not be known yet, and need not be.
-    return dist.TCPStore("localhost", port, ranks.count, is_master=True, timeout=_TRY, wait_for_workers=False)
+    return TCPStore("localhost", port, ranks.count, is_master=True, timeout=_TRY, wait_for_workers=False)
 
 
-def _client(host: str, port: int, ranks: Ranks) -> dist.TCPStore:
+def _client(host: str, port: int, ranks: Ranks) -> TCPStore:
     waiting = False
     while True:
         try:
             # torch says a page about a name that does not exist.
             socket.getaddrinfo(host, port)
-            return dist.TCPStore(host, port, ranks.count, is_master=False, timeout=_TRY, wait_for_workers=False)
+            return TCPStore(host, port, ranks.count, is_master=False, timeout=_TRY, wait_for_workers=False)
         except (OSError, dist.DistNetworkError) as error:
             if not waiting:
                 _log.info("waits for the first rank", rank=ranks.number, reason=str(error).splitlines()[0])
@@ -189,7 +190,7 @@ def _synchronise(network: nn.Module) -> None:
 
 def _synchronised(norm: nn.BatchNorm2d) -> nn.Module:
     if norm.weight.is_cuda:
-        return nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # type: ignore[no-any-return]
+        return nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # type: ignore[no-any-return, no-untyped-call]
     ours = _SynchronisedBatchNorm(norm.num_features, norm.eps, norm.momentum)
     # As torch's conversion does it: an optimiser has these already.
     ours.weight, ours.bias = norm.weight, norm.bias
@@ -209,9 +210,14 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(_context: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone()
+        total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
+    return total
 
 
 class _SynchronisedBatchNorm(nn.BatchNorm2d):
@@ -223,11 +229,11 @@ class _SynchronisedBatchNorm(nn.BatchNorm2d):
             return super().forward(x)
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         # Two passes, as torch does: the difference of two large sums would lose most digits.
-        sums = _Sum.apply(torch.cat([x.sum((0, 2, 3)), x.new_tensor([x.numel() / x.shape[1]])]))
+        sums = _sum(torch.cat([x.sum((0, 2, 3)), x.new_tensor([x.numel() / x.shape[1]])]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
         centred = x - mean[:, None, None]
-        variance = _Sum.apply((centred**2).sum((0, 2, 3))) / count
+        variance = _sum((centred**2).sum((0, 2, 3))) / count
         with torch.no_grad():
             momentum = 0.1 if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean, momentum)
