@@ -131,7 +131,7 @@ def test_a_queue_that_is_stopped_and_resumed_costs_nothing_even_if_the_controlle
     world.eventually(lambda: active(world, "stopped"), lambda: jobs(world, "stopped"))
     kueue.stop(NAMESPACE, queue)
     problem(world, "stopped", f"2 of 2 wait in queue {queue}")
-    found = problem(world, "stopped", "stopped")
+    found = problem(world, "stopped", "is inactive")
     print(found["message"])
     assert not active(world, "stopped")
     pod = world.experiment("stopped")["status"]["controller"]["pod"]
