@@ -514,8 +514,9 @@ def test_the_operators_part_of_the_status_is_left_alone_and_does_not_hold_us_up(
         "metadata": {"name": "demo"},
         "status": {"state": "Searching"},
     }
-    operator = {"field_manager": "nas-operator", "subresource": "status"}
-    applied = bench.client.apply(EXPERIMENTS, bench.namespace, "demo", body, **operator)
+    applied = bench.client.apply(
+        EXPERIMENTS, bench.namespace, "demo", body, field_manager="nas-operator", subresource="status"
+    )
     if told:
         sink.saw(applied["metadata"]["resourceVersion"])
     sink.publish(SearchStatus(epoch=1, outcome=Outcome(type="Complete", reason="SamplesSpent", message="")))

@@ -185,7 +185,7 @@ def check(server: Server, store: FolderStore) -> None:
     for run in children:
         sample = samples[int(tags(run)[mlflow_runs.SAMPLE])]
         wanted = mlflow_runs.sample_run(facts, sample, (), "u-1")
-        assert tags(run) | wanted.tags | {mlflow_runs.PARENT: parent["info"]["run_id"]} == tags(run)
+        assert {**tags(run), **wanted.tags, mlflow_runs.PARENT: parent["info"]["run_id"]} == tags(run)
         assert {item["key"]: item["value"] for item in run["data"].get("params", ())} == wanted.parameters
         metrics = {item["key"]: item["value"] for item in run["data"].get("metrics", ())}
         assert metrics == pytest.approx({each.key: each.value for each in wanted.metrics})
