@@ -22,6 +22,14 @@ class Empty(Model):
     """A choice without settings: written as ``{}``."""
 
 
+Share = Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))]
+"""A part of a whole, never all of it."""
+
+
+def _is_zero(share: str) -> bool:
+    return share == "0"
+
+
 # ---------------------------------------------------------------- objective
 
 
@@ -117,9 +125,7 @@ class ReinforceSpec(Model):
     """Adam's learning rate (the paper: 0.0006 for images, 0.0005 for language)."""
     batch: Annotated[int, Field(ge=1, le=1024)] = 8
     """Observed samples whose gradients are averaged into one update: the paper's m."""
-    baseline_decay: Annotated[
-        PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))
-    ] = "0.95"
+    baseline_decay: Share = "0.95"
     """Decay of the exponential moving average of past rewards; the paper does not state one."""
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
     """Controller replicas, each with its own, possibly stale, parameters and batch: the paper's K (100 and 400)."""
@@ -160,7 +166,7 @@ class TpeSpec(Model):
 class ControlSpec(Model):
     """A control experiment beside the policy."""
 
-    random: Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))] = "0.1"
+    random: Share = "0.1"
     """Share of samples that are drawn uniformly at random; the policy does not learn from them."""
 
 
@@ -318,9 +324,7 @@ class OptimizerSpec(Model):
 
     learning_rate: PositiveDecimal = "0.1"
     """Learning rate."""
-    momentum: Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))] = (
-        "0.9"
-    )
+    momentum: Share = "0.9"
     """Nesterov momentum."""
     weight_decay: PositiveDecimal = "0.0001"
     """Weight decay."""
@@ -343,8 +347,14 @@ class LanguageSpec(Model):
     """Whether the softmax shares the embedding's weights, which leaves more parameters for the cells."""
     steps: Annotated[int, Field(ge=1, le=1000)] = 35
     """Number of steps in a window: gradients go back no further than its start; the state is carried over."""
-    dropout: Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))] = "0.5"
-    """Share of values that are dropped at the input of each layer and of the softmax."""
+    dropout: Share = "0.5"
+    """Share of values that are dropped at the input of each layer and of the softmax, at each step anew."""
+    input_dropout: Annotated[Share, Field(exclude_if=_is_zero)] = "0"
+    """Share of values that are dropped at the input of each layer, the same ones at all steps of a window."""
+    recurrent_dropout: Annotated[Share, Field(exclude_if=_is_zero)] = "0"
+    """Share of a layer's state that is dropped on its way to the next step, the same at all steps of a window."""
+    embedding_dropout: Annotated[Share, Field(exclude_if=_is_zero)] = "0"
+    """Share of words that are dropped wherever they are read in a window."""
     gradient_clip: PositiveDecimal = "5"
     """Maximum norm of a window's gradient (of the loss summed over steps and averaged over the batch)."""
     steady_epochs: Annotated[int, Field(ge=1, le=10_000)] = 6
@@ -386,7 +396,7 @@ class EarlyStoppingSpec(Model):
 
     epoch: Annotated[int, Field(ge=1, le=10_000)]
     """The epoch after which a child may be stopped."""
-    worst: Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))] = "0.25"
+    worst: Share = "0.25"
     """Share of children that are stopped, the worst ones."""
     startup: Annotated[int, Field(ge=1, le=100)] = 20
     """Number of children that must have reached that epoch before any is stopped."""

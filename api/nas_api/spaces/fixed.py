@@ -81,7 +81,8 @@ def modified(architecture: Architecture, spec: FixedSpec) -> Architecture:
     for index, layer in enumerate(architecture.layers):
         if layer.filters + spec.extra_filters > MOST_FILTERS:
             raise ValueError(
-                f"searchSpace.fixed.extraFilters: layer {index} has {layer.filters} filters, and may have {MOST_FILTERS}"
+                f"searchSpace.fixed.extraFilters: layer {index} has {layer.filters} filters already, and may have at"
+                f" most {MOST_FILTERS}"
             )
         inputs = layer.inputs
         if spec.all_skips:
