@@ -5,6 +5,7 @@ The CustomResourceDefinition is generated from these models (``crd.py``): attrib
 so that the API server itself refuses a bad manifest.
 """
 
+import operator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
@@ -498,14 +499,29 @@ class GridSpec(Model):
     weight_decay: Annotated[tuple[PositiveDecimal, ...], Field(max_length=8)] = ()
     """Weight decays; the trainer's own if empty."""
     batch_norm_epsilon: Annotated[tuple[PositiveDecimal, ...], Field(max_length=8)] = ()
-    """Epsilons of batch normalisation; 0.00001 if empty."""
+    """Epsilons of batch normalisation, for images; 0.00001 if empty."""
     decay_epoch: Annotated[tuple[Annotated[int, Field(ge=1, le=10_000)], ...], Field(max_length=8)] = ()
     """Epochs after which the learning rate is divided by 10; never if empty."""
+    dropout: Annotated[tuple[Share, ...], Field(max_length=8, exclude_if=operator.not_)] = ()
+    """Dropouts, for text; trainer.language.dropout if empty."""
+    initial_scale: Annotated[
+        tuple[Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) > 0.0", "must be above 0")))], ...],
+        Field(max_length=8, exclude_if=operator.not_),
+    ] = ()
+    """Bounds between which initial weights are drawn, for text; one over the square root of the width if empty."""
+
+    @property
+    def axes(self) -> tuple[tuple[str | int, ...], ...]:
+        """All axes; an empty one is one setting."""
+        return tuple(getattr(self, name) for name in type(self).model_fields)
 
 
 MOST_FINAL_TRAININGS = 1000
 """Of one experiment: top times the combinations of the grid. The axes' own bounds would allow 204,800."""
-_AXES = tuple(f"size(self.grid.{axis})" for axis in ("learningRate", "weightDecay", "batchNormEpsilon", "decayEpoch"))
+_AXES = tuple(
+    f"size(self.grid.{axis})"
+    for axis in ("learningRate", "weightDecay", "batchNormEpsilon", "decayEpoch", "dropout", "initialScale")
+)
 # An empty axis is one setting: the trainer's own.
 _FINAL_TRAININGS = " * ".join(["self.top", *(f"({axis} > 0 ? {axis} : 1)" for axis in _AXES)])
 
@@ -532,6 +548,9 @@ class FinalTrainingSpec(Model):
     """Epochs of the final training."""
     grid: GridSpec = GridSpec()
     """Settings that are tried for each of them."""
+    train_on_validation: Annotated[bool, Field(exclude_if=bool)] = True
+    """Whether the winner's last training, which is tested, has the validation set as well (paper section 4.1).
+    Published figures for text leave it out: for a comparison with them, say false."""
 
 
 class ControllerSpec(Model):
@@ -614,6 +633,17 @@ class NASExperimentSpec(Model):
             (
                 "!has(self.searchSpace.convolutional) || !has(self.trainer.dataset.text)",
                 "searchSpace.convolutional needs images: trainer.dataset.text is for recurrentCell",
+            ),
+            (
+                "!has(self.finalTraining) || size(self.finalTraining.grid.batchNormEpsilon) == 0"
+                " || !has(self.trainer.dataset.text)",
+                "finalTraining.grid.batchNormEpsilon is for images: cells are not normalised",
+            ),
+            (
+                "!has(self.finalTraining) || size(self.finalTraining.grid.dropout)"
+                " + size(self.finalTraining.grid.initialScale) == 0"
+                " || has(self.trainer.dataset.text) || has(self.trainer.dataset.custom)",
+                "finalTraining.grid.dropout and initialScale are for text",
             ),
             (
                 "self.trainer.childrenPerPod == 1 || self.parallelism >= self.trainer.childrenPerPod",

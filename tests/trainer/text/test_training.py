@@ -173,6 +173,16 @@ def test_dropout_is_off_in_evaluation_and_on_in_training(text: Text) -> None:
     assert not torch.allclose(plain, dropped)
 
 
+def test_a_final_training_has_its_own_dropout_and_initial_weights(text: Text) -> None:
+    settings = FinalSettings(dropout="0", initial_scale="0.04")
+    found = training(text, final=settings).network
+    values = torch.cat([parameter.detach().flatten() for parameter in found.parameters()])
+    assert 0.035 < values.abs().max() <= 0.04 and abs(values.mean()) < 0.004
+    words = text.train[:20].view(5, 4)
+    generator = torch.Generator().manual_seed(1)
+    torch.testing.assert_close(found(words, *found.start(4), generator)[0], found(words, *found.start(4))[0])
+
+
 @pytest.mark.parametrize("kind", ["input_dropout", "recurrent_dropout", "embedding_dropout"])
 def test_what_a_mask_drops_it_drops_at_all_steps_of_a_window(
     text: Text, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -59,6 +59,11 @@ class LanguageModel(nn.Module):
         """Return the cells from the embedding up."""
         return list(self.cells)  # type: ignore[arg-type]
 
+    def draw_weights(self, scale: float) -> None:
+        """Draw all weights anew, uniformly between ``-scale`` and ``scale`` (Zaremba et al., 2014, section 4.1)."""
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -scale, scale)
+
     def softmax(self) -> Tensor:
         """Return the softmax's weights, (words, width)."""
         return self.embedding if self.decoder is None else self.decoder
