@@ -59,7 +59,8 @@ def main() -> None:
         sent[0] += 1
         return send(*words, **options)
 
-    requests.Session.send = counted  # type: ignore[method-assign]
+    session: Any = requests.Session
+    session.send = counted
     with tempfile.TemporaryDirectory() as folder:
         store = FolderStore(folder)
         logs.write(store, logs.records(logs.CONVOLUTIONAL, arguments.samples, control="0.2"))

@@ -23,7 +23,7 @@ from nas_api import names
 from nas_api.child import FinalSettings, StoreLocation, TrainerInput
 from nas_api.experiment import DatasetSpec, DigitsDataset, LanguageSpec, OptimizerSpec, TextDataset
 from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalLayer
-from nas_api.spaces.recurrent_cell import RecurrentCellSpace, RecurrentCellSpec
+from nas_api.spaces.recurrent_cell import CellNode, RecurrentCellArchitecture
 
 
 def digits(epochs: int) -> dict[str, Any]:
@@ -42,15 +42,15 @@ def digits(epochs: int) -> dict[str, Any]:
 
 def text(epochs: int) -> dict[str, Any]:
     """Return what is trained on characters, with dropout."""
-    space = RecurrentCellSpace(RecurrentCellSpec(base=2))
+    node = CellNode(combination="add", activation="tanh")
     return {
         "metric": "bitsPerCharacter",
-        "architecture": space.decode(tuple(1 for _ in space.decisions(0))),
+        "architecture": RecurrentCellArchitecture(nodes=(node,) * 3, inject=node, injected=0, cell_output=2),
         "dataset": DatasetSpec(text=TextDataset(level="character")),
         "language": LanguageSpec(layers=1, parameters=20_000, dropout="0.2"),
         "batch_size": 64,
         "optimizer": OptimizerSpec(learning_rate="0.05"),
-        "epochs": max(1, epochs // 6),
+        "epochs": max(1, epochs // 4),
     }
 
 

@@ -619,6 +619,19 @@ def test_a_tracker_gets_a_follower_which_is_replaced_and_removed(operator: Opera
     assert lab.pods() == ["1"]
 
 
+def test_a_followers_template_that_the_server_refuses_holds_up_no_search(operator: Operator, lab: Lab) -> None:
+    mlflow = {"uri": "http://mlflow.example:5000"}
+    lab.make(tracking={"mlflow": mlflow, "template": {"spec": {"restartPolicy": "Always"}}})
+    lab.until_pods("1")
+    message = lab.until("Tracking", "False", "FollowerFailed")["message"]
+    assert message.startswith("The follower's Job was refused: spec.tracking.template: ") and "restartPolicy" in message
+    lab.play_kubelet(1, RUNNING)
+    lab.until("Progressing", "True", "ControllerStarting")
+    assert not follower_jobs(lab)
+    lab.spec(tracking={"mlflow": mlflow, "template": None})
+    eventually(lambda: follower_jobs(lab), message="no follower after the correction")
+
+
 def test_a_search_that_has_ended_still_gets_a_follower(operator: Operator, lab: Lab) -> None:
     lab.make()
     lab.until_pods("1")
