@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from nas_api.architecture import Architecture
 from nas_api.base import MetricName, Model, PositiveDecimal
-from nas_api.experiment import TrainingSpec
+from nas_api.experiment import Share, TrainingSpec
 from nas_api.stopping import Stopped, StopRule
 
 
@@ -56,15 +56,25 @@ class StoreLocation(Model):
         return self
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class FinalSettings(Model):
     """What a final training has that a search's child has not (paper section 4.1)."""
 
     batch_norm_epsilon: PositiveDecimal = "0.00001"
     decay_epoch: Annotated[int, Field(ge=1)] | None = None
     """The learning rate is divided by 10 after this epoch; None: never."""
+    dropout: Annotated[Share | None, Field(exclude_if=_is_none)] = None
+    """Of a language model, instead of ``language.dropout``; None: that."""
+    initial_scale: Annotated[PositiveDecimal | None, Field(exclude_if=_is_none)] = None
+    """Bound of a language model's initial weights; None: one over the square root of its width."""
     test: bool = False
     """Train on everything but the test set, measure the metric on the test set once at the end, and leave the weights
     and the ONNX model beside the result. Otherwise the metric is the validation set's, as in a search."""
+    on_validation: Annotated[bool, Field(exclude_if=bool)] = True
+    """Whether a test trains on the validation set as well; otherwise on what the search's children train on."""
 
 
 class _Attempt(Model):

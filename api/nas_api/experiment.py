@@ -5,6 +5,7 @@ The CustomResourceDefinition is generated from these models (``crd.py``): attrib
 so that the API server itself refuses a bad manifest.
 """
 
+import operator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
@@ -20,6 +21,14 @@ UNSEEN = -1
 
 class Empty(Model):
     """A choice without settings: written as ``{}``."""
+
+
+Share = Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))]
+"""A part of a whole, never all of it."""
+
+
+def _is_zero(share: str) -> bool:
+    return share == "0"
 
 
 # ---------------------------------------------------------------- objective
@@ -117,9 +126,7 @@ class ReinforceSpec(Model):
     """Adam's learning rate (the paper: 0.0006 for images, 0.0005 for language)."""
     batch: Annotated[int, Field(ge=1, le=1024)] = 8
     """Observed samples whose gradients are averaged into one update: the paper's m."""
-    baseline_decay: Annotated[
-        PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))
-    ] = "0.95"
+    baseline_decay: Share = "0.95"
     """Decay of the exponential moving average of past rewards; the paper does not state one."""
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
     """Controller replicas, each with its own, possibly stale, parameters and batch: the paper's K (100 and 400)."""
@@ -160,7 +167,7 @@ class TpeSpec(Model):
 class ControlSpec(Model):
     """A control experiment beside the policy."""
 
-    random: Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))] = "0.1"
+    random: Share = "0.1"
     """Share of samples that are drawn uniformly at random; the policy does not learn from them."""
 
 
@@ -318,9 +325,7 @@ class OptimizerSpec(Model):
 
     learning_rate: PositiveDecimal = "0.1"
     """Learning rate."""
-    momentum: Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))] = (
-        "0.9"
-    )
+    momentum: Share = "0.9"
     """Nesterov momentum."""
     weight_decay: PositiveDecimal = "0.0001"
     """Weight decay."""
@@ -343,8 +348,14 @@ class LanguageSpec(Model):
     """Whether the softmax shares the embedding's weights, which leaves more parameters for the cells."""
     steps: Annotated[int, Field(ge=1, le=1000)] = 35
     """Number of steps in a window: gradients go back no further than its start; the state is carried over."""
-    dropout: Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))] = "0.5"
-    """Share of values that are dropped at the input of each layer and of the softmax."""
+    dropout: Share = "0.5"
+    """Share of values that are dropped at the input of each layer and of the softmax, at each step anew."""
+    input_dropout: Annotated[Share, Field(exclude_if=_is_zero)] = "0"
+    """Share of values that are dropped at the input of each layer, the same ones at all steps of a window."""
+    recurrent_dropout: Annotated[Share, Field(exclude_if=_is_zero)] = "0"
+    """Share of a layer's state that is dropped on its way to the next step, the same at all steps of a window."""
+    embedding_dropout: Annotated[Share, Field(exclude_if=_is_zero)] = "0"
+    """Share of words that are dropped wherever they are read in a window."""
     gradient_clip: PositiveDecimal = "5"
     """Maximum norm of a window's gradient (of the loss summed over steps and averaged over the batch)."""
     steady_epochs: Annotated[int, Field(ge=1, le=10_000)] = 6
@@ -386,7 +397,7 @@ class EarlyStoppingSpec(Model):
 
     epoch: Annotated[int, Field(ge=1, le=10_000)]
     """The epoch after which a child may be stopped."""
-    worst: Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 1.0", "must be below 1")))] = "0.25"
+    worst: Share = "0.25"
     """Share of children that are stopped, the worst ones."""
     startup: Annotated[int, Field(ge=1, le=100)] = 20
     """Number of children that must have reached that epoch before any is stopped."""
@@ -500,14 +511,29 @@ class GridSpec(Model):
     weight_decay: Annotated[tuple[PositiveDecimal, ...], Field(max_length=8)] = ()
     """Weight decays; the trainer's own if empty."""
     batch_norm_epsilon: Annotated[tuple[PositiveDecimal, ...], Field(max_length=8)] = ()
-    """Epsilons of batch normalisation; 0.00001 if empty."""
+    """Epsilons of batch normalisation, for images; 0.00001 if empty."""
     decay_epoch: Annotated[tuple[Annotated[int, Field(ge=1, le=10_000)], ...], Field(max_length=8)] = ()
     """Epochs after which the learning rate is divided by 10; never if empty."""
+    dropout: Annotated[tuple[Share, ...], Field(max_length=8, exclude_if=operator.not_)] = ()
+    """Dropouts, for text; trainer.language.dropout if empty."""
+    initial_scale: Annotated[
+        tuple[Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) > 0.0", "must be above 0")))], ...],
+        Field(max_length=8, exclude_if=operator.not_),
+    ] = ()
+    """Bounds between which initial weights are drawn, for text; one over the square root of the width if empty."""
+
+    @property
+    def axes(self) -> tuple[tuple[str | int, ...], ...]:
+        """All axes; an empty one is one setting."""
+        return tuple(getattr(self, name) for name in type(self).model_fields)
 
 
 MOST_FINAL_TRAININGS = 1000
 """Of one experiment: top times the combinations of the grid. The axes' own bounds would allow 204,800."""
-_AXES = tuple(f"size(self.grid.{axis})" for axis in ("learningRate", "weightDecay", "batchNormEpsilon", "decayEpoch"))
+_AXES = tuple(
+    f"size(self.grid.{axis})"
+    for axis in ("learningRate", "weightDecay", "batchNormEpsilon", "decayEpoch", "dropout", "initialScale")
+)
 # An empty axis is one setting: the trainer's own.
 _FINAL_TRAININGS = " * ".join(["self.top", *(f"({axis} > 0 ? {axis} : 1)" for axis in _AXES)])
 
@@ -538,6 +564,9 @@ class FinalTrainingSpec(Model):
     """How many pods train one of these networks together: each learns from its share of every batch, and gradients are
     averaged (DistributedDataParallel), so that batchSize means what it means in one pod. If not set, as many as
     trainer.pods says. `nas run` ignores it."""
+    train_on_validation: Annotated[bool, Field(exclude_if=bool)] = True
+    """Whether the winner's last training, which is tested, has the validation set as well (paper section 4.1).
+    Published figures for text leave it out: for a comparison with them, say false."""
 
 
 class ControllerSpec(Model):
@@ -648,6 +677,17 @@ class NASExperimentSpec(Model):
             (
                 "!has(self.searchSpace.convolutional) || !has(self.trainer.dataset.text)",
                 "searchSpace.convolutional needs images: trainer.dataset.text is for recurrentCell",
+            ),
+            (
+                "!has(self.finalTraining) || size(self.finalTraining.grid.batchNormEpsilon) == 0"
+                " || !has(self.trainer.dataset.text)",
+                "finalTraining.grid.batchNormEpsilon is for images: cells are not normalised",
+            ),
+            (
+                "!has(self.finalTraining) || size(self.finalTraining.grid.dropout)"
+                " + size(self.finalTraining.grid.initialScale) == 0"
+                " || has(self.trainer.dataset.text) || has(self.trainer.dataset.custom)",
+                "finalTraining.grid.dropout and initialScale are for text",
             ),
             (
                 "self.trainer.childrenPerPod == 1 || self.parallelism >= self.trainer.childrenPerPod",

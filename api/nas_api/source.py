@@ -77,7 +77,7 @@ class Layer(nn.Module):
 
 _BLOCK = '''\
 class Block(nn.Module):
-    """Densely connected layers: each takes the block's input and all outputs before it; the last one is returned."""
+    """Densely connected layers: each takes the block's input and all outputs before it; {returned} returned."""
 
     def __init__(self, channels: int, filters: int, size: tuple[int, int], stride: tuple[int, int] = (1, 1)) -> None:
         super().__init__()
@@ -95,10 +95,21 @@ class Block(nn.Module):
         maps = [x[:, :, :: self.stride[0], :: self.stride[1]], first(x)]
         for layer in others:
             maps.append(layer(torch.cat(maps, 1)))
-        return maps[-1]
+        return {output}
 
 
 '''
+
+
+def _block(architecture: ConvolutionalArchitecture) -> str:
+    if architecture.block_layers == 1:
+        return ""
+    everything = architecture.block_output == "All"
+    return _BLOCK.format(
+        count=architecture.block_layers,
+        returned="all are" if everything else "the last one is",
+        output="torch.cat(maps[1:], 1)" if everything else "maps[-1]",
+    )
 
 
 def _concatenated(sources: tuple[int, ...]) -> str:
@@ -150,7 +161,7 @@ def network_source(
     return _TEMPLATE.format(
         short=architecture.short(),
         name=name,
-        block=_BLOCK.format(count=architecture.block_layers) if architecture.block_layers > 1 else "",
+        block=_block(architecture),
         epsilon="" if epsilon == _EPSILON else f", eps={epsilon}",
         in_channels=in_channels,
         classes=classes,
@@ -160,7 +171,7 @@ def network_source(
             _layer(layer, architecture.channels(index, in_channels), architecture.block_layers)
             for index, layer in enumerate(layers)
         ),
-        features=sum(layers[leaf].filters for leaf in leaves),
+        features=sum(map(architecture.handed_on, leaves)),
         calls="\n".join(_call(layer, index) for index, layer in enumerate(layers)),
         features_call=_concatenated(leaves),
     )

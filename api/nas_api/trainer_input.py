@@ -103,6 +103,8 @@ def _longest_final(plain: TrainerInput, spec: FinalTrainingSpec) -> TrainerInput
             "final": FinalSettings(
                 batch_norm_epsilon=max((FinalSettings().batch_norm_epsilon, *grid.batch_norm_epsilon), key=len),
                 decay_epoch=max(grid.decay_epoch, default=None),
+                dropout=max(grid.dropout, key=len, default=None),
+                initial_scale=max(grid.initial_scale, key=len, default=None),
             ),
             "optimizer": optimizer.model_copy(
                 update={

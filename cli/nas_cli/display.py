@@ -117,14 +117,13 @@ def _layers_table(architecture: ConvolutionalArchitecture, in_channels: int) -> 
     table.add_column("feeds")
     for index, layer in enumerate(architecture.layers):
         feeds = [other for other, later in enumerate(architecture.layers) if index in later.inputs]
-        size = layer.filter_height * layer.filter_width
         table.add_row(
             str(index),
             f"{layer.filter_height}x{layer.filter_width}",
             str(layer.filters),
             f"{layer.stride_height}x{layer.stride_width}",
             ", ".join(map(str, layer.inputs)) or "image",
-            f"{size * architecture.channels(index, in_channels) * layer.filters:,}",
+            f"{architecture.weights(index, in_channels):,}",
             "classifier" if index in leaves else ", ".join(map(str, feeds)),
         )
     return table

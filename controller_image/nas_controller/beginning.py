@@ -106,7 +106,7 @@ class Beginning:
         if fixed is None:
             return None
         found = self._find_earlier(self._location, fixed.experiment, fixed.uid)
-        return earlier.found_architecture(found, spec.trainer.dataset)
+        return earlier.found_architecture(found, fixed, spec.trainer.dataset)
 
     def _warm_start(self, spec: NASExperimentSpec) -> WarmStarted | None:
         """Return the record of a warm start, where one is asked for."""

@@ -18,6 +18,7 @@ from nas_api.child import StoreLocation
 from nas_api.experiment import DatasetSpec, ObjectiveSpec
 from nas_api.reward import reward
 from nas_api.search_space import SearchSpaceSpec
+from nas_api.spaces.fixed import FixedSpec, modified
 from nas_controller.errors import EarlierMissing, EarlierUnsuitable
 from nas_log.errors import LogDamaged
 from nas_log.follower import Follower, end_of_log
@@ -107,17 +108,18 @@ def _missing(name: str, where: str) -> EarlierMissing:
     )
 
 
-def found_architecture(earlier: Earlier, dataset: DatasetSpec) -> Architecture:
-    """Return the architecture that an experiment has found, once it has ended.
+def found_architecture(earlier: Earlier, fixed: FixedSpec, dataset: DatasetSpec) -> Architecture:
+    """Return the architecture that an experiment has found, once it has ended, modified as this one asks for.
 
     Args:
         earlier: the experiment.
+        fixed: what is to be different.
         dataset: what it is to be trained on here.
 
     Raises:
         EarlierMissing: it has not ended.
-        EarlierUnsuitable: it ended without an architecture, with one that cannot be read, or with one that this
-            dataset cannot train.
+        EarlierUnsuitable: it ended without an architecture, with one that cannot be read or cannot be modified so, or
+            with one that this dataset cannot train.
         StoreError: the store cannot be read.
     """
     try:
@@ -139,7 +141,10 @@ def found_architecture(earlier: Earlier, dataset: DatasetSpec) -> Architecture:
             f"the experiment {earlier.name} has found an architecture of the space {architecture.space}, which needs"
             f" trainer.dataset to be {needed}"
         )
-    return architecture
+    try:
+        return modified(architecture, fixed)
+    except ValueError as error:
+        raise EarlierUnsuitable(str(error)) from error
 
 
 def _reads_text(architecture: Architecture) -> bool:

@@ -8,6 +8,7 @@ only the one with the highest is trained once more, tested on the test set, and 
 
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from operator import itemgetter
 
 from nas_api.agreement import Agreement, kendall
@@ -75,12 +76,7 @@ class FinalStage:
 
     @property
     def _settings(self) -> int:
-        grid = self.spec.grid
-        axes = (grid.learning_rate, grid.weight_decay, grid.batch_norm_epsilon, grid.decay_epoch)
-        count = 1
-        for axis in axes:
-            count *= len(axis) or 1
-        return count
+        return prod(len(axis) or 1 for axis in self.spec.grid.axes)
 
     @property
     def winner(self) -> Finalist | None:
@@ -118,7 +114,8 @@ class FinalStage:
         if self.begun == self.total:
             winner = self.winner
             assert winner is not None and winner.run is not None
-            settings = winner.run.settings.model_copy(update={"test": True})
+            last = {"test": True, "on_validation": self.spec.train_on_validation}
+            settings = winner.run.settings.model_copy(update=last)
             return winner.architecture, winner.run.model_copy(update={"settings": settings})
         # All finalists with the grid's first settings, then with the second, so that an early look compares them.
         combination, index = divmod(self.begun, len(self.finalists))
@@ -172,14 +169,16 @@ def combinations(spec: FinalTrainingSpec, optimizer: OptimizerSpec) -> list[tupl
     grid = spec.grid
     return [
         (
-            FinalSettings(batch_norm_epsilon=epsilon, decay_epoch=decay),
+            FinalSettings(batch_norm_epsilon=epsilon, decay_epoch=decay, dropout=dropout, initial_scale=scale),
             optimizer.model_copy(update={"learning_rate": rate, "weight_decay": weight_decay}),
         )
-        for rate, weight_decay, epsilon, decay in product(
+        for rate, weight_decay, epsilon, decay, dropout, scale in product(
             grid.learning_rate or (optimizer.learning_rate,),
             grid.weight_decay or (optimizer.weight_decay,),
             grid.batch_norm_epsilon or (FinalSettings().batch_norm_epsilon,),
             grid.decay_epoch or (None,),
+            grid.dropout or (None,),
+            grid.initial_scale or (None,),
         )
     ]
 

@@ -26,7 +26,7 @@ class FinalRun(Model):
     of: int
     """The search's sample whose architecture it trains."""
     settings: FinalSettings
-    """Epsilon and decay of the grid; ``test`` where it is the winner's last training, measured on the test set."""
+    """What the grid says of the network; ``test`` where it is the winner's last training, measured on the test set."""
     optimizer: OptimizerSpec
     """The trainer's, with the grid's learning rate and weight decay."""
     epochs: int

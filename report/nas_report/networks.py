@@ -49,7 +49,7 @@ def _layers(architecture: ConvolutionalArchitecture) -> str:
                 links.append(_arc(_LEFT, begin, y, -1, len(layers), f"image to {index}", "end"))
             else:
                 links.append(_arc(_RIGHT, begin, y, 1, len(layers), f"{name} to {index}", "skip"))
-        nodes.append(_layer(index, layer, y, tall, max(each.filters for each in layers), architecture.block_layers))
+        nodes.append(_layer(index, layer, y, tall, max(each.filters for each in layers), _block_sign(architecture)))
     for leaf in architecture.leaves():
         words = f"{leaf} to the classifier"
         if leaf == len(layers) - 1:
@@ -57,6 +57,8 @@ def _layers(architecture: ConvolutionalArchitecture) -> str:
         else:
             links.append(_arc(_LEFT, places[leaf], bottom, -1, len(layers), words, "end"))
     block = f", each a block of {architecture.block_layers} convolutions" if architecture.block_layers > 1 else ""
+    if architecture.block_output == "All":
+        block += " that hands on the outputs of all"
     label = f"{len(layers)} layers{block}: {architecture.short()}"
     height = bottom + 16
     return (
@@ -66,7 +68,14 @@ def _layers(architecture: ConvolutionalArchitecture) -> str:
     )
 
 
-def _layer(index: int, layer: ConvolutionalLayer, y: float, tall: float, most: int, block: int) -> str:
+def _block_sign(architecture: ConvolutionalArchitecture) -> str:
+    """Return what stands behind a layer's filters: how many convolutions it is, and a plus where all are handed on."""
+    if architecture.block_layers == 1:
+        return ""
+    return f" ×{architecture.block_layers}{'+' if architecture.block_output == 'All' else ''}"
+
+
+def _layer(index: int, layer: ConvolutionalLayer, y: float, tall: float, most: int, block: str) -> str:
     wide = _RIGHT - _LEFT
     extra = []
     if (layer.stride_height, layer.stride_width) != (1, 1):
@@ -90,7 +99,7 @@ def _layer(index: int, layer: ConvolutionalLayer, y: float, tall: float, most: i
         f'<rect class="filter" x="{_LEFT + 38 - width / 2:.1f}" y="{y - height / 2:.1f}" width="{width:.1f}"'
         f' height="{height:.1f}"/>'
         f'<text x="{_LEFT + 54}" y="{y + 4:.1f}">{size}</text>'
-        f'<text x="{_LEFT + 88}" y="{y + 4:.1f}">{layer.filters}{f" ×{block}" if block > 1 else ""}</text>'
+        f'<text x="{_LEFT + 88}" y="{y + 4:.1f}">{layer.filters}{block}</text>'
         f'<text class="extra" x="{_RIGHT - 6}" y="{y + 4:.1f}">{escape(" ".join(extra))}</text></g>'
     )
 

@@ -169,7 +169,8 @@ def _space(history: History) -> str:
     size = history.facts.space.size(history.samples[-1].number if history.samples else 0)
     spec = history.facts.space_spec
     if spec.fixed is not None:
-        return f"<b>1</b><small>the network that {escape(spec.fixed.experiment)} has found</small>"
+        changes = "".join(f", {words}" for words in spec.fixed.changes)
+        return f"<b>1</b><small>the network that {escape(spec.fixed.experiment)} has found{changes}</small>"
     if spec.convolutional is not None:
         kind = "convolutional"
     elif spec.recurrent_cell is not None:

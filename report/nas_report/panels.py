@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -9,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from nas_api.agreement import kendall
+from nas_api.child import FinalSettings
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_api.wording import duration
@@ -633,15 +635,28 @@ def final_training(history: History) -> Panel:
             x_ticks=x.ticks(3),
         )
     ended = sorted(grid, key=lambda each: (each.fate is not Fate.TRAINED, -each.reward, each.number))
-    rows = [_final_row(history, each, tests) for each in ended]
-    settings = ("learning rate", "weight decay", "epsilon", "decay epoch", "epochs")
+    # Language models alone have them, and only some.
+    further = {
+        name: of for name, of in _FURTHER_SETTINGS.items() if any(of(each.run.settings) is not None for each in grid)
+    }
+    rows = [_final_row(history, each, tests, further.values()) for each in ended]
+    settings = ("learning rate", "weight decay", "epsilon", "decay epoch", *further, "epochs")
     body += table(("network", metric, "test", "search reward", *settings), rows)
     return Panel(
         "final", title, lead, f'<div class="split">{body}</div>' if len(of) >= _FEWEST_RANKED else body, wide=True
     )
 
 
-def _final_row(history: History, each: FinalTraining, tests: list[FinalTraining]) -> tuple[str, ...]:
+_Setting = Callable[[FinalSettings], str | None]
+_FURTHER_SETTINGS: dict[str, _Setting] = {
+    "dropout": lambda settings: settings.dropout,
+    "initial scale": lambda settings: settings.initial_scale,
+}
+
+
+def _final_row(
+    history: History, each: FinalTraining, tests: list[FinalTraining], further: Iterable[_Setting]
+) -> tuple[str, ...]:
     run = each.run
     won = [test for test in tests if test.run.of == run.of and _alike(test.run, run)]
     return (
@@ -653,13 +668,14 @@ def _final_row(history: History, each: FinalTraining, tests: list[FinalTraining]
         run.optimizer.weight_decay,
         run.settings.batch_norm_epsilon,
         "never" if run.settings.decay_epoch is None else str(run.settings.decay_epoch),
+        *(of(run.settings) or "" for of in further),
         f"{run.epochs:,}",
     )
 
 
 def _alike(test: FinalRun, run: FinalRun) -> bool:
     """Return whether the test's training has the settings of this one."""
-    settings = test.settings.model_copy(update={"test": False})
+    settings = test.settings.model_copy(update={"test": False, "on_validation": True})
     return (settings, test.optimizer) == (run.settings, run.optimizer)
 
 

@@ -103,6 +103,22 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"spec.searcher": {"duplicates": "Skip"}}, "spec.searcher.duplicates"),
     ({"spec.objective.penalties": [{"metric": "parameters"}]}, "spec.objective.penalties[0].target"),
     ({"spec.finalTraining": {"top": 0}}, "spec.finalTraining.top"),
+    (
+        {"spec.finalTraining": {"grid": {"dropout": ["0.5"]}}},
+        "finalTraining.grid.dropout and initialScale are for",
+    ),
+    ({"spec.finalTraining": {"grid": {"dropout": ["1.5"]}}}, "must be below 1"),
+    ({"spec.finalTraining": {"grid": {"initialScale": ["0"]}}}, "must be above 0"),
+    (
+        {
+            "spec.finalTraining": {"grid": {"batchNormEpsilon": ["0.1"]}},
+            f"{TRAINER}.dataset": {"text": {}},
+            "spec.searchSpace": {"recurrentCell": {}},
+        },
+        "finalTraining.grid.batchNormEpsilon is for images",
+    ),
+    ({f"{SPACE}.blockOutput": "All"}, "blockOutput All needs blockLayers above 1"),
+    ({"spec.searchSpace": {"fixed": {"experiment": "a", "allSkips": True, "noSkips": True}}}, "exclude each other"),
     ({"spec.finalTraining": {"grid": {"learningRate": [0.1]}}}, "spec.finalTraining.grid.learningRate[0]"),
     (
         {

@@ -12,6 +12,8 @@ from nas_api import names
 from nas_api.child import S3Location, StoreLocation
 from nas_api.experiment import DatasetSpec
 from nas_api.search_space import search_space
+from nas_api.spaces.convolutional import ConvolutionalArchitecture
+from nas_api.spaces.fixed import FixedSpec
 from nas_controller.earlier import Earlier, FindEarlier, find, found_architecture
 from nas_controller.errors import EarlierMissing, EarlierUnsuitable
 from nas_controller.policies import Proposal
@@ -26,6 +28,7 @@ from nas_store import open_store
 DIGITS = DatasetSpec.model_validate({"digits": {}})
 TEXT = DatasetSpec.model_validate({"text": {}})
 CUSTOM = DatasetSpec.model_validate({"custom": {}})
+FIRST = FixedSpec(experiment="first")
 SEARCHER = {"seed": 7, "random": {}, "duplicates": "Train"}
 WARM = {**SEARCHER, "warmStart": {"experiment": "first"}}
 
@@ -213,20 +216,49 @@ def test_a_search_that_found_nothing_has_nothing_to_give() -> None:
         Bench(find_earlier=_finding(first)).run(make_experiment(**_fixed()))
 
 
+def test_what_was_found_is_trained_modified_and_the_log_says_as_what() -> None:
+    """Section 4.1's ablations and its largest network: filters and blocks stay, connections or widths change."""
+    first = _first()
+    found = found_architecture(_finding(first)(StoreLocation(folder="x"), "first", None), FIRST, DIGITS)
+    assert isinstance(found, ConvolutionalArchitecture)
+    for change, filters, connected in (
+        ({"allSkips": True}, 0, lambda index: tuple(range(index))),
+        ({"noSkips": True}, 0, lambda index: (index - 1,) if index else ()),
+        ({"extraFilters": 40}, 40, lambda index: found.layers[index].inputs),
+        ({"extraFilters": 3, "noSkips": True}, 3, lambda index: (index - 1,) if index else ()),
+    ):
+        bench = Bench(find_earlier=_finding(first))
+        space = {"fixed": {"experiment": "first", **change}}
+        assert bench.run(make_experiment(**_fixed(budget={"samples": 2}, searchSpace=space))) is Exit.FINISHED
+        for record in bench.of_kind(Proposed):
+            assert isinstance(record.architecture, ConvolutionalArchitecture)
+            assert len(record.architecture.layers) == len(found.layers)
+            for index, (layer, before) in enumerate(zip(record.architecture.layers, found.layers, strict=True)):
+                kept = {"filters", "inputs"}
+                assert layer.model_dump(exclude=kept) == before.model_dump(exclude=kept)
+                assert layer.filters == before.filters + filters
+                assert layer.inputs == connected(index)
+        (started,) = bench.of_kind(Started)
+        assert started.architecture == bench.of_kind(Proposed)[0].architecture
+
+
 def test_the_dataset_must_suit_the_architecture() -> None:
     earlier = Earlier("first", None, _first().world.store)
-    assert found_architecture(earlier, DIGITS).space == "convolutional"
-    assert found_architecture(earlier, CUSTOM).space == "convolutional"
+    assert found_architecture(earlier, FIRST, DIGITS).space == "convolutional"
+    assert found_architecture(earlier, FIRST, CUSTOM).space == "convolutional"
     with pytest.raises(EarlierUnsuitable, match=r"space convolutional, which needs trainer.dataset to be images"):
-        found_architecture(earlier, TEXT)
+        found_architecture(earlier, FIRST, TEXT)
     store = MemoryStore()
     store.objects.update(earlier.store.objects)  # type: ignore[attr-defined]
     space = search_space(make_experiment(searchSpace={"recurrentCell": {"base": 2}}).spec.search_space)
     cell = space.decode((0,) * len(space.decisions(0)))
     store.put(names.BEST_ARCHITECTURE, cell.canonical().encode())
-    assert found_architecture(Earlier("first", None, store), TEXT) == cell
+    assert found_architecture(Earlier("first", None, store), FIRST, TEXT) == cell
     with pytest.raises(EarlierUnsuitable, match=r"space recurrentCell, which needs trainer.dataset to be text"):
-        found_architecture(Earlier("first", None, store), DIGITS)
+        found_architecture(Earlier("first", None, store), FIRST, DIGITS)
+    wider = FixedSpec(experiment="first", extra_filters=40)
+    with pytest.raises(EarlierUnsuitable, match="first has found with 40 filters more in each layer, which only"):
+        found_architecture(Earlier("first", None, store), wider, TEXT)
 
 
 # ---------------------------------------------------------------- finding it

@@ -259,6 +259,25 @@ def test_the_grid_is_every_combination_and_leaves_the_rest_alone() -> None:
         ("0.8", "0.001", None)
     }
     assert combinations(FinalTrainingSpec(), optimizer)[0][1] == optimizer
+    grid = {"dropout": ["0.5", "0.6"], "initialScale": ["0.04", "0.05"], "decayEpoch": [30]}
+    found = combinations(FinalTrainingSpec.model_validate({"grid": grid}), optimizer)
+    assert [(settings.dropout, settings.initial_scale) for settings, _ in found] == [
+        ("0.5", "0.04"),
+        ("0.5", "0.05"),
+        ("0.6", "0.04"),
+        ("0.6", "0.05"),
+    ]
+    assert {(settings.decay_epoch, each) for settings, each in found} == {(30, optimizer)}
+
+
+@pytest.mark.parametrize("on_validation", [True, False])
+def test_the_last_training_has_the_validation_set_unless_it_is_left_out(on_validation: bool) -> None:
+    bench = _bench([])
+    final = {**FINAL, "trainOnValidation": on_validation}
+    assert bench.run(make_experiment(budget={"samples": 10}, finalTraining=final)) is Exit.FINISHED
+    runs = [record.run for record in bench.of_kind(FinalProposed)]
+    assert [run.settings.test for run in runs] == [False] * (len(runs) - 1) + [True]
+    assert [run.settings.on_validation for run in runs] == [True] * (len(runs) - 1) + [on_validation]
 
 
 def test_leaders_are_distinct_and_the_first_of_equals_leads() -> None:

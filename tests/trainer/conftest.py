@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalLayer
+from nas_api.spaces.convolutional import BlockOutput, ConvolutionalArchitecture, ConvolutionalLayer
 
 Draw = Callable[..., ConvolutionalArchitecture]
 
@@ -21,11 +21,13 @@ def draw() -> Draw:
         filters: Sequence[int] = (6, 12, 24, 36),
         strides: Sequence[int] = (1, 2),
         block_layers: int = 1,
+        block_output: BlockOutput = "Last",
         pooling: float = 0.0,
     ) -> ConvolutionalArchitecture:
         rng = random.Random(seed)
         return ConvolutionalArchitecture(
             block_layers=block_layers,
+            block_output=block_output,
             layers=tuple(
                 ConvolutionalLayer(
                     filter_height=rng.choice(sizes),

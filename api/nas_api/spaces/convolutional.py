@@ -17,7 +17,7 @@ _SHORT_LAYER = re.compile(
     r"(?P<filter_height>\d+)x(?P<filter_width>\d+):(?P<filters>\d+)"
     r"(?:/(?P<stride_height>\d+)x(?P<stride_width>\d+))?(?P<pool>p)?(?:<(?P<inputs>\d+(?:,\d+)*))?"
 )
-_SHORT_BLOCK = re.compile(r"\*(\d+)")
+_SHORT_BLOCK = re.compile(r"\*(\d+)(all)?")
 
 _FIELDS = {
     "filterHeight": "filter_height",
@@ -30,6 +30,12 @@ _FIELDS = {
 FilterSize = Annotated[int, Field(ge=1, le=31)]
 FilterCount = Annotated[int, Field(ge=1, le=1024)]
 Stride = Annotated[int, Field(ge=1, le=4)]
+BlockOutput = Literal["Last", "All"]
+"""What a block of layers hands on: the output of its last one, or those of all, concatenated in depth."""
+
+
+def _is_last(output: BlockOutput) -> bool:
+    return output == "Last"
 
 
 class LayersSpec(Model):
@@ -51,7 +57,13 @@ class ConvolutionalSpec(Model):
     """Convolutional networks with skip connections (paper section 3.3)."""
 
     model_config = {
-        "json_schema_extra": cel(("!self.allSkips || self.skipConnections", "allSkips needs skipConnections"))
+        "json_schema_extra": cel(
+            ("!self.allSkips || self.skipConnections", "allSkips needs skipConnections"),
+            (
+                "!has(self.blockOutput) || self.blockOutput == 'Last' || self.blockLayers > 1",
+                "blockOutput All needs blockLayers above 1",
+            ),
+        )
     }
 
     layers: LayersSpec = LayersSpec()
@@ -82,6 +94,9 @@ class ConvolutionalSpec(Model):
     """Whether every layer takes all earlier ones as inputs instead of choosing (the paper's ablation "all skips")."""
     block_layers: Annotated[int, Field(ge=1, le=8)] = 1
     """Number of layers of the densely connected block that each predicted layer becomes (the paper's variant 3: 3)."""
+    block_output: Annotated[BlockOutput, Field(exclude_if=_is_last)] = "Last"
+    """What a block hands on: the output of its last layer, or of all of them, concatenated in depth. All is the paper's
+    variant 3: only so are networks of its sizes in the space."""
     extra_filters: Annotated[int, Field(ge=0, le=1024)] = 0
     """Number of filters added to the chosen number in every layer (the paper's largest network: 40)."""
     pooling_after: Annotated[
@@ -92,12 +107,16 @@ class ConvolutionalSpec(Model):
     13, 24)."""
 
 
+MOST_FILTERS = 4096
+"""Of one layer, whatever was added to those that were chosen."""
+
+
 class ConvolutionalLayer(Model):
     """One convolution with ReLU and batch normalisation, or a densely connected block of them."""
 
     filter_height: Annotated[int, Field(ge=1, le=31)]
     filter_width: Annotated[int, Field(ge=1, le=31)]
-    filters: Annotated[int, Field(ge=1, le=4096)]
+    filters: Annotated[int, Field(ge=1, le=MOST_FILTERS)]
     stride_height: Annotated[int, Field(ge=1, le=8)] = 1
     stride_width: Annotated[int, Field(ge=1, le=8)] = 1
     pool: Annotated[bool, Field(exclude_if=operator.not_)] = False
@@ -111,15 +130,19 @@ class ConvolutionalArchitecture(SampledArchitecture):
 
     With ``block_layers`` above 1 a layer stands for a block of so many convolutions of its size and filters: each
     takes the block's input and the outputs of those before it in the block, concatenated in depth; the first has the
-    strides; the block's output is that of its last convolution.
+    strides; the block's output is that of its last convolution or, where ``block_output`` is All, of all of them,
+    concatenated in depth.
     """
 
     space: Literal["convolutional"] = "convolutional"
     block_layers: Annotated[int, Field(ge=1, le=8, exclude_if=lambda layers: layers == 1)] = 1
+    block_output: Annotated[BlockOutput, Field(exclude_if=_is_last)] = "Last"
     layers: Annotated[tuple[ConvolutionalLayer, ...], Field(min_length=1, max_length=128)]
 
     @model_validator(mode="after")
-    def _inputs_come_earlier(self) -> "ConvolutionalArchitecture":
+    def _fits_together(self) -> "ConvolutionalArchitecture":
+        if self.block_output == "All" and self.block_layers == 1:
+            raise ValueError("blockOutput All needs blockLayers above 1")
         for index, layer in enumerate(self.layers):
             if any(one >= other for one, other in pairwise(layer.inputs)):
                 raise ValueError(f"layers[{index}].inputs must be ascending and without repeats")
@@ -130,7 +153,18 @@ class ConvolutionalArchitecture(SampledArchitecture):
     def channels(self, index: int, in_channels: int) -> int:
         """Return how many channels layer ``index`` takes, for an image of ``in_channels``."""
         inputs = self.layers[index].inputs
-        return sum(self.layers[source].filters for source in inputs) if inputs else in_channels
+        return sum(self.handed_on(source) for source in inputs) if inputs else in_channels
+
+    def handed_on(self, index: int) -> int:
+        """Return how many channels layer ``index`` hands on."""
+        return self.layers[index].filters * (self.block_layers if self.block_output == "All" else 1)
+
+    def weights(self, index: int, in_channels: int) -> int:
+        """Return how many weights the convolutions of layer ``index`` have, for an image of ``in_channels``."""
+        layer = self.layers[index]
+        taken = self.block_layers * self.channels(index, in_channels)
+        taken += layer.filters * (self.block_layers * (self.block_layers - 1) // 2)
+        return layer.filter_height * layer.filter_width * layer.filters * taken
 
     def leaves(self) -> tuple[int, ...]:
         """Return the layers whose outputs feed no other layer: what the classifier takes."""
@@ -140,9 +174,11 @@ class ConvolutionalArchitecture(SampledArchitecture):
     def short(self) -> str:
         """Return ``3x5:24/1x2p<0,1`` a layer: height x width : filters / strides, p with pooling, < inputs.
 
-        A first word ``*3`` says that each layer is a block of 3.
+        A first word ``*3`` says that each layer is a block of 3, ``*3all`` that all their outputs are handed on.
         """
-        words = [f"*{self.block_layers}"] if self.block_layers > 1 else []
+        words = []
+        if self.block_layers > 1:
+            words.append(f"*{self.block_layers}{'all' if self.block_output == 'All' else ''}")
         for layer in self.layers:
             word = f"{layer.filter_height}x{layer.filter_width}:{layer.filters}"
             if (layer.stride_height, layer.stride_width) != (1, 1):
@@ -174,7 +210,9 @@ class ConvolutionalArchitecture(SampledArchitecture):
             inputs = match["inputs"]
             values["inputs"] = tuple(int(source) for source in inputs.split(",")) if inputs else ()
             layers.append(ConvolutionalLayer.model_validate({**values, "pool": match["pool"] is not None}))
-        return cls(block_layers=int(block[1]) if block else 1, layers=tuple(layers))
+        if block is None:
+            return cls(layers=tuple(layers))
+        return cls(block_layers=int(block[1]), block_output="All" if block[2] else "Last", layers=tuple(layers))
 
 
 class ConvolutionalSpace:
@@ -236,7 +274,9 @@ class ConvolutionalSpace:
                     raise ValueError(f"layer {index}: mask {mask} names layers that are not earlier")
                 inputs = tuple(source for source in range(index) if mask >> source & 1)
             layers.append(ConvolutionalLayer.model_validate({**values, "inputs": inputs}))
-        return ConvolutionalArchitecture(block_layers=self._spec.block_layers, layers=tuple(layers))
+        return ConvolutionalArchitecture(
+            block_layers=self._spec.block_layers, block_output=self._spec.block_output, layers=tuple(layers)
+        )
 
     def encode(self, architecture: ConvolutionalArchitecture) -> Choices:
         """See :class:`~nas_api.spaces.base.Space`."""
@@ -245,6 +285,8 @@ class ConvolutionalSpace:
         strides = self._spec.strides
         if architecture.block_layers != self._spec.block_layers:
             raise ValueError(f"a layer is a block of {self._spec.block_layers} in this space")
+        if architecture.block_output != self._spec.block_output:
+            raise ValueError(f"what a block hands on is {self._spec.block_output} in this space")
         for index, layer in enumerate(architecture.layers):
             for kind, options in self._columns:
                 choices.append(options.index(getattr(layer, _FIELDS[kind])))

@@ -1,17 +1,20 @@
-"""A space of one architecture, found by another experiment: for transfer to another dataset.
+"""A space of one architecture, found by another experiment: for transfer to another dataset, as it is or modified.
 
-The paper's word-level cell is trained on characters this way (section 4.2). Which architecture it is, is read once from
-what the other experiment has left, and recorded in this one's log.
+The paper's word-level cell is trained on characters this way (section 4.2), and its network for images with all
+connections, with none, and with 40 filters more in each layer (section 4.1). Which architecture it is, is read once
+from what the other experiment has left, and recorded in this one's log.
 """
 
+import operator
 from typing import Annotated
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from nas_api.architecture import Architecture
 from nas_api.base import Model
+from nas_api.cel import cel
 from nas_api.decisions import Categorical, Choices, Decision
-from nas_api.spaces.convolutional import ConvolutionalArchitecture
+from nas_api.spaces.convolutional import MOST_FILTERS, ConvolutionalArchitecture
 from nas_api.spaces.custom import CustomArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 
@@ -23,10 +26,71 @@ class FixedSpec(Model):
     ended.
     """
 
+    model_config = {
+        "json_schema_extra": cel(
+            (
+                "!(has(self.allSkips) && self.allSkips && has(self.noSkips) && self.noSkips)",
+                "allSkips and noSkips exclude each other",
+            )
+        )
+    }
+
     experiment: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
     """Name of that experiment; with `nas run`, the name of its folder, next to this run's."""
     uid: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$", max_length=64)] | None = None
     """Its uid; needed if several experiments of that name have left logs."""
+    extra_filters: Annotated[int, Field(ge=0, le=1024, exclude_if=operator.not_)] = 0
+    """Number of filters added to each layer of the network that was found (the paper's largest: 40)."""
+    all_skips: Annotated[bool, Field(exclude_if=operator.not_)] = False
+    """Whether every layer of the network that was found takes all earlier ones instead of its own inputs."""
+    no_skips: Annotated[bool, Field(exclude_if=operator.not_)] = False
+    """Whether every layer of the network that was found takes only the one before it."""
+
+    @model_validator(mode="after")
+    def _skips_are_all_or_none(self) -> "FixedSpec":
+        if self.all_skips and self.no_skips:
+            raise ValueError("allSkips and noSkips exclude each other")
+        return self
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What is different from what was found, in words; empty: nothing."""
+        words = (
+            (self.extra_filters, f"{self.extra_filters} filters more in each layer"),
+            (self.all_skips, "all connections"),
+            (self.no_skips, "no connections"),
+        )
+        return tuple(text for wanted, text in words if wanted)
+
+
+def modified(architecture: Architecture, spec: FixedSpec) -> Architecture:
+    """Return an architecture with what is to be different from the one that was found.
+
+    Raises:
+        ValueError: it is no convolutional network, or one layer would have too many filters; the message names the
+            field.
+    """
+    if not spec.changes:
+        return architecture
+    if not isinstance(architecture, ConvolutionalArchitecture):
+        raise ValueError(
+            f"searchSpace.fixed wants what {spec.experiment} has found with {' and '.join(spec.changes)}, which only"
+            f" convolutional networks have: it is of the space {architecture.space}"
+        )
+    layers = []
+    for index, layer in enumerate(architecture.layers):
+        if layer.filters + spec.extra_filters > MOST_FILTERS:
+            raise ValueError(
+                f"searchSpace.fixed.extraFilters: layer {index} has {layer.filters} filters already, and may have at"
+                f" most {MOST_FILTERS}"
+            )
+        inputs = layer.inputs
+        if spec.all_skips:
+            inputs = tuple(range(index))
+        elif spec.no_skips:
+            inputs = (index - 1,) if index else ()
+        layers.append(layer.model_copy(update={"filters": layer.filters + spec.extra_filters, "inputs": inputs}))
+    return architecture.model_copy(update={"layers": tuple(layers)})
 
 
 class FixedSpace:

@@ -279,6 +279,9 @@ def test_the_digits_test_images_are_those_that_no_child_sees() -> None:
     seen = torch.cat([search.train_labels, search.held_out_labels])
     assert torch.equal(final.train_labels, seen)
     assert final.train_images.mean().abs() < 1e-5
+    without = load_images(dataset, NOWHERE, test=True, on_validation=False)
+    assert torch.equal(without.train_images, search.train_images)
+    assert torch.equal(without.held_out_labels, final.held_out_labels)
     with pytest.raises(DatasetUnavailable, match=r"lower trainer\.dataset\.digits\.trainingImages"):
         load_images(DatasetSpec(digits=DigitsDataset(training_images=1400)), NOWHERE, test=True)
 

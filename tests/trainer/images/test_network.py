@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_api.source import network_source
-from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalLayer
+from nas_api.spaces.convolutional import BlockOutput, ConvolutionalArchitecture, ConvolutionalLayer
 from nas_trainer.images.network import Block, Layer, Network, concatenate, multiply_adds
 
 Draw = Callable[..., ConvolutionalArchitecture]
@@ -23,11 +23,19 @@ def build(source: str, name: str = "Network") -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("pooling", [0.0, 0.4])
-@pytest.mark.parametrize("block_layers", [1, 2, 3])
+@pytest.mark.parametrize(("block_layers", "block_output"), [(1, "Last"), (2, "Last"), (3, "Last"), (3, "All")])
 @pytest.mark.parametrize("seed", range(6))
-def test_the_source_is_the_trained_network(draw: Draw, seed: int, block_layers: int, pooling: float) -> None:
+def test_the_source_is_the_trained_network(
+    draw: Draw, seed: int, block_layers: int, block_output: BlockOutput, pooling: float
+) -> None:
     architecture = draw(
-        seed, 1 + 2 * seed, sizes=(1, 2, 3, 4, 5), strides=(1, 2, 3), block_layers=block_layers, pooling=pooling
+        seed,
+        1 + 2 * seed,
+        sizes=(1, 2, 3, 4, 5),
+        strides=(1, 2, 3),
+        block_layers=block_layers,
+        block_output=block_output,
+        pooling=pooling,
     )
     epsilon = 1e-5 if seed % 2 else 0.01
     trained = Network(architecture, in_channels=2, classes=7, epsilon=epsilon)
@@ -107,6 +115,28 @@ def test_a_block_is_densely_connected_and_its_last_layer_is_its_output() -> None
     assert block(x).shape == (3, 4, 5, 4)
 
 
+def test_a_block_may_hand_on_all_its_layers() -> None:
+    """The paper's variant 3: what feeds the next layers and the classifier is wider by as much as a block is deep."""
+    layers = (
+        ConvolutionalLayer(filter_height=3, filter_width=3, filters=4, stride_width=2),
+        ConvolutionalLayer(filter_height=1, filter_width=1, filters=5, inputs=(0,)),
+    )
+    network = Network(
+        ConvolutionalArchitecture(block_layers=3, block_output="All", layers=layers), in_channels=2, classes=2
+    ).eval()
+    block, after = network.layers
+    assert isinstance(block, Block) and isinstance(after, Block)
+    first, second, third = block.layers
+    x = torch.randn(3, 2, 5, 7)
+    thin, one = x[..., ::2], first(x)
+    two = second(torch.cat([thin, one], 1))
+    three = third(torch.cat([thin, one, two], 1))
+    assert torch.equal(block(x), torch.cat([one, two, three], 1))
+    taken = [each.conv.in_channels for each in after.layers if isinstance(each, Layer)]
+    assert taken == [12, 12 + 5, 12 + 10]
+    assert network.classifier.in_features == 15
+
+
 @pytest.mark.parametrize(("size", "pixels"), [(1, 1), (2, 1), (5, 3), (8, 4)])
 def test_pooling_halves_and_loses_no_pixel(size: int, pixels: int) -> None:
     layer = ConvolutionalLayer(filter_height=1, filter_width=1, filters=1, pool=True)
@@ -125,19 +155,34 @@ def test_pooling_halves_and_loses_no_pixel(size: int, pixels: int) -> None:
     assert seen[0].argmax() == pixels * pixels - 1
 
 
-@pytest.mark.parametrize("block_layers", [1, 3])
+@pytest.mark.parametrize(("block_layers", "block_output"), [(1, "Last"), (3, "Last"), (3, "All")])
 @pytest.mark.parametrize("seed", range(5))
-def test_multiply_adds_are_what_torch_counts(draw: Draw, seed: int, block_layers: int) -> None:
-    architecture = draw(seed, layers=7, sizes=(1, 2, 3), strides=(1, 2), block_layers=block_layers, pooling=0.3)
+def test_the_arithmetic_is_what_torch_counts(
+    draw: Draw, seed: int, block_layers: int, block_output: BlockOutput
+) -> None:
+    architecture = draw(
+        seed,
+        layers=7,
+        sizes=(1, 2, 3),
+        strides=(1, 2),
+        block_layers=block_layers,
+        block_output=block_output,
+        pooling=0.3,
+    )
+    network = Network(architecture, in_channels=3, classes=7).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        Network(architecture, in_channels=3, classes=7).eval()(torch.zeros(1, 3, 9, 12))
+        network(torch.zeros(1, 3, 9, 12))
+    for index, layer in enumerate(network.layers):
+        kernels = [each.weight.numel() for each in layer.modules() if isinstance(each, torch.nn.Conv2d)]
+        assert architecture.weights(index, 3) == sum(kernels)
     # That counter has multiplications and additions apart.
     assert 2 * multiply_adds(architecture, (3, 9, 12), 7) == counter.get_total_flops()
 
 
+@pytest.mark.parametrize(("block_layers", "block_output"), [(1, "Last"), (2, "Last"), (3, "All")])
 @pytest.mark.parametrize("seed", range(20))
-def test_the_short_form_reads_back(draw: Draw, seed: int) -> None:
-    architecture = draw(seed, layers=1 + seed, strides=(1, 2, 3))
+def test_the_short_form_reads_back(draw: Draw, seed: int, block_layers: int, block_output: BlockOutput) -> None:
+    architecture = draw(seed, 1 + seed, strides=(1, 2, 3), block_layers=block_layers, block_output=block_output)
     assert ConvolutionalArchitecture.parse_short(architecture.short()) == architecture
 
 

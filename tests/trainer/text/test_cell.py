@@ -100,7 +100,9 @@ def tree(cell: RecurrentCellArchitecture) -> Step:
     return step
 
 
-def run_by_hand(module: RecurrentCell, step: Step, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+def run_by_hand(
+    module: RecurrentCell, step: Step, x: Tensor, h: Tensor, c: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     order = module.architecture.columns()
 
     def by_leaf(columns: Tensor) -> list[Tensor]:
@@ -109,7 +111,8 @@ def run_by_hand(module: RecurrentCell, step: Step, x: Tensor, h: Tensor, c: Tens
 
     out = []
     for each in x:
-        h, c = step(by_leaf(each @ module.input_weight + module.bias), by_leaf(h @ module.state_weight), c)
+        given = h if mask is None else h * mask
+        h, c = step(by_leaf(each @ module.input_weight + module.bias), by_leaf(given @ module.state_weight), c)
         out.append(h)
     return torch.stack(out), c
 
@@ -134,14 +137,14 @@ def problem(
     return module, x, h, c
 
 
-def assert_alike(cell: RecurrentCellArchitecture, step: Step) -> None:
+def assert_alike(cell: RecurrentCellArchitecture, step: Step, mask: Tensor | None = None) -> None:
     module, *given = problem(cell)
     given = [each.requires_grad_() for each in given]
     wanted = [*given, *module.parameters()]
     weights = None
     results = []
     for run in (module, lambda *inputs: run_by_hand(module, step, *inputs)):
-        states, memory = run(*given)
+        states, memory = run(*given, mask)
         if weights is None:
             weights = torch.randn_like(states), torch.randn_like(memory)
         loss = (states * weights[0]).sum() + (memory * weights[1]).sum()
@@ -157,6 +160,16 @@ def test_the_paper_s_example_is_computed_and_differentiated_as_by_hand() -> None
 
 def test_nascell_is_computed_and_differentiated_as_by_hand() -> None:
     assert_alike(NASCELL, nascell_by_hand)
+
+
+@pytest.mark.parametrize("base", [2, 8])
+def test_a_state_of_which_some_is_dropped_is_dropped_at_each_step(base: int) -> None:
+    """Variational dropout (Gal and Ghahramani, 2016): one mask on h for all steps, each stream its own."""
+    mask = torch.tensor([[0, 2, 2, 0, 2], [2, 2, 0, 0, 2]], dtype=torch.float64)
+    assert_alike(NASCELL, nascell_by_hand, mask)
+    for seed in range(20):
+        cell = drawn(seed, base)
+        assert_alike(cell, tree(cell), mask)
 
 
 @pytest.mark.parametrize("base", [2, 4, 8, 16])

@@ -55,6 +55,8 @@ def test_the_test_text_is_held_out_only_in_the_end_and_gives_no_words(folder: Pa
     text = load_text(TextDataset(uri=str(folder)), NOWHERE, test=True)
     assert text.vocabulary == ("<unk>", "a", "<eos>", "b", "c")
     assert read(text) == ("a b a <eos> a c <unk> <eos> a <unk> <eos>", "b <unk> b <eos>")
+    text = load_text(TextDataset(uri=str(folder)), NOWHERE, test=True, on_validation=False)
+    assert read(text) == ("a b a <eos> a c <unk> <eos>", "b <unk> b <eos>")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from nas_api.stopping import Stopped, StopRule
 from nas_store.folder import FolderStore
 from nas_trainer import checkpoint
 from nas_trainer.main import main
+from nas_trainer.text.cell import RecurrentCell
 from nas_trainer.text.data import Text, load_text
 from nas_trainer.text.model import LanguageModel, fitting_width, model_parameters
 from nas_trainer.text.training import BITS_PER_CHARACTER, PERPLEXITY, TextTraining, streams
@@ -170,6 +171,52 @@ def test_dropout_is_off_in_evaluation_and_on_in_training(text: Text) -> None:
     torch.testing.assert_close(plain, out.network(words, *start)[0])
     dropped = out.network(words, *start, torch.Generator().manual_seed(1))[0]
     assert not torch.allclose(plain, dropped)
+
+
+def test_a_final_training_has_its_own_dropout_and_initial_weights(text: Text) -> None:
+    settings = FinalSettings(dropout="0", initial_scale="0.04")
+    found = training(text, final=settings).network
+    values = torch.cat([parameter.detach().flatten() for parameter in found.parameters()])
+    assert 0.035 < values.abs().max() <= 0.04 and abs(values.mean()) < 0.004
+    words = text.train[:20].view(5, 4)
+    generator = torch.Generator().manual_seed(1)
+    torch.testing.assert_close(found(words, *found.start(4), generator)[0], found(words, *found.start(4))[0])
+
+
+@pytest.mark.parametrize("kind", ["input_dropout", "recurrent_dropout", "embedding_dropout"])
+def test_what_a_mask_drops_it_drops_at_all_steps_of_a_window(
+    text: Text, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variational dropout (Gal and Ghahramani, 2016): the masks belong to a window, not to its steps."""
+    network = training(text, seed=1, spec=SPEC.model_copy(update={"dropout": "0", kind: "0.5"})).network
+    inputs, masks = [], []
+    forward = RecurrentCell.forward
+
+    def spy(self: RecurrentCell, x: Any, state: Any, memory: Any, mask: Any = None) -> Any:
+        inputs.append(x)
+        masks.append(mask)
+        return forward(self, x, state, memory, mask)
+
+    monkeypatch.setattr(RecurrentCell, "forward", spy)
+    words = text.train[:20].view(5, 4).clone()
+    words[3, 2] = words[0, 1]
+    generator = torch.Generator().manual_seed(3)
+    outputs = [network(words, *network.start(4), given)[0] for given in (None, generator, generator)]
+    assert not torch.allclose(outputs[1], outputs[2]), "each window has its own"
+    plain, dropped, mask = inputs[0], inputs[2], masks[2]
+    if kind == "recurrent_dropout":
+        assert torch.equal(plain, dropped)
+        assert set(mask.unique().tolist()) == {0.0, 2.0} and mask.shape == (4, network.width)
+        assert not torch.equal(masks[2], masks[3]), "each layer has its own"
+        return
+    assert mask is None
+    factors = dropped / plain
+    torch.testing.assert_close(factors.unique(), torch.tensor([0.0, 2.0]))
+    if kind == "input_dropout":
+        assert (factors == factors[:1]).all() and not (factors == factors[:, :1]).all()
+    else:
+        assert (factors == factors[..., :1]).all()
+        assert torch.equal(factors[3, 2], factors[0, 1]), "a word is dropped wherever it is read"
 
 
 def test_the_state_is_carried_from_window_to_window_and_starts_at_zero_with_each_epoch(

@@ -62,14 +62,22 @@ class Images:
         )
 
 
-def load_images(spec: DatasetSpec, store: StoreLocation, *, cache: str | None = None, test: bool = False) -> Images:
+def load_images(
+    spec: DatasetSpec,
+    store: StoreLocation,
+    *,
+    cache: str | None = None,
+    test: bool = False,
+    on_validation: bool = True,
+) -> Images:
     """Return the dataset that a manifest names.
 
     Args:
         spec: which dataset of images.
         store: where the experiment's objects are; a dataset in S3 is read from the same server.
         cache: folder of this node for copies of datasets in S3.
-        test: train on all but the test images, and hold those out; otherwise they are not read.
+        test: hold the test images out; otherwise they are not read.
+        on_validation: whether a test trains on the validation images as well.
 
     Raises:
         DatasetUnavailable: a file is missing or broken, or there are too few images for the split.
@@ -77,8 +85,8 @@ def load_images(spec: DatasetSpec, store: StoreLocation, *, cache: str | None = 
     """
     cifar = spec.cifar10 or spec.cifar100
     if cifar is not None:
-        return _cifar(cifar, spec.classes, store, cache, test)
-    return _digits(spec.digits or DigitsDataset(), spec.classes, test)
+        return _cifar(cifar, spec.classes, store, cache, test, on_validation)
+    return _digits(spec.digits or DigitsDataset(), spec.classes, test, on_validation)
 
 
 def fixed_order(count: int) -> NDArray[np.int64]:
@@ -87,21 +95,22 @@ def fixed_order(count: int) -> NDArray[np.int64]:
     return np.array(sorted(range(count), key=keys.__getitem__), dtype=np.int64)
 
 
-def _digits(spec: DigitsDataset, classes: int, test: bool) -> Images:
+def _digits(spec: DigitsDataset, classes: int, test: bool, on_validation: bool) -> Images:
     pixels, digits = read_digits()
     order = fixed_order(len(digits))
     seen = spec.training_images + DIGITS_VALIDATION_IMAGES
     if test and seen >= len(order):
         raise DatasetUnavailable("no digits are left to test on: lower trainer.dataset.digits.trainingImages")
-    training, end = (seen, len(order)) if test else (spec.training_images, seen)
-    images, labels = torch.from_numpy(pixels[order[:end]]), torch.from_numpy(digits[order[:end]])
+    training = seen if test and on_validation else spec.training_images
+    begin, end = (seen, len(order)) if test else (training, seen)
+    images, labels = torch.from_numpy(pixels[order]), torch.from_numpy(digits[order])
     mean, deviation = images[:training].mean().item(), images[:training].std().item()
     images = (images - mean) / deviation
     return Images(
         images[:training],
         labels[:training],
-        images[training:],
-        labels[training:],
+        images[begin:end],
+        labels[begin:end],
         classes,
         augmented=False,
         class_names=tuple(map(str, range(classes))),
@@ -110,7 +119,9 @@ def _digits(spec: DigitsDataset, classes: int, test: bool) -> Images:
     )
 
 
-def _cifar(spec: CifarDataset, classes: int, store: StoreLocation, cache: str | None, test: bool) -> Images:
+def _cifar(
+    spec: CifarDataset, classes: int, store: StoreLocation, cache: str | None, test: bool, on_validation: bool
+) -> Images:
     files = open_files(spec.uri, store, cache, f"trainer.dataset.cifar{classes}.uri")
     stored = read_cifar(files, classes, "train")
     count = len(stored.labels)
@@ -122,7 +133,7 @@ def _cifar(spec: CifarDataset, classes: int, store: StoreLocation, cache: str | 
         )
     order = fixed_order(count)
     if test:
-        train_images, train_labels = _whitened(stored, order)
+        train_images, train_labels = _whitened(stored, order if on_validation else order[:training])
         held_out = read_cifar(files, classes, "test")
         test_images, test_labels = _whitened(held_out, np.arange(len(held_out.labels)))
         known = class_names(files, classes)

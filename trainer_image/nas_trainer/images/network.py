@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalLayer
+from nas_api.spaces.convolutional import BlockOutput, ConvolutionalArchitecture, ConvolutionalLayer
 
 
 def concatenate(maps: Sequence[Tensor]) -> Tensor:
@@ -58,15 +58,22 @@ class Layer(nn.Module):
 
 
 class Block(nn.Module):
-    """Densely connected layers: each takes the block's input and all outputs before it; the last one is returned.
+    """Densely connected layers: each takes the block's input and all outputs before it; the last or all are returned.
 
     The first layer has the strides; to the others the input is thinned out by them, so that all maps have one size.
     """
 
     def __init__(
-        self, channels: int, layer: ConvolutionalLayer, strides: tuple[int, int], epsilon: float, count: int
+        self,
+        channels: int,
+        layer: ConvolutionalLayer,
+        strides: tuple[int, int],
+        epsilon: float,
+        count: int,
+        output: BlockOutput,
     ) -> None:
         super().__init__()
+        self._all = output == "All"
         self._strides = strides
         self.layers = nn.ModuleList(
             [
@@ -76,12 +83,12 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the block's output, of the shape that a single layer's has."""
+        """Return the block's output, of the height and width that a single layer's has."""
         first, *others = self.layers
         maps: list[Tensor] = [x[:, :, :: self._strides[0], :: self._strides[1]], first(x)]
         for layer in others:
             maps.append(layer(torch.cat(maps, 1)))
-        return maps[-1]
+        return torch.cat(maps[1:], 1) if self._all else maps[-1]
 
 
 class Network(nn.Module):
@@ -108,9 +115,9 @@ class Network(nn.Module):
             self.layers.append(
                 Layer(channels, layer, strides, epsilon)
                 if architecture.block_layers == 1
-                else Block(channels, layer, strides, epsilon, architecture.block_layers)
+                else Block(channels, layer, strides, epsilon, architecture.block_layers, architecture.block_output)
             )
-        self.classifier = nn.Linear(sum(architecture.layers[leaf].filters for leaf in self._leaves), classes)
+        self.classifier = nn.Linear(sum(map(architecture.handed_on, self._leaves)), classes)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits."""
@@ -135,14 +142,12 @@ def multiply_adds(architecture: ConvolutionalArchitecture, image: tuple[int, int
     """
     in_channels, image_height, image_width = image
     sizes: list[tuple[int, int]] = []
-    total = sum(architecture.layers[leaf].filters for leaf in architecture.leaves()) * classes
+    total = sum(map(architecture.handed_on, architecture.leaves())) * classes
     for index, layer in enumerate(architecture.layers):
         taken = [sizes[source] for source in layer.inputs] or [(image_height, image_width)]
         height = _divided(max(size[0] for size in taken), layer.stride_height)
         width = _divided(max(size[1] for size in taken), layer.stride_width)
-        for before in range(architecture.block_layers):
-            channels = architecture.channels(index, in_channels) + before * layer.filters
-            total += height * width * layer.filter_height * layer.filter_width * channels * layer.filters
+        total += height * width * architecture.weights(index, in_channels)
         sizes.append((_divided(height, 2), _divided(width, 2)) if layer.pool else (height, width))
     return total
 

@@ -30,10 +30,11 @@ METRIC = "accuracy"
 _HELD_OUT_BATCH = 2048
 
 
-def images_on_device(spec: DatasetSpec, store: StoreLocation, *, cache: str | None, test: bool) -> Images:
+def images_on_device(spec: DatasetSpec, store: StoreLocation, *, cache: str | None, final: FinalSettings) -> Images:
     """Return a dataset on the device, ready for each of its streams; see ``load_images``."""
     device = choose_device()
-    images = load_images(spec, store, cache=cache, test=test).to(device, _memory_format(device))
+    images = load_images(spec, store, cache=cache, test=final.test, on_validation=final.on_validation)
+    images = images.to(device, _memory_format(device))
     if device.type == "cuda":
         torch.cuda.synchronize()
     return images
@@ -63,10 +64,10 @@ def image_training(
         raise Unsuitable(
             "trainer.gpu.compile needs a C compiler in trainer.image: use an image with gcc, or leave it out"
         )
-    test = document.final is not None and document.final.test
+    final = document.final or FinalSettings()
     return ImageTraining(
         document.architecture,
-        load(document.dataset, document.store, cache=document.dataset_cache, test=test),
+        load(document.dataset, document.store, cache=document.dataset_cache, final=final),
         document.optimizer,
         document.batch_size,
         document.seed,

@@ -35,6 +35,7 @@ class _AllSteps(torch.autograd.Function):
         input_weight: Tensor,
         state_weight: Tensor,
         bias: Tensor,
+        mask: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         steps, batch, _ = x.shape
         inputs = product(x.reshape(steps * batch, -1), input_weight).add_(bias).view(steps, batch, -1)
@@ -42,9 +43,9 @@ class _AllSteps(torch.autograd.Function):
         cells = torch.empty_like(states)
         states[0], cells[0] = state, memory
         window = Window(cell, inputs, states, cells)
-        window.run(state_weight)
+        window.run(state_weight, mask)
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(x, input_weight, state_weight)
+            ctx.save_for_backward(x, input_weight, state_weight, mask)
             # What is written in place below is the window's own; views for the steps are not needed any more.
             window.program.clear()
             ctx.window = window
@@ -53,22 +54,23 @@ class _AllSteps(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, states_gradient: Tensor, memory_gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, input_weight, state_weight = ctx.saved_tensors
+        x, input_weight, state_weight, mask = ctx.saved_tensors
         window: Window = ctx.window
         steps, batch, columns = window.inputs.shape
         derivatives = Derivatives(window)
         gradients = derivatives.factors
         by_input = split_leaves(window, derivatives)
         at_state = states_gradient.clone()
-        at_cell, state, memory = back_through_steps(window, derivatives, at_state, memory_gradient, state_weight)
+        at_cell, state, memory = back_through_steps(window, derivatives, at_state, memory_gradient, state_weight, mask)
 
         flat = gradients.view(steps * batch, columns)
-        to_state_weight = product(window.states[:-1].reshape(steps * batch, -1).t(), flat)
+        before = window.states[:-1] if mask is None else window.states[:-1] * mask
+        to_state_weight = product(before.reshape(steps * batch, -1).t(), flat)
         for where, factor, below in by_input:
             torch.mul(factor, at_cell if below else at_state, out=gradients[..., where])
         to_x = product(flat, input_weight.t()).view_as(x) if ctx.needs_input_grad[1] else None
         to_input_weight = product(x.reshape(steps * batch, -1).t(), flat)
-        return None, to_x, state, memory, to_input_weight, to_state_weight, flat.sum(0)
+        return None, to_x, state, memory, to_input_weight, to_state_weight, flat.sum(0), None
 
 
 class RecurrentCell(nn.Module):
@@ -89,19 +91,20 @@ class RecurrentCell(nn.Module):
         self.state_weight = nn.Parameter(torch.empty(hidden, columns).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(columns).uniform_(-bound, bound))
 
-    def forward(self, x: Tensor, state: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, state: Tensor, memory: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run a window.
 
         Args:
             x: the inputs, (steps, batch, inputs).
             state: h before the window, (batch, hidden).
             memory: c before the window, (batch, hidden).
+            mask: what h is multiplied by before U at each step, (batch, hidden), when some of it is dropped.
 
         Returns:
             h after each step, (steps, batch, hidden), and c after the last, (batch, hidden).
         """
         out: tuple[Tensor, Tensor] = _AllSteps.apply(  # type: ignore[no-untyped-call]
-            self.architecture, x, state, memory, self.input_weight, self.state_weight, self.bias
+            self.architecture, x, state, memory, self.input_weight, self.state_weight, self.bias, mask
         )
         return out
 

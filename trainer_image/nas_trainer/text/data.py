@@ -41,14 +41,22 @@ class Text:
     """What a token is."""
 
 
-def load_text(spec: TextDataset, store: StoreLocation, *, cache: str | None = None, test: bool = False) -> Text:
+def load_text(
+    spec: TextDataset,
+    store: StoreLocation,
+    *,
+    cache: str | None = None,
+    test: bool = False,
+    on_validation: bool = True,
+) -> Text:
     """Return the text that a manifest names.
 
     Args:
         spec: which text, read as what.
         store: where the experiment's objects are; a text in S3 is read from the same server.
         cache: folder of this node for copies of datasets in S3.
-        test: train on training and validation text, and hold the test text out; otherwise it is not read.
+        test: hold the test text out; otherwise it is not read.
+        on_validation: whether a test trains on the validation text as well.
 
     Raises:
         DatasetUnavailable: a file is missing, no UTF-8, or too short.
@@ -59,7 +67,7 @@ def load_text(spec: TextDataset, store: StoreLocation, *, cache: str | None = No
     tokens = list(split(train))
     vocabulary = _vocabulary(tokens, spec.vocabulary)
     held_out = list(split(tests[0] if test else validation))
-    if test:
+    if test and on_validation:
         tokens += split(validation)
     if min(len(tokens), len(held_out)) < 2:
         raise DatasetUnavailable(f"the text has {len(tokens)} and {len(held_out)} tokens: correct {_FIELD}")

@@ -77,7 +77,12 @@ def split_leaves(window: Window, derivatives: Derivatives) -> list[tuple[slice, 
 
 
 def back_through_steps(
-    window: Window, derivatives: Derivatives, at_state: Tensor, memory: Tensor, state_weight: Tensor
+    window: Window,
+    derivatives: Derivatives,
+    at_state: Tensor,
+    memory: Tensor,
+    state_weight: Tensor,
+    mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Go back through the steps; the factors become the gradients at the leaves, and ``at_state`` that at h.
 
@@ -87,6 +92,7 @@ def back_through_steps(
         at_state: the gradient at h from outside the cell, (steps, batch, hidden).
         memory: the gradient at the last c, (batch, hidden).
         state_weight: U.
+        mask: what h was multiplied by before U; None: by 1.
 
     Returns:
         The gradients at each c (steps, batch, hidden), at the h before the window and at the c before it.
@@ -102,7 +108,7 @@ def back_through_steps(
     before = memory
     for step in reversed(range(len(state))):
         if step + 1 < len(state):
-            state[step].add_(product(factors[step + 1], back))
+            state[step].add_(_masked(product(factors[step + 1], back), mask))
         if reach is None:
             torch.add(memory, state[step], out=cell[step])
         else:
@@ -112,7 +118,11 @@ def back_through_steps(
             columns[step].mul_(at[below])
         before = cell[step] if derivatives.carry_below else state[step]
         memory = before if carry is None else before * carry[step]
-    return at_cell, product(factors[0], back), memory.clone() if memory is before else memory
+    return at_cell, _masked(product(factors[0], back), mask), memory.clone() if memory is before else memory
+
+
+def _masked(gradient: Tensor, mask: Tensor | None) -> Tensor:
+    return gradient if mask is None else gradient.mul_(mask)
 
 
 def _leaf_runs(window: Window, derivatives: Derivatives) -> list[tuple[bool, tuple[Tensor, ...]]]:

@@ -51,10 +51,18 @@ class LanguageModel(nn.Module):
         )
         self.bias = nn.Parameter(torch.zeros(words))
         self._dropout = float(spec.dropout)
+        self._input_dropout = float(spec.input_dropout)
+        self._recurrent_dropout = float(spec.recurrent_dropout)
+        self._embedding_dropout = float(spec.embedding_dropout)
 
     def layers(self) -> list[RecurrentCell]:
         """Return the cells from the embedding up."""
         return list(self.cells)  # type: ignore[arg-type]
+
+    def draw_weights(self, scale: float) -> None:
+        """Draw all weights anew, uniformly between ``-scale`` and ``scale`` (Zaremba et al., 2014, section 4.1)."""
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -scale, scale)
 
     def softmax(self) -> Tensor:
         """Return the softmax's weights, (words, width)."""
@@ -79,10 +87,16 @@ class LanguageModel(nn.Module):
         Returns:
             Logits (steps * streams, words), and the new states and memories.
         """
-        x = self._dropped(functional.embedding(words, self.embedding), generator)
+        # Words are dropped as such, wherever they are in the window (Gal and Ghahramani, 2016, section 4.2).
+        kept_words = _mask((self.embedding.shape[0], 1), self._embedding_dropout, self.embedding, generator)
+        x = functional.embedding(words, self.embedding)
+        x = self._dropped(x if kept_words is None else x * kept_words[words], generator)
         new_states, new_memories = [], []
         for cell, state, memory in zip(self.layers(), states, memories, strict=True):
-            x, new_memory = cell(x, state, memory)
+            # One mask for all steps of the window.
+            kept_inputs = _mask(x.shape[1:], self._input_dropout, x, generator)
+            x = x if kept_inputs is None else x * kept_inputs
+            x, new_memory = cell(x, state, memory, _mask(state.shape, self._recurrent_dropout, x, generator))
             new_states.append(x[-1])
             new_memories.append(new_memory)
             x = self._dropped(x, generator)
@@ -90,7 +104,13 @@ class LanguageModel(nn.Module):
         return logits, torch.stack(new_states), torch.stack(new_memories)
 
     def _dropped(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        if generator is None or self._dropout == 0:
-            return x
-        kept = 1 - self._dropout
-        return x * torch.empty_like(x).bernoulli_(kept, generator=generator).div_(kept)
+        mask = _mask(x.shape, self._dropout, x, generator)
+        return x if mask is None else x * mask
+
+
+def _mask(shape: tuple[int, ...], dropout: float, like: Tensor, generator: torch.Generator | None) -> Tensor | None:
+    """Return zeros for what is dropped and 1 / (1 - dropout) for what is kept; None where nothing is dropped."""
+    if generator is None or dropout == 0:
+        return None
+    kept = 1 - dropout
+    return like.new_empty(shape).bernoulli_(kept, generator=generator).div_(kept)

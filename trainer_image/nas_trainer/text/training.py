@@ -53,10 +53,10 @@ def text_training(
         )
     if not isinstance(document.architecture, RecurrentCellArchitecture):
         raise Unsuitable(f"a {document.architecture.space} architecture cannot be trained on text")
-    test = document.final is not None and document.final.test
+    final = document.final or FinalSettings()
     return TextTraining(
         document.architecture,
-        load(spec, document.store, cache=document.dataset_cache, test=test),
+        load(spec, document.store, cache=document.dataset_cache, test=final.test, on_validation=final.on_validation),
         document.language,
         document.optimizer,
         document.batch_size,
@@ -99,8 +99,8 @@ class TextTraining(Descent[LanguageModel]):
         seed: decides the initial weights, and with the epoch's number what is dropped.
         device: where to train.
         metric: what the progress tells of: ``PERPLEXITY`` or ``BITS_PER_CHARACTER``.
-        final: what only final trainings change: when the learning rate falls, and whether the text held out is the
-            test text. None: nothing of it.
+        final: what only final trainings change: dropout, the scale of the initial weights, when the learning rate
+            falls, and whether the text held out is the test text. None: nothing of it.
         ranks: the processes that train it together, each with its share of the streams.
 
     Raises:
@@ -133,8 +133,12 @@ class TextTraining(Descent[LanguageModel]):
         self._vocabulary = Vocabulary(unit=text.unit, unknown=UNKNOWN, end_of_line=END, tokens=text.vocabulary)
         words = len(text.vocabulary)
         seed_weights(seed)
-        network = LanguageModel(architecture, words, fitting_width(architecture, words, spec), spec).to(device)
-        super().__init__(network, optimizer, seed, device, final, ranks)
+        if final is not None and final.dropout is not None:
+            spec = spec.model_copy(update={"dropout": final.dropout})
+        network = LanguageModel(architecture, words, fitting_width(architecture, words, spec), spec)
+        if final is not None and final.initial_scale is not None:
+            network.draw_weights(float(final.initial_scale))
+        super().__init__(network.to(device), optimizer, seed, device, final, ranks)
         self._forward: Callable[..., tuple[Tensor, Tensor, Tensor]] = ranks.parallel(self.network)
 
     def metrics(self, last: int) -> dict[str, float]:

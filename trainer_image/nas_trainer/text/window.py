@@ -59,13 +59,19 @@ class Window:
         steps = list(zip(*(each.unbind(0) for each in inputs), strict=True))
         self.program.append((operation, steps, out.unbind(0)))
 
-    def run(self, state_weight: Tensor) -> None:
-        """Fill the window step by step."""
+    def run(self, state_weight: Tensor, mask: Tensor | None) -> None:
+        """Fill the window step by step.
+
+        Args:
+            state_weight: U, (hidden, base * hidden).
+            mask: what h is multiplied by before U at each step, (batch, hidden); None: by 1.
+        """
         states = self.states.unbind(0)
         runs = self._runs()
         sizes = [size for size, *_ in runs]
         for step in range(len(states) - 1):
-            recurrent = torch.split(product(states[step], state_weight), sizes, 1)
+            state = states[step] if mask is None else states[step] * mask
+            recurrent = torch.split(product(state, state_weight), sizes, 1)
             for part, (_, combine, inputs, kept, out) in zip(recurrent, runs, strict=True):
                 combine(inputs[step], part, out=out[step])
                 if kept is not None:
