@@ -7,6 +7,7 @@ from typing import Any
 
 from hack.addons import argo, mlflow, prometheus
 from hack.addons.cluster import Cluster
+from patience import HANG_SECONDS
 
 Document = dict[str, Any]
 
@@ -161,7 +162,9 @@ class MLflow:
         self.cluster.run("kubectl", "-n", mlflow.NAMESPACE, "scale", "deployment/mlflow", f"--replicas={replicas}")
         self.cluster.await_deployment(mlflow.NAMESPACE, "mlflow")
         if replicas == 0:
-            self.cluster.run("kubectl", "-n", mlflow.NAMESPACE, "wait", "--for=delete", "pod", "-l", "app=mlflow")
+            # It may wait for those who are connected, as long as its grace period lasts.
+            words = ["wait", "--for=delete", "pod", "-l", "app=mlflow", f"--timeout={HANG_SECONDS:.0f}s"]
+            self.cluster.run("kubectl", "-n", mlflow.NAMESPACE, *words)
 
     def kill(self) -> None:
         """End the server without a warning, and wait until another one is there, with all that it had answered for."""

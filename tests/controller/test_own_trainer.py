@@ -40,7 +40,7 @@ def test_the_container_that_failed_tells_how_the_child_ended(found: dict[str, An
 
 
 def test_a_pod_trains_while_its_trainer_runs() -> None:
-    running = {"running": {"startedAt": "now"}}
+    running = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
     assert trains(pod(done(0), running))
     assert not trains(pod(running, NOT_YET))
     assert not trains(pod(done(0), done(0), running))
