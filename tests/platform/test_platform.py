@@ -142,9 +142,9 @@ def assert_all_waited_in_the_queue(kueue: Kueue, world: World, uid: str, samples
     assert max(running) <= 2
 
 
-def assert_prometheus_has_seen_it(prometheus: Prometheus, samples: int) -> None:
+def assert_prometheus_has_seen_it(prometheus: Prometheus, uid: str, samples: int) -> None:
     """Each controller was scraped, and the operator, and what they counted fits."""
-    search = f'experiment="{NAME}"'
+    search = f'pod=~"{names.controller_pod(NAME, uid, 0)[:-1]}.+"'
     assert len(query(prometheus, f"count by (pod) (max_over_time(up{{{search}}}[1h]))")) >= 3
     assert query(prometheus, f"max by (state) (max_over_time(nas_samples{{{search}}}[1h]))")["observed"] == SAMPLES
     # Each counts for itself; what one did between its last scrape and its death nobody has seen.
@@ -202,7 +202,7 @@ def test_one_workflow_searches_registers_serves_and_answers_through_deaths(
     assert samples == SAMPLES + document["status"]["final"]["total"] + 1
     assert_each_once_in_mlflow(mlflow, uid, samples)
     assert_all_waited_in_the_queue(kueue, world, uid, samples)
-    assert_prometheus_has_seen_it(prometheus, samples)
+    assert_prometheus_has_seen_it(prometheus, uid, samples)
 
     # The answer is the model's.
     (answer,) = ended["nodes"][NAME]["outputs"]["parameters"]
