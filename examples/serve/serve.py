@@ -16,6 +16,8 @@ from pathlib import Path
 
 import boto3
 import numpy
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # Else it tells its maker of each model, from its import on.
 import onnxruntime
 from botocore.exceptions import BotoCoreError, ClientError
 from PIL import Image, UnidentifiedImageError

@@ -53,9 +53,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["run", str(folder / "digits.yaml"), "--folder", str(folder / "run")],
         ["export", str(folder / "run"), "-o", str(folder / "out")],
     ):
-        outcome = CliRunner().invoke(main, words, catch_exceptions=False)
+        outcome = CliRunner(env={"HOME": str(folder / "home")}).invoke(main, words, catch_exceptions=False)
         assert outcome.exit_code == 0, outcome.output
+    assert told_nobody(folder / "home")
     return folder / "out"
+
+
+def told_nobody(home: Path) -> bool:
+    """Return whether onnxruntime has sent nothing: what it sends goes through a file in the user's home."""
+    return not list(home.rglob("*onnxruntime*"))
 
 
 def command(place: str | Path | None, **environment: str) -> dict[str, Any]:
@@ -102,19 +108,20 @@ def png(levels: Any, mode: str = "L") -> bytes:
 
 
 @pytest.mark.slow
-def test_raw_images_get_the_figure_of_the_status(model: Path) -> None:
+def test_raw_images_get_the_figure_of_the_status(model: Path, tmp_path: Path) -> None:
     digits = load_digits()
     test = fixed_order(len(digits.target))[TRAINING_IMAGES + DIGITS_VALIDATION_IMAGES :]
     provenance = json.loads((model / "provenance.json").read_text())
     session = onnxruntime.InferenceSession(model / "network.onnx")
     (logits,) = session.run(["logits"], {"pixels": digits.images[test[:1]][None].astype(numpy.float32)})
     expected = numpy.exp(logits[0].astype(float)) / numpy.exp(logits[0].astype(float)).sum()
-    with serving(model) as ask:
+    with serving(model, HOME=str(tmp_path)) as ask:
         status, about = ask(path="/healthz")
         assert status == 200 and about["digest"] == provenance["digest"]
         answers = [ask(digits.images[each].astype(numpy.uint8).tobytes()) for each in test]
         # Sixteenths of white; the brightest of 255 is the brightest of 16.
         by_png = ask(png(digits.images[test[0]] * 255 / 16), "image/png")
+    assert told_nobody(tmp_path)
     assert {status for status, _ in answers} == {200}
     assert provenance["testMetric"] > 0.3, "more than always the same answer gets"
     right = [answer["class"] == str(label) for (_, answer), label in zip(answers, digits.target[test], strict=True)]

@@ -33,6 +33,8 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
 
     Unexpected errors are raised: their traceback is what their finder needs.
     """
+    # onnxruntime, which tries what is exported, would tell its maker of it, from its import on.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         with _terminated_by_sigterm() as defer:
             documents = _read_input(environment)
