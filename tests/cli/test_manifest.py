@@ -262,6 +262,16 @@ def test_every_rule_of_the_schema_can_be_evaluated_here() -> None:
         "self.top * (size(": {
             "spec.finalTraining": {"top": 42, "grid": {"learningRate": ["1"] * 8, "decayEpoch": [1, 2, 3]}}
         },
+        "self.blockOutput": {"spec.searchSpace": {"convolutional": {"blockOutput": "All"}}},
+        "has(self.noSkips)": {
+            "spec.searchSpace": {"fixed": {"experiment": "another", "allSkips": True, "noSkips": True}}
+        },
+        "finalTraining.grid.batchNormEpsilon) == 0": {
+            "spec.searchSpace": {"recurrentCell": {}},
+            "spec.trainer": {"dataset": {"text": {}}},
+            "spec.finalTraining": {"grid": {"batchNormEpsilon": ["0.1"]}},
+        },
+        "finalTraining.grid.initialScale)": {"spec.finalTraining": {"grid": {"dropout": ["0.5"]}}},
         "!has(self.searchSpace.custom)": {
             "spec.searchSpace": {"custom": {"decisions": [{"name": "a", "options": ["x"]}]}}
         },
