@@ -166,6 +166,13 @@ def controlled(client: KubeClient, wanted: NASExperiment, folder: Path, instrume
     return took
 
 
+def clear(client: KubeClient, name: str) -> None:
+    """Delete an experiment and wait for its Jobs to go: what one arm leaves behind must not slow the next."""
+    client.delete(EXPERIMENTS, NAMESPACE, name)
+    while client.list(JOBS, NAMESPACE).items:
+        time.sleep(0.5)
+
+
 def main() -> int:
     """Print both makespans, children a second, the idle share, and the ratio; 1 when the ratio misses the aim."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -194,10 +201,7 @@ def main() -> int:
                 print(
                     f"{arm:12} {took:6.1f} s  {arguments.children / took:5.1f} children/s  idle {idle:4.0%}", flush=True
                 )
-                client.delete(EXPERIMENTS, NAMESPACE, name)
-                # What the first arm leaves to be collected must not slow the second.
-                while client.list(JOBS, NAMESPACE).items:
-                    time.sleep(0.5)
+                clear(client, name)
         client.close()
     finally:
         cluster("down", "--name", CLUSTER)

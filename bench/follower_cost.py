@@ -21,7 +21,7 @@ import urllib.request
 from pathlib import Path
 
 import structlog
-from controller_scale import CLUSTER, NAMESPACE, cluster, controlled, establish, experiment
+from controller_scale import CLUSTER, NAMESPACE, clear, cluster, controlled, establish, experiment
 
 from nas_api import names
 from nas_api.child import StoreLocation
@@ -31,7 +31,6 @@ from nas_controller.metered import MeteredInstruments
 from nas_controller.metrics import Metrics
 from nas_kube.client import KubeClient
 from nas_kube.metered import MeteredClient
-from nas_kube.resources import EXPERIMENTS, JOBS
 
 AIM = 1.03
 SCRAPE_SECONDS = 5.0
@@ -99,10 +98,7 @@ def main() -> int:
                         caught_up = f"  the follower was done {time.monotonic() - ended:.1f} s later"
                 makespans[arm].append(took)
                 print(f"{arm:9} {took:6.1f} s{caught_up}", flush=True)
-                alone.delete(EXPERIMENTS, NAMESPACE, name)
-                # What the first arm leaves to be collected must not slow the second.
-                while alone.list(JOBS, NAMESPACE).items:
-                    time.sleep(0.5)
+                clear(alone, name)
     finally:
         cluster("down", "--name", CLUSTER)
     ratio = min(makespans["followed"]) / min(makespans["alone"])

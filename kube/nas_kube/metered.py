@@ -1,6 +1,6 @@
 """A client that counts and times its calls, for the metrics of operator and controllers. Nothing else is different."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,23 @@ def process_registry() -> CollectorRegistry:
     return registry
 
 
+@contextmanager
+def counted(count: Callable[[str], None]) -> Iterator[None]:
+    """Count how a block that asks the API ends: ok, the status of a refusal, unavailable, or error for all else."""
+    outcome = "error"
+    try:
+        yield
+        outcome = "ok"
+    except ApiError as error:
+        outcome = str(error.status)
+        raise
+    except ApiUnavailable:
+        outcome = "unavailable"
+        raise
+    finally:
+        count(outcome)
+
+
 class ApiMetrics:
     """What is known of calls. A list counts once, however many pages it has; a watch until it is open."""
 
@@ -51,19 +68,11 @@ class ApiMetrics:
     @contextmanager
     def request(self, operation: str, resource: str) -> Iterator[None]:
         """Time a call and count how it ends."""
-        outcome = "error"
-        try:
-            with self._seconds.labels(operation, resource).time():
-                yield
-            outcome = "ok"
-        except ApiError as error:
-            outcome = str(error.status)
-            raise
-        except ApiUnavailable:
-            outcome = "unavailable"
-            raise
-        finally:
-            self._requests.labels(operation, resource, outcome).inc()
+        with (
+            counted(lambda outcome: self._requests.labels(operation, resource, outcome).inc()),
+            self._seconds.labels(operation, resource).time(),
+        ):
+            yield
 
 
 class MeteredClient(KubeClient):

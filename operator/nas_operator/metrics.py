@@ -17,8 +17,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from nas_api.reasons import ConditionType, Reason
-from nas_kube.errors import ApiError, ApiUnavailable
-from nas_kube.metered import ApiMetrics, process_registry
+from nas_kube.metered import ApiMetrics, counted, process_registry
 from nas_kube.reading import conditions, status
 from nas_operator.cache import Cache, Key
 
@@ -100,20 +99,8 @@ class Metrics:
         """Return the same, timed and counted."""
 
         def metered(key: Key) -> timedelta | None:
-            outcome = "error"
-            try:
-                with self._seconds.time():
-                    again = reconcile(key)
-                outcome = "ok"
-                return again
-            except ApiError as error:
-                outcome = str(error.status)
-                raise
-            except ApiUnavailable:
-                outcome = "unavailable"
-                raise
-            finally:
-                self._reconciles.labels(outcome).inc()
+            with counted(lambda outcome: self._reconciles.labels(outcome).inc()), self._seconds.time():
+                return reconcile(key)
 
         return metered
 
