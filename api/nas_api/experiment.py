@@ -530,10 +530,7 @@ class GridSpec(Model):
 
 MOST_FINAL_TRAININGS = 1000
 """Of one experiment: top times the combinations of the grid. The axes' own bounds would allow 204,800."""
-_AXES = tuple(
-    f"size(self.grid.{axis})"
-    for axis in ("learningRate", "weightDecay", "batchNormEpsilon", "decayEpoch", "dropout", "initialScale")
-)
+_AXES = tuple(f"size(self.grid.{axis.alias})" for axis in GridSpec.model_fields.values())
 # An empty axis is one setting: the trainer's own.
 _FINAL_TRAININGS = " * ".join(["self.top", *(f"({axis} > 0 ? {axis} : 1)" for axis in _AXES)])
 
