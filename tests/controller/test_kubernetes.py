@@ -4,7 +4,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -53,9 +53,9 @@ class Bench:
         self.executors: list[KubernetesExecutor] = []
         self.clock: Clock = SYSTEM_CLOCK
 
-    def executor(self) -> tuple[KubernetesExecutor, frozenset[int]]:
+    def executor(self, pool: Executor | None = None) -> tuple[KubernetesExecutor, frozenset[int]]:
         executor = KubernetesExecutor(
-            self.client, self.experiment, "trainer:test", ThreadPoolExecutor(8), clock=self.clock
+            self.client, self.experiment, "trainer:test", pool or ThreadPoolExecutor(8), clock=self.clock
         )
         self.executors.append(executor)
         return executor, executor.start(self.events.put)
@@ -190,6 +190,28 @@ def test_a_second_controller_finds_and_adopts_what_is_there(bench: Bench) -> Non
     bench.end_pod(2, 0)
     assert bench.next_event() == Ended(2, End.SUCCEEDED)
     assert len(bench.client.list(JOBS, bench.namespace).items) == 3
+
+
+class AtOnce(Executor):
+    """A pool that has done a call before it takes the next one: the soonest that any pool may be."""
+
+    def submit(self, call: Callable[..., Any], /, *arguments: Any, **named: Any) -> "Future[Any]":
+        done: Future[Any] = Future()
+        done.set_result(call(*arguments, **named))
+        return done
+
+
+def test_a_child_that_has_ended_by_the_time_its_controller_starts_exists(bench: Bench) -> None:
+    first, _ = bench.executor()
+    first.launch(bench.child(0))
+    eventually(lambda: bench.job(0))
+    first.close()
+    bench.end_pod(0, 12, message="no data")
+    eventually(lambda: finished(bench.job(0) or {}))
+    _, existing = bench.executor(AtOnce())
+    assert existing == {0}
+    assert bench.next_event() == Ended(0, End.DATASET_UNAVAILABLE, "no data")
+    bench.no_event()
 
 
 def test_a_namesakes_job_is_not_adopted(bench: Bench) -> None:

@@ -107,7 +107,8 @@ class KubernetesExecutor:
         self._uid = experiment.metadata.uid
         self._lock = threading.Lock()
         self._children: dict[int, _Child] = {}
-        self._synced = False
+        self._found: set[int] | None = set()
+        """What the first list holds, ended or not; None once ``start`` has told it."""
         self._post: Callable[[Event], None]
         self._pool = pool
         self._clock = clock
@@ -145,8 +146,9 @@ class KubernetesExecutor:
                 if not error.retryable:
                     raise
         with self._lock:
-            self._synced = True
-            existing = frozenset(self._children)
+            # Not those in _children: a finished one may have left them again by now.
+            existing = frozenset(self._found or ())
+            self._found = None
         self._agenda.start()
         self._look_later()
         return existing
@@ -188,8 +190,9 @@ class KubernetesExecutor:
         """Take what is known of a child's Job; called by the watch, and for a Job that is adopted."""
         uid = job["metadata"]["uid"]
         with self._lock:
-            child = self._children.get(number)
-            if child is None and not self._synced and kind is not EventType.DELETED:
+            child, found = self._children.get(number), self._found
+            if child is None and found is not None and number not in found and kind is not EventType.DELETED:
+                found.add(number)
                 child = self._children[number] = _Child(number, None, self._clock.monotonic())
             if child is None or child.finished or (child.uid is not None and child.uid != uid):
                 # Ended or cancelled before, or another Job of this name that is on its way out.
