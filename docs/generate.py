@@ -148,7 +148,8 @@ _LOST = {
     LostReason.INVALID_RESULT: "The result object is malformed or belongs to another sample. Not tried again.",
     LostReason.OUT_OF_MEMORY: "The network did not fit (exit code 11, or the kernel's OOM killer). Not tried again: "
     "raise the memory in `trainer.template`, or narrow the space.",
-    LostReason.DEADLINE_EXCEEDED: "The child ran longer than `trainer.deadline`. Not tried again.",
+    LostReason.DEADLINE_EXCEEDED: "The child ran longer than `trainer.deadline`, or a final training longer than"
+    " `finalTraining.deadline` without a new checkpoint. Not tried again.",
     LostReason.TRAINER_FAILED: "The child failed `trainer.attempts` times without a known reason; see its log.",
 }
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from nas_api.architecture import Architecture
-from nas_api.base import MetricName, Model, PositiveDecimal
+from nas_api.base import Duration, MetricName, Model, PositiveDecimal
 from nas_api.experiment import Share, TrainingSpec
 from nas_api.stopping import Stopped, StopRule
 
@@ -74,7 +74,11 @@ class FinalSettings(Model):
     """Train on everything but the test set, measure the metric on the test set once at the end, and leave the weights
     and the ONNX model beside the result. Otherwise the metric is the validation set's, as in a search."""
     on_validation: Annotated[bool, Field(exclude_if=bool)] = True
-    """Whether a test trains on the validation set as well; otherwise on what the search's children train on."""
+    """Whether the test trains on the validation set as well. If not, it is the test of a network that another final
+    training has left: each of those leaves its last checkpoint then."""
+    repeats: Annotated[int | None, Field(exclude_if=_is_none)] = None
+    """Of a test: the sample whose seed it has, and whose last checkpoint it takes over unless ``on_validation`` adds
+    images or text; None: the test has a seed of its own."""
 
 
 class _Attempt(Model):
@@ -94,6 +98,8 @@ class TrainerInput(TrainingSpec, _Attempt):
 
     final: FinalSettings | None = None
     """None: a child of the search."""
+    checkpoint_every: Annotated[Duration | None, Field(exclude_if=_is_none)] = None
+    """The least time between two checkpoints; None: the trainer's own."""
     stop: StopRule | None = None
     """What ends it early; None: nothing."""
     store: StoreLocation

@@ -3,12 +3,12 @@
 The operator dry-runs what the controller will create, so both build it here.
 """
 
+from datetime import timedelta
 from typing import Any
 
 from nas_api import custom_trainer, names
-from nas_api.base import duration
 from nas_api.child import ExitCode, S3Location, TrainerInput, trainer_document
-from nas_api.experiment import NASExperiment, S3Spec, TrainerSpec
+from nas_api.experiment import NASExperiment, PodTemplate, S3Spec, TrainerSpec
 from nas_api.pod_template import overlay
 
 # Without 143 and 137: they are how pods end that a suspended Job has to give up, and it is to go on later. The kernel's
@@ -123,7 +123,7 @@ def restricted_pod(
 def trainer_pod_template(
     experiment: NASExperiment, launch: int, inputs: tuple[TrainerInput, ...], image: str
 ) -> dict[str, Any]:
-    """Return the pod template of one launch, the user's template laid over ours.
+    """Return the pod template of one launch, the user's templates laid over ours.
 
     Args:
         experiment: the manifest.
@@ -132,15 +132,16 @@ def trainer_pod_template(
         image: the built-in trainer's image, which also has what runs around a user's own trainer.
 
     Raises:
-        ValueError: the user's template cannot be laid over ours, a user's own trainer has no image, or there are more
+        ValueError: a user's template cannot be laid over ours, a user's own trainer has no image, or there are more
             children than an environment can tell of; the message names the place.
     """
     spec = experiment.spec.trainer
-    own = spec.dataset.custom is not None
+    own, final = spec.dataset.custom is not None, inputs[0].final is not None
+    deadline = experiment.spec.deadline(final=final)
     trainer = _own_trainer(experiment, inputs[0]) if own else _built_in_trainer(experiment, inputs, image)
     pods = _pods(experiment, inputs)
     if pods > 1:
-        trainer["env"] += _rendezvous(experiment, launch, pods)
+        trainer["env"] += _rendezvous(experiment, launch, pods, deadline)
     pod = restricted_pod(
         trainer,
         service_account=spec.service_account_name,
@@ -150,32 +151,46 @@ def trainer_pod_template(
     if own:
         # /tmp is HOME: what a user's program leaves in its own must not configure the one that has the keys.
         pod["volumes"] += [{"name": "nas", "emptyDir": {}}, {"name": "nas-tmp", "emptyDir": {}}]
-    pod["activeDeadlineSeconds"] = len(inputs) * int(duration(spec.deadline).total_seconds())
+    pod["activeDeadlineSeconds"] = len(inputs) * int(deadline.total_seconds())
     pod["terminationGracePeriodSeconds"] = 30
     if pods > 1:
         pod["subdomain"] = names.trainer_service(experiment.metadata.name, experiment.metadata.uid)
-    ours = {
+    template = {
         "metadata": {"labels": names.labels(experiment.metadata.name, experiment.metadata.uid, names.ROLE_TRAINER)},
         "spec": pod,
     }
-    try:
-        template = overlay(ours, spec.template or {})
-    except ValueError as error:
-        raise ValueError(f"spec.trainer.template: {error}") from error
+    for field, theirs in _templates(experiment, final=final).items():
+        try:
+            template = overlay(template, theirs)
+        except ValueError as error:
+            raise ValueError(f"{field}: {error}") from error
     return _between_ours(experiment, inputs[0], template, image) if own else template
+
+
+def _templates(experiment: NASExperiment, *, final: bool) -> dict[str, PodTemplate]:
+    """Return the user's templates by the fields that have them; each lies over those before it."""
+    chosen = {"spec.trainer.template": experiment.spec.trainer.template}
+    if final and experiment.spec.final_training is not None:
+        chosen["spec.finalTraining.template"] = experiment.spec.final_training.template
+    return {field: template for field, template in chosen.items() if template is not None}
+
+
+def template_field(experiment: NASExperiment, *, final: bool) -> str:
+    """Return where to look when a child's pod is refused: at the last template that has a say in it."""
+    return next(reversed(_templates(experiment, final=final)), "spec.trainer.template")
 
 
 def _pods(experiment: NASExperiment, inputs: tuple[TrainerInput, ...]) -> int:
     return experiment.spec.pods(final=inputs[0].final is not None)
 
 
-def _rendezvous(experiment: NASExperiment, launch: int, pods: int) -> list[dict[str, Any]]:
+def _rendezvous(experiment: NASExperiment, launch: int, pods: int, deadline: timedelta) -> list[dict[str, Any]]:
     """Return the environment by which the pods of one launch find each other.
 
     It is what ``torch.distributed`` reads, with one process in each pod, and what torchrun takes for its options
     (``PET_*``), which then tells its own processes. Host and id are the launch's: pods of two launches never meet.
     """
-    meta, spec = experiment.metadata, experiment.spec.trainer
+    meta = experiment.metadata
     job = names.child_job(meta.name, meta.uid, launch)
     host = f"{job}-0.{names.trainer_service(meta.name, meta.uid)}.{meta.namespace}"
     plain = {
@@ -186,8 +201,8 @@ def _rendezvous(experiment: NASExperiment, launch: int, pods: int) -> list[dict[
         "PET_MASTER_ADDR": host,
         "PET_MASTER_PORT": str(names.RENDEZVOUS_PORT),
         "PET_RDZV_ID": job,
-        # How long the others may take to start is for trainer.deadline to say.
-        "PET_RDZV_CONF": f"timeout={int(duration(spec.deadline).total_seconds())}",
+        # How long the others may take to start is for the deadline to say.
+        "PET_RDZV_CONF": f"timeout={int(deadline.total_seconds())}",
     }
     number = {"fieldRef": {"fieldPath": f"metadata.annotations['{names.COMPLETION_INDEX}']"}}
     return [

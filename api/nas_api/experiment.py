@@ -6,11 +6,12 @@ so that the API server itself refuses a bad manifest.
 """
 
 import operator
+from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from nas_api.base import Decimal, DnsLabel, DnsLabelValue, Duration, MetricName, Model, PositiveDecimal
+from nas_api.base import Decimal, DnsLabel, DnsLabelValue, Duration, MetricName, Model, PositiveDecimal, duration
 from nas_api.cel import at_most_one, cel, exactly_one
 from nas_api.names import MAX_EXPERIMENT_NAME
 from nas_api.search_space import SearchSpaceSpec
@@ -29,6 +30,10 @@ Share = Annotated[PositiveDecimal, Field(json_schema_extra=cel(("double(self) < 
 
 def _is_zero(share: str) -> bool:
     return share == "0"
+
+
+def _is_one(count: int) -> bool:
+    return count == 1
 
 
 # ---------------------------------------------------------------- objective
@@ -529,10 +534,10 @@ class GridSpec(Model):
 
 
 MOST_FINAL_TRAININGS = 1000
-"""Of one experiment: top times the combinations of the grid. The axes' own bounds would allow 204,800."""
+"""Of one experiment: top times seeds times the combinations of the grid. Their own bounds would allow far more."""
 _AXES = tuple(f"size(self.grid.{axis.alias})" for axis in GridSpec.model_fields.values())
 # An empty axis is one setting: the trainer's own.
-_FINAL_TRAININGS = " * ".join(["self.top", *(f"({axis} > 0 ? {axis} : 1)" for axis in _AXES)])
+_FINAL_TRAININGS = " * ".join(["self.top", "self.seeds", *(f"({axis} > 0 ? {axis} : 1)" for axis in _AXES)])
 
 
 class FinalTrainingSpec(Model):
@@ -545,8 +550,8 @@ class FinalTrainingSpec(Model):
         "json_schema_extra": cel(
             (
                 f"{_FINAL_TRAININGS} <= {MOST_FINAL_TRAININGS}",
-                f"top times the combinations of grid must be at most {MOST_FINAL_TRAININGS:,} training runs:"
-                " lower top, or give grid fewer values",
+                "top times seeds times the combinations of grid must be at most"
+                f" {MOST_FINAL_TRAININGS:,} training runs: lower top or seeds, or give grid fewer values",
             )
         )
     }
@@ -557,13 +562,26 @@ class FinalTrainingSpec(Model):
     """Epochs of the final training."""
     grid: GridSpec = GridSpec()
     """Settings that are tried for each of them."""
+    seeds: Annotated[int, Field(ge=1, le=20, exclude_if=_is_one)] = 1
+    """How many times each of these is trained, from other initial weights each time. The architecture and settings with
+    the highest mean reward win."""
+    deadline: Duration | None = None
+    """Time limit of one pod of a final training; trainer.deadline if not set. A training that exceeds it goes on in a
+    new pod if it has saved a checkpoint in the one before, and is lost otherwise. May be changed at any time."""
+    checkpoint_every: Duration | None = None
+    """Least time between two checkpoints of a final training, which are taken after an epoch; a minute if not set. Your
+    own trainer writes them when it wants. May be changed at any time."""
     pods: Annotated[int, Field(ge=1, le=MOST_PODS)] | None = None
     """How many pods train one of these networks together: each learns from its share of every batch, and gradients are
     averaged (DistributedDataParallel), so that batchSize means what it means in one pod. If not set, as many as
     trainer.pods says. `nas run` ignores it."""
+    template: PodTemplate | None = None
+    """A pod template merged into that of trainer.template for final trainings: more GPUs, other nodes. May be changed
+    at any time; it applies to pods that have not started yet."""
     train_on_validation: Annotated[bool, Field(exclude_if=bool)] = True
-    """Whether the winner's last training, which is tested, has the validation set as well (paper section 4.1).
-    Published figures for text leave it out: for a comparison with them, say false."""
+    """Whether the winner is trained once more, on the validation set as well, and that network is tested (paper section
+    4.1). Published figures for text leave that set out: for a comparison with them, say false, and the winner's network
+    that was the best on the validation set is tested as it is."""
 
 
 class ControllerSpec(Model):
@@ -742,6 +760,11 @@ class NASExperimentSpec(Model):
         chosen = self.final_training.pods if final and self.final_training is not None else None
         return self.trainer.pods if chosen is None else chosen
 
+    def deadline(self, *, final: bool) -> timedelta:
+        """Return the time limit of a final training's pod, or for one child of the search."""
+        chosen = self.final_training.deadline if final and self.final_training is not None else None
+        return duration(self.trainer.deadline if chosen is None else chosen)
+
 
 # ---------------------------------------------------------------- status
 
@@ -852,11 +875,14 @@ class FinalStatus(Model):
     lost: int = 0
     """Training runs given up."""
     total: int = 0
-    """Training runs that the grid asks for: architectures times combinations of settings."""
+    """Training runs that are asked for: architectures times combinations of settings times seeds."""
     sample: int | None = None
     """The search's sample whose architecture is the best so far; at the end it is the one in best/."""
     best_metric: Decimal | None = None
-    """The metric of the training run with the highest reward so far, on the validation set."""
+    """The metric of the training run with the highest reward so far, on the validation set; with several seeds the mean
+    of the architecture and settings with the highest mean reward."""
+    best_spread: Decimal | None = None
+    """Standard deviation of that metric over the seeds (finalTraining.seeds)."""
     test_metric: Decimal | None = None
     """The winner's metric on the test set, which is used once, at the end."""
     kendall_tau: Decimal | None = None

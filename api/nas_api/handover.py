@@ -76,7 +76,10 @@ class Provenance(Model):
     reward: float
     """Of that sample in the search."""
     validation_metric: float
-    """On the validation set: of the best final training, of the search where there was none."""
+    """On the validation set: of the best final training (with several seeds the mean), of the search where there was
+    none."""
+    validation_spread: float | None = None
+    """Standard deviation of that over the seeds; None where there was one."""
     test_metric: float | None = None
     """On the test set, by the very weights that lie here; None where none do."""
     test_sample: int | None = None

@@ -161,6 +161,14 @@ def checkpoint_key(sample: int, attempt: int = 1) -> str:
     return f"{SAMPLES_PREFIX}{sample:06d}/checkpoint{'' if attempt == 1 else f'-{attempt}'}"
 
 
+def inherited_checkpoint_key(sample: int, attempt: int) -> str:
+    """Return the key of the checkpoint that an attempt has found, and goes on from as long as it has none of its own.
+
+    Apart, so that an attempt's own one tells that it has come further than the one before it.
+    """
+    return f"{SAMPLES_PREFIX}{sample:06d}/inherited-{attempt}"
+
+
 def vocabulary_key(sample: int) -> str:
     """Return the key of the vocabulary that a final test on a text leaves."""
     return f"{SAMPLES_PREFIX}{sample:06d}/vocabulary.json"

@@ -84,7 +84,7 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Correct the field that the message names, or upgrade the operator.",
     ),
     Reason.INVALID_TEMPLATE: Explanation(
-        "The API server refused a pod built from trainer.template or controller.template; the message quotes it.",
+        "The API server refused a pod built from a template of the spec; the message names and quotes it.",
         "Correct the template; the search goes on by itself.",
     ),
     Reason.NOT_PERMITTED: Explanation(

@@ -4,7 +4,7 @@ from hashlib import blake2b
 from typing import Protocol
 
 from nas_api.architecture import Architecture
-from nas_api.child import FinalSettings, StoreLocation, TrainerInput, trainer_document
+from nas_api.child import FinalSettings, StoreLocation, TrainerInput
 from nas_api.decisions import longest
 from nas_api.experiment import FinalTrainingSpec, NASExperiment, OptimizerSpec, TrainingSpec
 from nas_api.search_space import search_space
@@ -59,11 +59,14 @@ def trainer_input(
     training = {name: getattr(spec.trainer, name) for name in TrainingSpec.model_fields}
     if final is not None:
         training |= {"optimizer": final.optimizer, "epochs": final.epochs}
+        if spec.final_training is not None:
+            training["checkpoint_every"] = spec.final_training.checkpoint_every
+    repeats = None if final is None else final.settings.repeats
     return TrainerInput(
         experiment=experiment.metadata.name,
         sample=sample,
         attempt=attempt,
-        seed=training_seed(spec.searcher.seed, sample),
+        seed=training_seed(spec.searcher.seed, sample if repeats is None else repeats),
         metric=spec.objective.metric,
         architecture=architecture,
         final=None if final is None else final.settings,
@@ -73,12 +76,12 @@ def trainer_input(
     )
 
 
-def largest_launch(experiment: NASExperiment, location: StoreLocation) -> tuple[TrainerInput, ...]:
-    """Return what the trainer is told in the launch of this experiment that takes the most words.
+def largest_launches(experiment: NASExperiment, location: StoreLocation) -> tuple[tuple[TrainerInput, ...], ...]:
+    """Return what the trainer is told in the launches of this experiment that take the most words.
 
-    As many children as share a pod, each with the longest architecture of the budget's last sample and with the
-    longest numbers; or a final training, where that is longer. What an earlier experiment adds to a schedule of
-    depths (warmStart), or has found (fixed), only the controller knows.
+    First of the search: as many children as share a pod, each with the longest architecture of the budget's last sample
+    and with the longest numbers. Then a final training, where there is to be one. What an earlier experiment adds to a
+    schedule of depths (warmStart), or has found (fixed), only the controller knows.
     """
     spec = experiment.spec
     space = search_space(spec.search_space)
@@ -89,10 +92,8 @@ def largest_launch(experiment: NASExperiment, location: StoreLocation) -> tuple[
     if (stopping := spec.trainer.early_stopping) is not None:
         stop = StopRule(epoch=stopping.epoch, bound=_LONGEST_BOUND, goal=spec.objective.goal)
         child = plain.model_copy(update={"stop": stop})
-    launches = [(child,) * spec.trainer.children_per_pod]
-    if spec.final_training is not None:
-        launches.append((_longest_final(plain, spec.final_training),))
-    return max(launches, key=lambda inputs: len(trainer_document(inputs)))
+    search = (child,) * spec.trainer.children_per_pod
+    return (search,) if spec.final_training is None else (search, (_longest_final(plain, spec.final_training),))
 
 
 def _longest_final(plain: TrainerInput, spec: FinalTrainingSpec) -> TrainerInput:
@@ -100,11 +101,14 @@ def _longest_final(plain: TrainerInput, spec: FinalTrainingSpec) -> TrainerInput
     return plain.model_copy(
         update={
             "epochs": spec.epochs,
+            "checkpoint_every": spec.checkpoint_every,
             "final": FinalSettings(
                 batch_norm_epsilon=max((FinalSettings().batch_norm_epsilon, *grid.batch_norm_epsilon), key=len),
                 decay_epoch=max(grid.decay_epoch, default=None),
                 dropout=max(grid.dropout, key=len, default=None),
                 initial_scale=max(grid.initial_scale, key=len, default=None),
+                on_validation=spec.train_on_validation,
+                repeats=_LONGEST_NUMBER,
             ),
             "optimizer": optimizer.model_copy(
                 update={

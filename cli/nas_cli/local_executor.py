@@ -1,5 +1,6 @@
 """Children as processes of this machine: started, watched and ended by one thread, whatever runs in them."""
 
+import math
 import os
 import signal
 import threading
@@ -65,8 +66,12 @@ class _Child:
     launch: Launch
     process: Process
     deadline: float
-    """Monotonic time at which it is killed."""
-    killed: bool = False
+    """Seconds that it may take."""
+    due: float
+    """Monotonic time at which it is told to end, and once it has been, killed."""
+    told: bool = False
+    late: bool = False
+    """It was told to end because of its deadline."""
     cancelled: bool = False
 
 
@@ -80,7 +85,7 @@ class LocalExecutor:
     def __init__(
         self,
         trainer: Trainer,
-        deadline_seconds: float,
+        deadline: Callable[[Launch], float],
         failed: Callable[[Launch, str], None],
         *,
         clock: Clock = SYSTEM_CLOCK,
@@ -89,12 +94,12 @@ class LocalExecutor:
 
         Args:
             trainer: what runs in children; it is closed with this executor.
-            deadline_seconds: the longest run of one sample's training; a launch gets that long for each of its own.
+            deadline: the longest run of a launch, in seconds.
             failed: is told of each child that ends otherwise than well, for people.
             clock: whose time it is.
         """
         self._trainer = trainer
-        self._deadline_seconds = deadline_seconds
+        self._deadline = deadline
         self._failed = failed
         self._clock = clock
         self._post: Callable[[Event], None] = _nobody
@@ -148,8 +153,8 @@ class LocalExecutor:
     def _wait(self) -> None:
         """Return when there is a command, or a child has ended or is due."""
         sentinels: list[Connection | int] = [child.process.sentinel for child in self._children.values()]
-        due = min((child.deadline for child in self._children.values() if not child.killed), default=None)
-        seconds = None if due is None else max(0.0, due - self._clock.monotonic())
+        due = min((child.due for child in self._children.values()), default=math.inf)
+        seconds = None if due == math.inf else max(0.0, due - self._clock.monotonic())
         if self._woken in wait([self._woken, *sentinels], seconds):
             os.read(self._woken, 65536)
 
@@ -167,24 +172,34 @@ class LocalExecutor:
             # The machine has no room for another process, or what starts them is gone: tried again.
             self._post(self._told(launch, End.FAILED, f"no process could be started: {error}"))
             return
-        deadline = self._clock.monotonic() + self._deadline_seconds * len(launch.inputs)
-        self._children[launch.number] = _Child(launch, process, deadline)
+        seconds = self._deadline(launch)
+        self._children[launch.number] = _Child(launch, process, seconds, self._clock.monotonic() + seconds)
         self._post(Running(launch.number))
 
     def _cancel(self, launch: int) -> None:
         child = self._children.get(launch)
         if child is not None and not child.cancelled:
             child.cancelled = True
-            child.deadline = self._clock.monotonic() + _GRACE_SECONDS
+            self._tell(child)
+
+    def _tell(self, child: _Child) -> None:
+        """Tell a child to end: it gets time to save its checkpoint."""
+        if not child.told:
+            child.told, child.due = True, self._clock.monotonic() + _GRACE_SECONDS
             child.process.terminate()
 
     def _reap(self) -> None:
         now = self._clock.monotonic()
         for child in list(self._children.values()):
             if child.process.exitcode is None:
-                if now >= child.deadline and not child.killed:
-                    child.killed = True
+                if now < child.due:
+                    continue
+                if child.told:
+                    child.due = math.inf
                     child.process.kill()
+                else:
+                    child.late = True
+                    self._tell(child)
                 continue
             del self._children[child.launch.number]
             if not child.cancelled:
@@ -198,11 +213,11 @@ class LocalExecutor:
 
     def _read_end(self, child: _Child) -> tuple[End, str]:
         code, log = child.process.exitcode or 0, child.process.log
-        if child.killed:
+        if child.late:
             return (
                 End.DEADLINE_EXCEEDED,
-                f"training took longer than trainer.deadline ({self._deadline_seconds:.0f} s per child): raise it;"
-                f" its log is {log}",
+                f"training took longer than its deadline ({child.deadline:.0f} s): raise trainer.deadline, or"
+                f" finalTraining.deadline for a final training; its log is {log}",
             )
         if code < 0:
             end = End.DISRUPTED if -code == signal.SIGTERM else End.FAILED

@@ -18,7 +18,6 @@ import structlog
 from rich.console import Console
 
 from nas_api import custom_trainer, names
-from nas_api.base import duration
 from nas_api.child import StoreLocation
 from nas_api.experiment import NASExperiment
 from nas_api.search_space import arranged
@@ -31,6 +30,7 @@ from nas_cli.local_status import StatusFile
 from nas_cli.local_trainer import BuiltInTrainer
 from nas_cli.run_folder import read_run, write_run
 from nas_controller.errors import EarlierMissing, EarlierUnsuitable, SearchChanged
+from nas_controller.executor import Launch
 from nas_controller.policies.factory import make_policy
 from nas_controller.search import Exit, Search
 from nas_controller.state import MakePolicy
@@ -79,7 +79,11 @@ def run(
             raise Refusal(f"another `nas run` is at work in {folder}: wait for it, or end it with Ctrl-C")
         experiment = _identified(experiment, folder)
         location = StoreLocation(folder=str(folder.absolute()))
-        deadline = duration(experiment.spec.trainer.deadline).total_seconds()
+
+        def deadline(launch: Launch) -> float:
+            one = experiment.spec.deadline(final=launch.inputs[0].final is not None)
+            return len(launch.inputs) * one.total_seconds()
+
         store = open_store(location)
         progress = Progress(console, experiment.metadata.name, experiment.spec.objective.metric)
         trainer = _trainer(experiment, here, folder / "children", store, progress)

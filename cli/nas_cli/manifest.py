@@ -230,9 +230,10 @@ def _name_faults(experiment: NASExperiment) -> Iterator[tuple[_Path, str]]:
 
 
 def _template_faults(experiment: NASExperiment) -> Iterator[tuple[_Path, str]]:
-    spec, tracking = experiment.spec, experiment.spec.tracking
+    spec, final, tracking = experiment.spec, experiment.spec.final_training, experiment.spec.tracking
     for place, container, template in (
         ("trainer", names.TRAINER_CONTAINER, spec.trainer.template),
+        ("finalTraining", names.TRAINER_CONTAINER, None if final is None else final.template),
         ("controller", names.CONTROLLER_CONTAINER, spec.controller.template),
         ("tracking", names.FOLLOWER_CONTAINER, None if tracking is None else tracking.template),
     ):

@@ -49,7 +49,8 @@ def write_winner(store: Store, experiment: NASExperiment, stage: FinalStage) -> 
     winner = stage.winner
     assert winner is not None and winner.run is not None and winner.metric is not None
     _write_architecture(store, experiment, winner.architecture, winner.run.settings.batch_norm_epsilon)
-    tested: dict[str, Any] = {}
+    trial = stage.winning
+    tested: dict[str, Any] = {"validation_spread": None if trial is None else trial.spread}
     if stage.test_sample is not None and stage.test_metric is not None:
         for source, target in _TRAINED:
             data = store.get(source(stage.test_sample))
@@ -57,7 +58,7 @@ def write_winner(store: Store, experiment: NASExperiment, stage: FinalStage) -> 
             if data is not None:
                 store.put(target, data)
         training = store.get(names.training_key(stage.test_sample))
-        tested = {
+        tested |= {
             "test_metric": stage.test_metric,
             "test_sample": stage.test_sample,
             "training": None if training is None else json.loads(training),

@@ -2,6 +2,7 @@
 
 import structlog
 
+from nas_api import names
 from nas_api.experiment import NASExperimentSpec
 from nas_controller import decisions
 from nas_controller.clock import Clock
@@ -11,7 +12,6 @@ from nas_controller.launches import Launches
 from nas_controller.results import Answer
 from nas_controller.state import Core
 from nas_log.records import FinalProposed, Launched, Lost, Observed, Reconfigured, SearchEnded
-from nas_store.errors import TooLarge
 
 _log = structlog.get_logger()
 
@@ -63,9 +63,7 @@ class Decider:
             self._launches.never_created(asked.launch)
             return
         end = asked.end or End.VANISHED
-        verdicts = {
-            sample: self._judge(spec, sample, end, asked.message, data) for sample, data in answer.results.items()
-        }
+        verdicts = {sample: self._judge(spec, sample, end, answer) for sample in answer.results}
         self._launches.settled(asked.launch, verdicts, self._core.launched, self._clock.monotonic())
 
     @property
@@ -79,12 +77,19 @@ class Decider:
     def _may_propose(self, spec: NASExperimentSpec) -> bool:
         return decisions.may_propose(self._core, self._clock.now(), self._together(spec)) > 0
 
-    def _judge(
-        self, spec: NASExperimentSpec, sample: int, end: End, message: str, data: bytes | TooLarge | None
-    ) -> decisions.Verdict:
+    def _judge(self, spec: NASExperimentSpec, sample: int, end: End, answer: Answer) -> decisions.Verdict:
         """Return what a launch's end means for one of its samples; record it if it is that one's own end."""
-        trainer = spec.trainer
-        verdict = decisions.judge(self._core, sample, end, message, data, trainer.attempts, trainer.early_stopping)
+        core, trainer, message = self._core, spec.trainer, answer.question.message
+        verdict = decisions.judge(
+            core,
+            sample,
+            end,
+            message,
+            answer.results[sample],
+            trainer.attempts,
+            trainer.early_stopping,
+            progressed=names.checkpoint_key(sample, core.open[sample].attempt) in answer.checkpoints,
+        )
         match verdict:
             case Observed() | Lost():
                 _log.info("sample done", sample=sample, record=verdict.type, **_summary(verdict))

@@ -62,6 +62,8 @@ def judge(
     data: bytes | TooLarge | None,
     attempts: int,
     stopping: EarlyStoppingSpec | None = None,
+    *,
+    progressed: bool = False,
 ) -> Verdict:
     """Return what the end of a launch means for one of its open samples.
 
@@ -76,6 +78,7 @@ def judge(
         data: the sample's result object, None when there is none, or that it is too large to be read.
         attempts: ``trainer.attempts``.
         stopping: ``trainer.earlyStopping``.
+        progressed: whether the newest attempt has saved a checkpoint of its own.
     """
     if isinstance(data, TooLarge):
         return Lost(sample=sample, reason=LostReason.INVALID_RESULT, message=str(data))
@@ -85,6 +88,9 @@ def judge(
     failures = current.failures
     message = message[:_LONGEST_MESSAGE]
     if end in (End.DISRUPTED, End.VANISHED):
+        return Retry(failures)
+    if end is End.DEADLINE_EXCEEDED and current.final is not None and progressed:
+        # The deadline is one pod's, and the training may take several.
         return Retry(failures)
     if end in _CURABLE:
         return AwaitCure(_CURABLE[end], f"the trainer of sample {sample} says: {message or end}", failures)

@@ -2,14 +2,18 @@
 
 Pure. A final training is a child like any other: it has a sample number, launches and a result. It is no sample of the
 search: the policy is not told of it, and it counts neither against the budget nor for the search's best. Each
-combination of the grid is measured on the validation set and earns a reward as in the search, penalties included;
-only the one with the highest is trained once more, tested on the test set, and handed over with its weights.
+combination of the grid is trained with each seed, measured on the validation set, and earns a reward as in the search,
+penalties included; only the one with the highest mean is trained once more, tested on the test set, and handed over
+with its weights. Where the validation set is to be left out of that last training, it would be one of those that are
+done: the network of the winner's best seed is tested.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from math import prod
-from operator import itemgetter
+from operator import attrgetter, itemgetter
+from statistics import fmean, stdev
+from typing import Any
 
 from nas_api.agreement import Agreement, kendall
 from nas_api.architecture import Architecture
@@ -33,8 +37,63 @@ class Leader:
 
 
 @dataclass
+class Trained:
+    """What one final training gave on the validation set."""
+
+    sample: int
+    """Its number, which its seed comes from."""
+    reward: float
+    metric: float | None
+    """None: it diverged, which has earned the lowest reward."""
+
+
+@dataclass
+class Trial:
+    """One combination of the grid on one architecture, trained with each seed."""
+
+    run: FinalRun
+    """What its trainings have in common."""
+    trained: list[Trained] = field(default_factory=list)
+    """Those that have ended, in that order; at least one of them has a metric, or it is no candidate."""
+
+    @property
+    def reward(self) -> float:
+        """The mean reward, those that diverged included."""
+        return fmean(each.reward for each in self.trained)
+
+    @property
+    def metric(self) -> float:
+        """The mean metric of those that did not diverge."""
+        return fmean(self._metrics)
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of the metric over the seeds; None with fewer than two."""
+        return stdev(self._metrics) if len(self._metrics) > 1 else None
+
+    @property
+    def candidate(self) -> bool:
+        """Whether a training of it has not diverged."""
+        return bool(self._metrics)
+
+    @property
+    def best(self) -> Trained:
+        """The training with the highest reward of those that did not diverge; the first of equals."""
+        return max((each for each in self.trained if each.metric is not None), key=attrgetter("reward"))
+
+    @property
+    def first(self) -> Trained:
+        """The training with the first seed that has ended."""
+        return min(self.trained, key=attrgetter("sample"))
+
+    @property
+    def _metrics(self) -> list[float]:
+        return [each.metric for each in self.trained if each.metric is not None]
+
+
+@dataclass
 class Finalist:
-    """One architecture of the final stage and the best of what its trainings gave."""
+    """One architecture of the final stage and what its trainings gave."""
 
     sample: int
     """The search's sample that it comes from."""
@@ -42,11 +101,28 @@ class Finalist:
     """Its reward in the search."""
     architecture: Architecture
     final_reward: float | None = None
-    """The highest reward of its final trainings, on the validation set; None as long as there is none."""
+    """The highest mean reward of its trials, on the validation set; None as long as there is none."""
     metric: float | None = None
-    """The metric of the training that earned it."""
+    """The mean metric of the trial that earned it."""
     run: FinalRun | None = None
-    """That training."""
+    """That trial's."""
+    trials: list[Trial] = field(default_factory=list)
+    """Those combinations of the grid of which a training has ended, in that order."""
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial with the highest mean reward so far; the first of equals. None: no training has a metric."""
+        return max((trial for trial in self.trials if trial.candidate), key=attrgetter("reward"), default=None)
+
+    def add(self, run: FinalRun, trained: Trained) -> None:
+        """Take what one training gave."""
+        trial = next((each for each in self.trials if each.run == run), None)
+        if trial is None:
+            trial = Trial(run)
+            self.trials.append(trial)
+        trial.trained.append(trained)
+        if (best := self.best) is not None:
+            self.final_reward, self.metric, self.run = best.reward, best.metric, best.run
 
 
 @dataclass
@@ -71,8 +147,8 @@ class FinalStage:
 
     @property
     def total(self) -> int:
-        """How many trainings the grid asks for, the test not counted."""
-        return len(self.finalists) * self._settings
+        """How many trainings are asked for, the test not counted."""
+        return len(self.finalists) * self._settings * self.spec.seeds
 
     @property
     def _settings(self) -> int:
@@ -83,6 +159,11 @@ class FinalStage:
         """The finalist with the highest final reward so far; the first of equals, which the search ranked higher."""
         measured = [(each.final_reward, each) for each in self.finalists if each.final_reward is not None]
         return max(measured, key=itemgetter(0))[1] if measured else None
+
+    @property
+    def winning(self) -> Trial | None:
+        """The combination of the grid by which it wins."""
+        return None if self.winner is None else self.winner.best
 
     @property
     def agreement(self) -> Agreement | None:
@@ -112,13 +193,18 @@ class FinalStage:
             optimizer: the trainer's, for what the grid does not name.
         """
         if self.begun == self.total:
-            winner = self.winner
-            assert winner is not None and winner.run is not None
-            last = {"test": True, "on_validation": self.spec.train_on_validation}
-            settings = winner.run.settings.model_copy(update=last)
-            return winner.architecture, winner.run.model_copy(update={"settings": settings})
-        # All finalists with the grid's first settings, then with the second, so that an early look compares them.
-        combination, index = divmod(self.begun, len(self.finalists))
+            winner, trial = self.winner, self.winning
+            assert winner is not None and trial is not None
+            test: dict[str, Any] = {"test": True}
+            if not self.spec.train_on_validation:
+                test["repeats"] = trial.best.sample
+            elif self.spec.seeds > 1:
+                test["repeats"] = trial.first.sample
+            settings = trial.run.settings.model_copy(update=test)
+            return winner.architecture, trial.run.model_copy(update={"settings": settings})
+        # All finalists with the grid's first settings, then with the second, so that an early look compares them; and
+        # all of that with one seed, then with the next.
+        combination, index = divmod(self.begun % (self.total // self.spec.seeds), len(self.finalists))
         finalist = self.finalists[index]
         settings, optimizer = combinations(self.spec, optimizer)[combination]
         return finalist.architecture, FinalRun(
@@ -131,7 +217,7 @@ class FinalStage:
         if run.settings.test:
             self.test_sample = sample
 
-    def observe(self, run: FinalRun, metric: float | None, reward: float) -> None:
+    def observe(self, sample: int, run: FinalRun, metric: float | None, reward: float) -> None:
         """Take a training's metric, None where it diverged, and its reward."""
         if run.settings.test:
             self.test_metric = metric
@@ -140,8 +226,7 @@ class FinalStage:
             return
         self.trained += 1
         finalist = next(each for each in self.finalists if each.sample == run.of)
-        if metric is not None and (finalist.final_reward is None or reward > finalist.final_reward):
-            finalist.final_reward, finalist.metric, finalist.run = reward, metric, run
+        finalist.add(run, Trained(sample, reward, metric))
 
     def lose(self, run: FinalRun, loss: str) -> None:
         """Take note that a training gave nothing."""
@@ -154,11 +239,12 @@ class FinalStage:
     def summary(self, metric: str) -> str:
         """Return a sentence on how it went, for the end."""
         trained = f"{self.trained} of {self.total} final trainings done"
-        winner = self.winner
-        if winner is None:
+        winner, trial = self.winner, self.winning
+        if winner is None or trial is None:
             why = f", the last one was {self.last_loss}" if self.last_loss else ", all diverged"
             return f"{trained}, none with a result{why}; best/ has the search's best"
-        best = f"{trained}, the best with {metric} {winner.metric:.6g} (sample {winner.sample} of the search)"
+        spread = "" if trial.spread is None else f" ± {trial.spread:.2g} over {len(trial.trained)} seeds"
+        best = f"{trained}, the best with {metric} {trial.metric:.6g}{spread} (sample {winner.sample} of the search)"
         if self.test_metric is not None:
             return f"{best}, on the test set {self.test_metric:.6g}"
         return f"{best}, but the test gave no result: {self.test_loss or 'none yet'}"
@@ -169,7 +255,13 @@ def combinations(spec: FinalTrainingSpec, optimizer: OptimizerSpec) -> list[tupl
     grid = spec.grid
     return [
         (
-            FinalSettings(batch_norm_epsilon=epsilon, decay_epoch=decay, dropout=dropout, initial_scale=scale),
+            FinalSettings(
+                batch_norm_epsilon=epsilon,
+                decay_epoch=decay,
+                dropout=dropout,
+                initial_scale=scale,
+                on_validation=spec.train_on_validation,
+            ),
             optimizer.model_copy(update={"learning_rate": rate, "weight_decay": weight_decay}),
         )
         for rate, weight_decay, epsilon, decay, dropout, scale in product(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nas_api import names
 from nas_api.child import MAX_RESULT_BYTES
+from nas_controller.executor import End
 from nas_controller.launches import Question
 from nas_store import Store
 from nas_store.errors import StoreError, TooLarge
@@ -18,6 +19,8 @@ class Answer:
     question: Question
     results: Mapping[int, bytes | TooLarge | None]
     """By sample: its result object, None when there is none, or that it is too large to be read."""
+    checkpoints: frozenset[str] = frozenset()
+    """Keys of the checkpoints that there are; asked for only where the launch came to its deadline."""
     error: StoreError | None = None
     """Why there is no answer; the results are not complete then."""
 
@@ -44,13 +47,16 @@ class Results:
 
     def _answer(self, question: Question) -> None:
         results: dict[int, bytes | TooLarge | None] = {}
+        checkpoints: set[str] = set()
         error: StoreError | None = None
         try:
             for sample in question.samples:
                 results[sample] = self._result(sample)
+                if question.end is End.DEADLINE_EXCEEDED:
+                    checkpoints.update(self._store.list(names.checkpoint_key(sample)))
         except StoreError as caught:
             error = caught
-        self._post(Answer(question, results, error))
+        self._post(Answer(question, results, frozenset(checkpoints), error))
 
     def _result(self, sample: int) -> bytes | TooLarge | None:
         try:

@@ -16,7 +16,7 @@ import structlog
 
 from nas_api import names
 from nas_api.child import StoreLocation
-from nas_api.experiment import NASExperiment, Problem, TrainerSpec
+from nas_api.experiment import NASExperiment, NASExperimentSpec, Problem
 from nas_controller import best, decisions, earlier
 from nas_controller.beginning import Beginning
 from nas_controller.clock import SYSTEM_CLOCK, Clock
@@ -290,7 +290,7 @@ class Search:
         elif before.suspend:
             _log.info("resumed")
             self._launches.resume()
-        elif _pods_differ(before.trainer, spec.trainer):
+        elif _pods_differ(before, spec):
             self._launches.renew_never_started()
 
     def _suspend(self) -> None:
@@ -386,6 +386,13 @@ class Search:
         )
 
 
-def _pods_differ(before: TrainerSpec, after: TrainerSpec) -> bool:
-    """Return whether a changed trainer makes other pods."""
-    return before.model_copy(update={"attempts": after.attempts}) != after
+def _pods_differ(before: NASExperimentSpec, after: NASExperimentSpec) -> bool:
+    """Return whether a changed manifest makes other pods."""
+    return _of_pods(before) != _of_pods(after)
+
+
+def _of_pods(spec: NASExperimentSpec) -> tuple[object, ...]:
+    """Return what pods are made from: all of the trainer but what only says what follows from their ends."""
+    final = spec.final_training
+    ours = (None,) if final is None else (final.pods, final.deadline, final.checkpoint_every, final.template)
+    return (spec.trainer.model_copy(update={"attempts": 1}), *ours)

@@ -20,8 +20,8 @@ from nas_store import Store, tensors
 _log = structlog.get_logger()
 
 # 2: the core remembers results and leaders, which a snapshot of version 1 cannot know. 3: so it does final rewards, and
-# the identities of open samples.
-_VERSION = "3"
+# the identities of open samples. 4: and every final training.
+_VERSION = "4"
 _CORE: TypeAdapter[Core] = TypeAdapter(Core)
 _KEY = re.compile(re.escape(names.SNAPSHOT_PREFIX) + r"(\d{10})")
 

@@ -234,7 +234,8 @@ class SearchState:
                 if current.final is None:
                     self._observe(record, current)
                 else:
-                    self._final_stage(record).observe(current.final, self._metric(record), record.reward)
+                    metric = self._metric(record)
+                    self._final_stage(record).observe(record.sample, current.final, metric, record.reward)
             case Lost():
                 self._expect(record.sample in core.open, record)
                 current = core.open.pop(record.sample)

@@ -113,13 +113,14 @@ def search_status(
 
 
 def _final(stage: FinalStage) -> FinalStatus:
-    winner, agreement = stage.winner, stage.agreement
+    winner, trial, agreement = stage.winner, stage.winning, stage.agreement
     return FinalStatus(
         trained=stage.trained,
         lost=stage.lost,
         total=stage.total,
         sample=None if winner is None else winner.sample,
         best_metric=_optional(None if winner is None else winner.metric),
+        best_spread=_optional(None if trial is None else trial.spread),
         test_metric=_optional(stage.test_metric),
         kendall_tau=_optional(None if agreement is None else agreement.tau),
         kendall_low=_optional(None if agreement is None else agreement.low),

@@ -7,11 +7,18 @@ from typing import Any
 
 from nas_api import names
 from nas_api.child import StoreLocation
-from nas_api.child_job import child_job, owner_reference, restricted_pod, s3_environment, s3_location
+from nas_api.child_job import (
+    child_job,
+    owner_reference,
+    restricted_pod,
+    s3_environment,
+    s3_location,
+    template_field,
+)
 from nas_api.experiment import NASExperiment
 from nas_api.follower import FollowerInput
 from nas_api.pod_template import overlay
-from nas_api.trainer_input import largest_launch
+from nas_api.trainer_input import largest_launches
 from nas_kube.resources import JOBS, PODS, Resource
 from nas_operator.settings import Settings
 
@@ -255,31 +262,30 @@ def follower_job(experiment: NASExperiment, settings: Settings) -> Object:
 
 
 def trials(experiment: NASExperiment, settings: Settings) -> tuple[Trial, ...]:
-    """Return what the API server must accept before the search starts: a child's Job, its pod, the controller's.
+    """Return what the API server must accept before the search starts: children's Jobs, their pods, the controller's.
 
-    The Job is of the largest launch that there may be, so that none is refused only once the search has come to it. The
-    pods are tried too, because a Job's template is only looked at by admission (quota, Pod Security) once
-    its pod is made.
+    The Jobs are of the largest launches that there may be, of the search and of the final training, so that none is
+    refused only once the search has come to it. The pods are tried too, because a Job's template is only looked at by
+    admission (quota, Pod Security) once its pod is made.
 
     Raises:
         ValueError: a template cannot be laid over ours, or a pod cannot be told of so many children; the message names
             the place.
     """
-    inputs = largest_launch(experiment, StoreLocation(s3=s3_location(experiment)))
-    job = child_job(experiment, 0, inputs, settings.trainer_image)
-    template = job["spec"]["template"]
-    pod = {
-        **template,
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {**(template.get("metadata") or {}), "namespace": experiment.metadata.namespace},
-    }
+    tried: list[Trial] = []
+    for inputs in largest_launches(experiment, StoreLocation(s3=s3_location(experiment))):
+        job = child_job(experiment, 0, inputs, settings.trainer_image)
+        template = job["spec"]["template"]
+        pod = {
+            **template,
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {**(template.get("metadata") or {}), "namespace": experiment.metadata.namespace},
+        }
+        field = template_field(experiment, final=inputs[0].final is not None)
+        tried += [Trial(JOBS, _unnamed(job), field), Trial(PODS, _unnamed(pod), field)]
     controller = controller_pod(experiment, 1, 0, settings)
-    return (
-        Trial(JOBS, _unnamed(job), "spec.trainer.template"),
-        Trial(PODS, _unnamed(pod), "spec.trainer.template"),
-        Trial(PODS, _unnamed(controller), "spec.controller.template"),
-    )
+    return (*tried, Trial(PODS, _unnamed(controller), "spec.controller.template"))
 
 
 def _metadata(experiment: NASExperiment, name: str, role: str = names.ROLE_CONTROLLER) -> Object:

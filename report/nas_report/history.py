@@ -4,8 +4,9 @@ Rows hold choices, not architectures: 12,800 networks of 15 layers are 8 MB of n
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from statistics import fmean
 
 from nas_api.architecture import Architecture
 from nas_api.decisions import Choices, Decision
@@ -71,6 +72,25 @@ class FinalTraining:
     seconds: float = 0.0
 
 
+@dataclass(slots=True)
+class FinalTrial:
+    """The trainings of one network with the same settings: one, or one for each seed."""
+
+    run: FinalRun
+    """What they have in common."""
+    trainings: list[FinalTraining] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> list[float]:
+        """Of those that were trained."""
+        return [each.metric for each in self.trainings if each.fate is Fate.TRAINED]
+
+    @property
+    def reward(self) -> float:
+        """The mean, in which those that diverged count; what trials are ranked by."""
+        return fmean(each.reward for each in self.trainings if each.fate in (Fate.TRAINED, Fate.DIVERGED))
+
+
 class History:
     """A search as a report draws it; ``add`` goes on with it."""
 
@@ -94,6 +114,15 @@ class History:
         self._decisions: tuple[Decision, ...] = ()
         self._longest: dict[int, float] = {}
         """The longest training so far, in seconds, of each launch of several samples."""
+
+    def final_trials(self) -> list[FinalTrial]:
+        """Return the trainings of the final stage but the test, those with equal settings together."""
+        trials: dict[str, FinalTrial] = {}
+        for each in self.finals:
+            if not each.run.settings.test:
+                trial = trials.setdefault(each.run.model_dump_json(), FinalTrial(each.run))
+                trial.trainings.append(each)
+        return list(trials.values())
 
     @property
     def facts(self) -> Facts:

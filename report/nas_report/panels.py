@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
+from statistics import fmean, stdev
 
 import numpy as np
 
@@ -38,7 +39,7 @@ from nas_report.drawing import (
     table,
     whole_ticks,
 )
-from nas_report.history import Fate, FinalTraining, History, Row
+from nas_report.history import Fate, FinalTraining, FinalTrial, History, Row
 from nas_report.networks import picture
 
 # From so many points on they are summed up: dots would lie on each other.
@@ -598,18 +599,20 @@ def networks(history: History) -> Panel:
 def final_training(history: History) -> Panel:
     """Return the trainings of the final stage, best first, and whether they rank as the search did."""
     title = "Final training"
-    grid = [each for each in history.finals if not each.run.settings.test]
-    if not grid:
+    trials = history.final_trials()
+    if not trials:
         if history.facts.finished is not None and history.facts.search_ended is None:
             return Panel("final", title, "The manifest asks for none (spec.finalTraining).")
         why = "It has not begun: it follows the search where spec.finalTraining asks for it."
         return Panel("final", title, why)
     metric = history.facts.objective.metric
     tests = [each for each in history.finals if each.run.settings.test and each.fate is Fate.TRAINED]
-    done = [each for each in grid if each.fate is Fate.TRAINED]
+    done = [each for each in trials if each.metrics]
     # The last of a network is its best.
     best = {each.run.of: each for each in sorted(done, key=lambda each: each.reward)}
-    lead = f"{len(done):,} of {len(grid):,} training runs of {len({each.run.of for each in grid})} networks are done."
+    runs, networks = [run for each in trials for run in each.trainings], {each.run.of for each in trials}
+    trained = sum(run.fate is Fate.TRAINED for run in runs)
+    lead = f"{trained:,} of {len(runs):,} training runs of {len(networks)} networks are done."
     if tests:
         lead += f" The winner’s {escape(metric)} on the test set, measured once: <b>{number(tests[0].metric, 5)}</b>."
     of = sorted(best)
@@ -622,9 +625,10 @@ def final_training(history: History) -> Panel:
     body = ""
     if len(of) >= _FEWEST_RANKED:
         x = Axis.around([history.sample(each).reward for each in of])
-        y = Axis.around(each.metric for each in best.values())
-        points = [(x.at(history.sample(each).reward), y.at(best[each].metric)) for each in of]
-        titles = [f"sample {each}: {metric} {number(best[each].metric)}" for each in of]
+        means = {each: fmean(trial.metrics) for each, trial in best.items()}
+        y = Axis.around(means.values())
+        points = [(x.at(history.sample(each).reward), y.at(means[each])) for each in of]
+        titles = [f"sample {each}: {metric} {number(means[each])}" for each in of]
         body += plot(
             [dots(points, "best big", titles)],
             x,
@@ -634,10 +638,10 @@ def final_training(history: History) -> Panel:
             height=230,
             x_ticks=x.ticks(3),
         )
-    ended = sorted(grid, key=lambda each: (each.fate is not Fate.TRAINED, -each.reward, each.number))
+    ended = sorted(trials, key=lambda each: (not each.metrics, -each.reward if each.metrics else 0.0))
     # Language models alone have them, and only some.
     further = {
-        name: of for name, of in _FURTHER_SETTINGS.items() if any(of(each.run.settings) is not None for each in grid)
+        name: of for name, of in _FURTHER_SETTINGS.items() if any(of(each.run.settings) is not None for each in trials)
     }
     rows = [_final_row(history, each, tests, further.values()) for each in ended]
     settings = ("learning rate", "weight decay", "epsilon", "decay epoch", *further, "epochs")
@@ -655,13 +659,13 @@ _FURTHER_SETTINGS: dict[str, _Setting] = {
 
 
 def _final_row(
-    history: History, each: FinalTraining, tests: list[FinalTraining], further: Iterable[_Setting]
+    history: History, trial: FinalTrial, tests: list[FinalTraining], further: Iterable[_Setting]
 ) -> tuple[str, ...]:
-    run = each.run
+    run = trial.run
     won = [test for test in tests if test.run.of == run.of and _alike(test.run, run)]
     return (
         f"sample {run.of:,}",
-        number(each.metric, 5) if each.fate is Fate.TRAINED else _words(each.reason).strip() or each.fate.value,
+        _measured(trial),
         number(won[0].metric, 5) if won else "",
         number(history.sample(run.of).reward),
         run.optimizer.learning_rate,
@@ -673,9 +677,18 @@ def _final_row(
     )
 
 
+def _measured(trial: FinalTrial) -> str:
+    """Return what a trial has come to: the mean of its seeds with its spread, or why there is none."""
+    metrics, of = trial.metrics, len(trial.trainings)
+    if not metrics:
+        return _words(trial.trainings[0].reason).strip() or trial.trainings[0].fate.value
+    spread = f" ± {number(stdev(metrics), 2)}" if len(metrics) > 1 else ""
+    return f"{number(fmean(metrics), 5)}{spread}{f' ({len(metrics)} of {of} seeds)' if of > len(metrics) else ''}"
+
+
 def _alike(test: FinalRun, run: FinalRun) -> bool:
     """Return whether the test's training has the settings of this one."""
-    settings = test.settings.model_copy(update={"test": False, "on_validation": True})
+    settings = test.settings.model_copy(update={"test": False, "repeats": None})
     return (settings, test.optimizer) == (run.settings, run.optimizer)
 
 

@@ -20,6 +20,7 @@ from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_cli.local_executor import LocalExecutor
 from nas_cli.local_trainer import BuiltInTrainer
 from nas_controller.executor import End, Ended, Event, Launch, Running
+from nas_store import open_store
 from nas_store.folder import FolderStore
 
 SMALL = ConvolutionalArchitecture.parse_short("3x3:4")
@@ -59,7 +60,7 @@ def events() -> Events:
 
 
 def built_in(folder: Path, seconds: float = HANG_SECONDS) -> LocalExecutor:
-    return LocalExecutor(BuiltInTrainer(folder / "children"), seconds, lambda _launch, _message: None)
+    return LocalExecutor(BuiltInTrainer(folder / "children"), lambda _launch: seconds, lambda _launch, _message: None)
 
 
 def pids(executor: LocalExecutor) -> list[int]:
@@ -141,6 +142,21 @@ def test_a_deadline_is_enforced(tmp_path: Path, child: Child, events: Events) ->
         local.close()
 
 
+@pytest.mark.slow
+def test_a_child_past_its_deadline_saves_its_checkpoint(tmp_path: Path, child: Child, events: Events) -> None:
+    local = built_in(tmp_path, 10)
+    local.start(events.put)
+    quick = DatasetSpec(digits=DigitsDataset(training_images=100))
+    launch = child(0, epochs=10_000, batch_size=100, dataset=quick)
+    try:
+        local.launch(launch)
+        assert ended(events).end is End.DEADLINE_EXCEEDED
+    finally:
+        local.close()
+    (asked,) = launch.inputs
+    assert open_store(asked.store).get(names.checkpoint_key(asked.sample)) is not None
+
+
 @pytest.mark.parametrize(("number", "end"), [(signal.SIGKILL, End.FAILED), (signal.SIGTERM, End.DISRUPTED)])
 def test_a_child_that_somebody_kills(
     executor: LocalExecutor, child: Child, events: Events, number: signal.Signals, end: End
@@ -190,7 +206,7 @@ def test_nothing_outlives_a_killed_run(tmp_path: Path, child: Child) -> None:
         "import sys, time; from pathlib import Path; from nas_api.child import TrainerInput;"
         "from nas_cli.local_executor import LocalExecutor; from nas_cli.local_trainer import BuiltInTrainer;"
         "from nas_controller.executor import Launch;"
-        "local = LocalExecutor(BuiltInTrainer(Path(sys.argv[1])), 7777, print);"
+        "local = LocalExecutor(BuiltInTrainer(Path(sys.argv[1])), lambda _: 7777, print);"
         "local.start(lambda event: print(event, flush=True));"
         "local.launch(Launch(0, (TrainerInput.model_validate_json(sys.argv[2]),))); time.sleep(7777)"
     )

@@ -375,6 +375,27 @@ def test_pods_of_a_final_training_are_its_own_or_as_many_as_a_childs() -> None:
     assert pods(experiment(), pods=2) == (1, 2)
 
 
+def test_a_final_training_s_pods_have_a_deadline_and_a_template_of_their_own() -> None:
+    def pod(of: NASExperiment, child: TrainerInput, **final_training: Any) -> dict[str, Any]:
+        spec = of.spec.model_copy(update={"final_training": FinalTrainingSpec(**final_training)})
+        job = child_job(of.model_copy(update={"spec": spec}), 7, (child,), "trainer:1")
+        found: dict[str, Any] = job["spec"]["template"]["spec"]
+        return found
+
+    def on(zone: str, **resources: int) -> dict[str, Any]:
+        container = {"name": "trainer", "resources": {"limits": resources}}
+        return {"spec": {"nodeSelector": {"zone": zone}, "containers": [container]}}
+
+    of = experiment(deadline="1h", template=on("a", gpu=1, memory=5))
+    own = {"deadline": "48h", "template": on("b", gpu=8)}
+    plain, trained, as_others = pod(of, asked(of), **own), pod(of, final(of), **own), pod(of, final(of))
+    assert [each["activeDeadlineSeconds"] for each in (plain, trained, as_others)] == [3600, 48 * 3600, 3600]
+    assert [each["nodeSelector"]["zone"] for each in (plain, trained, as_others)] == ["a", "b", "a"]
+    assert trained["containers"][0]["resources"]["limits"] == {"gpu": 8, "memory": 5}
+    with pytest.raises(ValueError, match=r"^spec.finalTraining.template: "):
+        pod(of, final(of), template={"spec": {"containers": [{"image": "nameless"}]}})
+
+
 def test_a_checkpoint_of_several_pods_is_kept_beside_the_trainer() -> None:
     resources = {"limits": {"memory": "2Gi", "nvidia.com/gpu": 1}, "requests": {"cpu": "2"}}
     template = {"spec": {"containers": [{"name": "trainer", "resources": resources}]}}

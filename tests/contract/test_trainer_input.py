@@ -14,7 +14,7 @@ from nas_api.experiment import NASExperiment, OptimizerSpec, TrainingSpec
 from nas_api.search_space import search_space
 from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalLayer
 from nas_api.stopping import StopRule
-from nas_api.trainer_input import largest_launch, trainer_input
+from nas_api.trainer_input import largest_launches, trainer_input
 from nas_log.records import FinalRun
 
 NETWORK = ConvolutionalArchitecture(layers=(ConvolutionalLayer(filter_height=1, filter_width=1, filters=6),))
@@ -131,7 +131,8 @@ def test_no_child_is_told_more_than_the_largest_launch_says(name: str) -> None:
         rule = StopRule(epoch=5, bound=-draw.random() / 1e9, goal="Maximize") if "custom" not in dataset else None
         return len(trainer_document((trainer_input(of, location(of), sample, 12, architecture, stop=rule),)))
 
-    largest = len(trainer_document(largest_launch(of, location(of))))
+    (children,) = largest_launches(of, location(of))
+    largest = len(trainer_document(children))
     assert max(told(sample) for sample in range(60)) <= largest
 
 
@@ -139,7 +140,7 @@ def test_the_largest_launch_is_a_full_pod_at_the_depth_that_the_budget_comes_to(
     layers = {"initial": 2, "increment": 3, "everySamples": 10, "maximum": 40}
     trainer = {"dataset": {"digits": {}}, "childrenPerPod": 4}
     of = experiment(searchSpace={"convolutional": {"layers": layers}}, trainer=trainer, budget={"samples": 31})
-    inputs = largest_launch(of, location(of))
+    (inputs,) = largest_launches(of, location(of))
     assert len(inputs) == 4
     architecture = inputs[0].architecture
     assert isinstance(architecture, ConvolutionalArchitecture)
@@ -147,19 +148,19 @@ def test_the_largest_launch_is_a_full_pod_at_the_depth_that_the_budget_comes_to(
     assert {layer.filters for layer in architecture.layers} <= {24, 36, 48, 64}
 
 
-def test_a_final_training_is_the_largest_where_children_are_alone() -> None:
+def test_a_final_training_is_tried_beside_the_search_s_children() -> None:
     grid = {"learningRate": ["0.1", "0.0125"], "decayEpoch": [5, 150]}
-    of = experiment(finalTraining={"epochs": 600, "grid": grid})
-    (alone,) = largest_launch(of, location(of))
-    assert alone.final == FinalSettings(decay_epoch=150)
-    assert (alone.epochs, alone.optimizer.learning_rate) == (600, "0.0125")
-    several = experiment(finalTraining={"epochs": 600}, trainer={"dataset": {"digits": {}}, "childrenPerPod": 2})
-    assert [child.final for child in largest_launch(several, location(several))] == [None, None]
+    final = {"epochs": 600, "grid": grid, "checkpointEvery": "1h", "trainOnValidation": False}
+    of = experiment(finalTraining=final, trainer={"dataset": {"digits": {}}, "childrenPerPod": 2})
+    children, (alone,) = largest_launches(of, location(of))
+    assert [child.final for child in children] == [None, None]
+    assert alone.final == FinalSettings(decay_epoch=150, on_validation=False, repeats=9_999_999)
+    assert (alone.epochs, alone.optimizer.learning_rate, alone.checkpoint_every) == (600, "0.0125", "1h")
 
 
 def test_an_architecture_that_another_experiment_has_found_is_not_known_yet() -> None:
     of = experiment(searchSpace={"fixed": {"experiment": "other"}})
-    assert len(largest_launch(of, location(of))) == 1
+    ((_,),) = largest_launches(of, location(of))
 
 
 def test_the_longest_choice_counts_what_hangs_on_it() -> None:

@@ -47,7 +47,7 @@ class Table:
 class Local:
     def __init__(self, store: FolderStore, folder: Path, request: pytest.FixtureRequest) -> None:
         trainer = BuiltInTrainer(folder / "children")
-        self.executor: Executor = LocalExecutor(trainer, HANG_SECONDS, lambda launch, words: None)
+        self.executor: Executor = LocalExecutor(trainer, lambda launch: HANG_SECONDS, lambda launch, words: None)
 
     def train(self, launch: Launch) -> None:
         """The process trains."""

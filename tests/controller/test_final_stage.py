@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Callable
+from statistics import fmean, stdev
 
 import pytest
 import torch
@@ -13,13 +14,14 @@ from nas_api import names
 from nas_api.child import TrainerInput
 from nas_api.experiment import FinalTrainingSpec, OptimizerSpec
 from nas_api.handover import Provenance
+from nas_api.reasons import LostReason
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_controller.final_stage import Leader, combinations, ranked
 from nas_controller.policies.random import RandomPolicy
 from nas_controller.search import Exit
 from nas_controller.state import fold
 from nas_controller.status import SearchStatus
-from nas_log.records import FinalProposed, Finished, Launched, Observed, Proposed, SearchEnded
+from nas_log.records import FinalProposed, Finished, Launched, Lost, Observed, Proposed, SearchEnded
 
 GRID = {"learningRate": ["0.1", "0.05"], "decayEpoch": [2]}
 FINAL = {"top": 3, "epochs": 9, "grid": GRID}
@@ -277,7 +279,85 @@ def test_the_last_training_has_the_validation_set_unless_it_is_left_out(on_valid
     assert bench.run(make_experiment(budget={"samples": 10}, finalTraining=final)) is Exit.FINISHED
     runs = [record.run for record in bench.of_kind(FinalProposed)]
     assert [run.settings.test for run in runs] == [False] * (len(runs) - 1) + [True]
-    assert [run.settings.on_validation for run in runs] == [True] * (len(runs) - 1) + [on_validation]
+    assert {run.settings.on_validation for run in runs} == {on_validation}
+
+
+def _by_seed(asked: TrainerInput) -> float:
+    """As ``_finally``, and what the seed adds to a final training differs by up to 0.04."""
+    return _finally(asked) + (0 if asked.final is None else asked.seed % 41 / 1000)
+
+
+@pytest.mark.parametrize("on_validation", [True, False])
+def test_with_several_seeds_the_best_mean_wins_and_its_test_repeats_one_of_them(on_validation: bool) -> None:
+    bench = _bench([], _by_seed)
+    final = {**FINAL, "seeds": 3, "trainOnValidation": on_validation}
+    assert bench.run(make_experiment(budget={"samples": 20}, finalTraining=final)) is Exit.FINISHED
+    runs = [record.run for record in bench.of_kind(FinalProposed)]
+    assert len(runs) == 3 * 2 * 3 + 1
+    assert runs[:6] == runs[6:12] == runs[12:18], "all of the grid with one seed, then with the next"
+    asked = {job.inputs[0].sample: job.inputs[0] for job in bench.world.jobs.values()}
+    assert len({asked[sample].seed for sample in range(20, 38)}) == 18
+    metrics = {record.sample: record.metrics["accuracy"] for record in bench.of_kind(Observed)}
+
+    means = [fmean(metrics[20 + at + 6 * seed] for seed in range(3)) for at in range(6)]
+    won = means.index(max(means))
+    same = [20 + won + 6 * seed for seed in range(3)]
+    repeated = same[0] if on_validation else max(same, key=lambda sample: metrics[sample])
+    assert runs[-1] == runs[won].model_copy(
+        update={"settings": runs[won].settings.model_copy(update={"test": True, "repeats": repeated})}
+    )
+    assert asked[38].seed == asked[repeated].seed
+    found, status = bench.sink.last.outcome, bench.sink.last.final
+    assert found is not None and status is not None
+    assert (status.total, status.trained, status.sample) == (18, 18, runs[won].of)
+    assert float(status.best_metric or "nan") == pytest.approx(means[won], rel=1e-5)
+    spread = stdev(metrics[sample] for sample in same)
+    assert float(status.best_spread or "nan") == pytest.approx(spread, rel=1e-5)
+    assert "over 3 seeds" in found.message
+    known = Provenance.model_validate_json(bench.world.store.get(names.BEST_PROVENANCE) or b"")
+    assert known.validation_metric == pytest.approx(means[won])
+    assert known.validation_spread == pytest.approx(spread)
+
+
+def test_a_seed_that_diverges_counts_against_its_mean() -> None:
+    def by_rate(asked: TrainerInput) -> float:
+        return 0.9 if asked.optimizer.learning_rate == "0.05" else 0.8
+
+    # One architecture: two rates with the first seed, two with the second; the better one's second training diverges.
+    final = {**FINAL, "top": 1, "seeds": 2}
+    bench = _bench(["result"] * 10 + ["result", "result", "result", "diverged"], by_rate)
+    bench.run(make_experiment(parallelism=1, finalTraining=final))
+    status = bench.sink.last.final
+    assert status is not None and (status.trained, status.best_spread) == (4, "0")
+    (*_, test) = bench.of_kind(FinalProposed)
+    # The mean of 0.9's reward and of the lowest, 0, is less than 0.8's.
+    assert test.run.optimizer.learning_rate == "0.1"
+
+
+def test_a_training_past_its_deadline_goes_on_as_long_as_it_saves_checkpoints() -> None:
+    final = {"top": 1, "epochs": 2}
+    fates = ["result"] * 10 + ["progressed", "progressed", "result"]
+    bench = _bench(fates)
+    spec = {"trainer": {"dataset": {"digits": {}}, "epochs": 1, "attempts": 1}, "finalTraining": final}
+    bench.run(make_experiment(parallelism=1, **spec))
+    launched = [record for record in bench.of_kind(Launched) if 10 in record.samples]
+    assert [(record.attempt, record.failures) for record in launched] == [(1, 0), (2, 0), (3, 0)]
+    status = bench.sink.last.final
+    assert status is not None and (status.trained, status.lost) == (1, 0) and status.test_metric is not None
+
+
+def test_a_training_past_its_deadline_without_a_checkpoint_of_its_own_is_lost() -> None:
+    bench = _bench(["result"] * 10 + ["progressed", "DeadlineExceeded"])
+    bench.run(make_experiment(parallelism=1, finalTraining={"top": 1, "epochs": 2}))
+    (lost,) = bench.of_kind(Lost)
+    assert (lost.sample, lost.reason) == (10, LostReason.DEADLINE_EXCEEDED)
+
+
+def test_a_search_s_child_past_its_deadline_is_lost_whatever_it_has_saved() -> None:
+    bench = _bench(["progressed"])
+    bench.run(make_experiment(parallelism=1))
+    (lost,) = bench.of_kind(Lost)
+    assert (lost.sample, lost.reason) == (0, LostReason.DEADLINE_EXCEEDED)
 
 
 def test_leaders_are_distinct_and_the_first_of_equals_leads() -> None:

@@ -176,7 +176,8 @@ class World:
     def end(self, number: int, fate: str) -> None:
         """End a job: ``result``, ``result-then-killed``, ``diverged``, ``malformed``, or the name of an End.
 
-        ``some`` leaves the result of every second child, and ends as an unforeseen error does.
+        ``some`` leaves the result of every second child, and ends as an unforeseen error does; ``progressed`` comes to
+        the deadline and leaves a checkpoint.
         """
         job = self.jobs[number]
         job.running = False
@@ -187,6 +188,8 @@ class World:
                 self._leave(asked, fate)
         if fate in ("some", "result-then-killed"):
             job.end = End.FAILED
+        elif fate == "progressed":
+            job.end = End.DEADLINE_EXCEEDED
         elif fate in {end.value for end in End}:
             job.end, job.message = End(fate), f"the trainer's words about {fate}"
         else:
@@ -218,6 +221,8 @@ class World:
                 self.store.put(names.training_key(asked.sample), b'{"batchSize": 7}')
                 self.store.put(names.weights_key(asked.sample), b"weights")
                 self.store.put(names.onnx_key(asked.sample), b"onnx")
+        elif fate == "progressed":
+            self.store.put(names.checkpoint_key(asked.sample, asked.attempt), b"checkpoint")
         elif fate == "too-large":
             self.store.put_if_absent(names.result_key(asked.sample), b" " * (MAX_RESULT_BYTES + 1))
         elif fate == "malformed":

@@ -338,6 +338,22 @@ def test_what_is_tried_is_what_children_will_be_told() -> None:
     ]
 
 
+def test_a_final_training_s_pod_is_tried_before_the_search_that_it_follows() -> None:
+    final = {"epochs": 300, "pods": 2, "deadline": "48h", "template": {"spec": {"nodeSelector": {"gpu": "h100"}}}}
+    tried = builders.trials(parsed(experiment(finalTraining=final)), SETTINGS)
+    assert [trial.field for trial in tried] == [
+        "spec.trainer.template",
+        "spec.trainer.template",
+        "spec.finalTraining.template",
+        "spec.finalTraining.template",
+        "spec.controller.template",
+    ]
+    child, pod = tried[0].body["spec"], tried[3].body["spec"]
+    assert (child["completions"], tried[2].body["spec"]["completions"]) == (1, 2)
+    assert (child["template"]["spec"].get("nodeSelector"), pod["nodeSelector"]) == (None, {"gpu": "h100"})
+    assert pod["activeDeadlineSeconds"] == 48 * 3600
+
+
 def test_a_pod_of_too_many_deep_networks_is_told_before_the_search_comes_to_them() -> None:
     layers = {"initial": 4, "increment": 4, "everySamples": 100}
     trainer = {

@@ -229,6 +229,7 @@ def _final_stage(
     yield [SearchEnded(reason=Reason.SAMPLES_SPENT, message="done", final_training=spec, moment=moment)]
     runs = [
         (architecture, reward, FinalRun(of=sample, settings=settings, optimizer=optimizer, epochs=spec.epochs))
+        for _ in range(spec.seeds)
         for settings, optimizer in combinations(spec, OptimizerSpec())
         for reward, sample, architecture in best[: spec.top]
     ]

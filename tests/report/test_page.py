@@ -182,6 +182,20 @@ def test_the_final_training_is_told_with_its_winner_and_its_agreement() -> None:
     assert f"<b>{agreement.tau:.2f}</b> (95 % interval {agreement.low:.2f} to {agreement.high:.2f})" in section[0]
 
 
+def test_trainings_that_differ_in_their_seed_are_one_row_with_its_mean_and_spread() -> None:
+    final = {"top": 6, "seeds": 3, "grid": {"learningRate": ["0.1", "0.05"]}}
+    records = [record for each in logs.records(logs.CONVOLUTIONAL, 60, final=final) for record in each]
+    history, state = read(records), fold(records, make_policy)
+    assert history is not None and state is not None and state.core.final is not None
+    section = re.search(r'<section[^>]*id="final".*?</section>', render(history, experiment(), MADE), re.DOTALL)
+    assert section is not None
+    assert section[0].count("<tr><td") == 12 and "36 of 36 training runs of 6 networks" in section[0]
+    # As the fold of the log has it, which decides who wins.
+    winning = state.core.final.winning
+    assert winning is not None and winning.spread is not None
+    assert f"{number(winning.metric, 5)} ± {number(winning.spread, 2)}</td>" in section[0]
+
+
 def test_words_from_outside_are_text_and_nothing_else() -> None:
     records = [record for each in logs.records(logs.CONVOLUTIONAL, 10) for record in each]
     assert isinstance(records[-1], Finished)

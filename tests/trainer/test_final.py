@@ -21,6 +21,7 @@ from nas_api.source import network_source
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_store.folder import FolderStore
 from nas_trainer import export
+from nas_trainer.checkpoint import decode
 from nas_trainer.images.data import fixed_order, load_images
 from nas_trainer.images.training import ImageTraining
 from nas_trainer.main import main
@@ -193,6 +194,42 @@ def test_a_final_test_goes_on_from_its_checkpoint(tmp_path: Path, draw: Draw, mo
     monkeypatch.setattr(ImageTraining, "_train_epoch", None)  # all epochs are done
     assert main(final_job(tmp_path, draw(1, layers=2), attempt=2)) == ExitCode.OK
     assert result(tmp_path, draw(1, layers=2)).metrics == first.metrics
+
+
+def test_the_network_that_won_is_tested_as_it_is_where_nothing_is_to_be_added(
+    tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    architecture = draw(1, layers=2)
+    won = final_job(tmp_path, architecture, sample=4, final=FinalSettings(on_validation=False))
+    assert main(won) == ExitCode.OK
+    store = FolderStore(tmp_path / "store")
+    trained = Result.model_validate_json(store.get(names.result_key(4)) or b"")
+    document = TrainerInput.model_validate_json(won[names.ENV_TRAINER_INPUT])
+    state, progress = decode(document, store.get(names.checkpoint_key(4)) or b"")
+    assert (progress.epochs, progress.metrics) == (3, trained.history)
+
+    monkeypatch.setattr(ImageTraining, "onnx", lambda self: (b"a model", 0.0))
+    monkeypatch.setattr(ImageTraining, "_train_epoch", None)  # all epochs are done
+    settings = FinalSettings(test=True, on_validation=False, repeats=4)
+    assert main(final_job(tmp_path, architecture, final=settings)) == ExitCode.OK
+    test = load_images(DIGITS, StoreLocation(folder="/"), test=True, on_validation=False)
+    other = ImageTraining(architecture, test, OptimizerSpec(), 64, 1, torch.device("cpu"), final=settings)
+    other.restore(state, progress)
+    handed_over, weights = safetensors.torch.load(store.get(names.weights_key(7)) or b""), other.weights()
+    assert handed_over.keys() == weights.keys()
+    assert all(torch.equal(handed_over[name], tensor) for name, tensor in weights.items())
+    tested = result(tmp_path, architecture)
+    assert tested.metrics["accuracy"] == other.metrics(1)["accuracy"]
+    assert store.get(names.checkpoint_key(7)) is None, "the test has nothing of its own to save"
+
+
+def test_a_test_trains_anew_where_the_network_that_won_has_left_nothing(
+    tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ImageTraining, "onnx", lambda self: (b"a model", 0.0))
+    settings = FinalSettings(test=True, on_validation=False, repeats=4)
+    assert main(final_job(tmp_path, draw(1, layers=2), final=settings)) == ExitCode.OK
+    assert result(tmp_path, draw(1, layers=2)).metrics["accuracy"] > 0.2
 
 
 def test_settings_of_a_final_training_reach_the_network_and_the_optimiser(draw: Draw) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from nas_api import names
+from nas_api.child import Result
 from nas_store.folder import FolderStore
-from nas_trainer.generations import Checkpoints
+from nas_trainer.generations import Checkpoints, last_checkpoint
 
 
 @pytest.fixture
@@ -38,11 +39,27 @@ def test_an_older_attempt_does_not_see_a_newer_ones(store: FolderStore) -> None:
     assert Checkpoints(store, 3, 1).take_over() is None
 
 
-def test_a_sample_keeps_one_checkpoint(store: FolderStore) -> None:
+def test_an_attempt_keeps_what_it_has_found_apart_from_what_it_has_saved(store: FolderStore) -> None:
+    def stored() -> dict[str, bytes | None]:
+        return {key: data for key in store.list("samples/000003/") if (data := store.get(key))}
+
     Checkpoints(store, 3, 1).save(b"one")
-    Checkpoints(store, 3, 2).take_over()
-    found = {key: store.get(key) for key in store.list("samples/000003/")}
-    assert found == {names.checkpoint_key(3, 1): b"", names.checkpoint_key(3, 2): b"one"}
+    second = Checkpoints(store, 3, 2)
+    second.take_over()
+    assert stored() == {names.inherited_checkpoint_key(3, 2): b"one"}, "it has made no progress yet"
+    second.save(b"two")
+    assert stored().keys() == {names.inherited_checkpoint_key(3, 2), names.checkpoint_key(3, 2)}
+    assert Checkpoints(store, 3, 3).take_over() == b"two"
+    assert stored() == {names.inherited_checkpoint_key(3, 3): b"two"}
+
+
+def test_the_last_checkpoint_is_that_of_the_attempt_whose_result_counts(store: FolderStore) -> None:
+    assert last_checkpoint(store, 3) is None
+    for attempt in (1, 2, 3):
+        Checkpoints(store, 3, attempt).save(b"%d" % attempt)
+    result = Result(sample=3, attempt=2, architecture="0" * 64, metrics={"accuracy": 0.5})
+    store.put_if_absent(names.result_key(3), result.model_dump_json(by_alias=True).encode())
+    assert last_checkpoint(store, 3) == b"2"
 
 
 def test_a_checkpoint_from_before_attempts_had_their_own_is_found(store: FolderStore) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,13 +15,14 @@ import torch
 from patience import HANG_SECONDS
 
 from nas_api import names
-from nas_api.child import ExitCode, Result, S3Location, StoreLocation, TrainerInput
+from nas_api.child import ExitCode, FinalSettings, Result, S3Location, StoreLocation, TrainerInput
 from nas_api.experiment import CifarDataset, DatasetSpec, DigitsDataset, OptimizerSpec
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.stopping import Stopped, StopRule
 from nas_store import open_store
 from nas_store.folder import FolderStore
 from nas_trainer import checkpoint
+from nas_trainer.child import Terminated
 from nas_trainer.images import training
 from nas_trainer.main import main
 
@@ -259,6 +261,32 @@ def test_a_long_training_saves_now_and_then_and_goes_on_from_there(
     assert result is not None and len(json.loads(result)["history"]) == 3
 
 
+@pytest.mark.parametrize(("every", "saved"), [("0s", True), ("1h", False), (None, False)])
+def test_how_often_a_final_training_saves_is_for_the_manifest_to_say(
+    job: Job, tmp_path: Path, every: str | None, saved: bool
+) -> None:
+    assert main(job(epochs=2, final=FinalSettings(), checkpoint_every=every)) == ExitCode.OK
+    assert (FolderStore(tmp_path / "store").get(names.checkpoint_key(3)) is not None) is saved
+
+
+def test_an_attempt_that_has_not_got_on_leaves_no_checkpoint_of_its_own(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By that the controller knows that another attempt would not get on either."""
+    assert main(job(epochs=2, final=FinalSettings(), checkpoint_every="0s")) == ExitCode.OK
+    store = FolderStore(tmp_path / "store")
+    (tmp_path / "store" / names.result_key(3)).unlink()
+
+    def ended(*_: object) -> None:
+        raise Terminated
+
+    monkeypatch.setattr(training.ImageTraining, "_train_epoch", ended)
+    further = job(epochs=3, attempt=2, final=FinalSettings(), checkpoint_every="0s")
+    assert main(further) == ExitCode.TERMINATED
+    assert store.get(names.checkpoint_key(3, 2)) is None
+    assert store.get(names.inherited_checkpoint_key(3, 2)) is not None
+
+
 def test_a_checkpoint_that_cannot_be_used_costs_only_time(job: Job, tmp_path: Path) -> None:
     FolderStore(tmp_path / "store").put(names.checkpoint_key(3), b"nonsense")
     assert main(job(attempt=2)) == ExitCode.OK
@@ -311,9 +339,7 @@ def test_an_interrupted_child_is_judged_by_its_own_attempt_s_rule_and_only_once(
         assert main(job(epochs=4, attempt=2, stop=hopeless)) == ExitCode.OK
         assert result_of(tmp_path).stopped == Stopped(epoch=2, of=4)
         assert result_of(tmp_path).history == result_of(tmp_path, "through").history
-        for attempt in (1, 2):
-            (tmp_path / "store" / names.checkpoint_key(3, attempt)).unlink()
-        result.unlink()
+        shutil.rmtree(result.parent)
     # An earlier attempt's rule let it pass.
     assert main(job(epochs=3)) == ExitCode.OK
     result.unlink()

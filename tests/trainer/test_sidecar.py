@@ -240,7 +240,8 @@ def test_only_the_first_pod_has_a_result_and_a_checkpoint(run: Run, folder: Path
     for pod in ("1", "0"):
         assert run("prepare", pod=pod) == ExitCode.OK
         assert (folder / "checkpoint").exists() is (pod == "0")
-    assert (folder / "checkpoint").read_bytes() == kept(tmp_path, 2) == b"of the first attempt"
+    brought = FolderStore(tmp_path / "store").get(names.inherited_checkpoint_key(5, 2))
+    assert (folder / "checkpoint").read_bytes() == brought == b"of the first attempt"
     (folder / "result.json").write_text('{"metrics": {"accuracy": 0.93}}')
     assert run("upload", pod="1") == ExitCode.OK
     assert FolderStore(tmp_path / "store").get(names.result_key(5)) is None
@@ -276,6 +277,18 @@ def test_checkpoints_are_kept_as_they_change_and_once_more_at_the_end(run: Run, 
     assert run("keep", pod="0", wait_for_end=trains_on) == ExitCode.OK
     assert seen == [None, b"1", b"1", b"1", b"4", b"4"]
     assert kept(tmp_path, 2) == b"6", "what was written right before the end"
+
+
+@pytest.mark.usefixtures("blocked_signals")
+def test_a_checkpoint_that_was_brought_is_not_the_attempt_s_own(run: Run, folder: Path, tmp_path: Path) -> None:
+    """By its own the controller knows that an attempt has got on."""
+    FolderStore(tmp_path / "store").put(names.checkpoint_key(5, 1), b"of the first attempt")
+    assert run("prepare", pod="0") == ExitCode.OK
+    assert run("keep", pod="0", wait_for_end=lambda _: True) == ExitCode.OK
+    assert kept(tmp_path, 2) is None
+    (folder / "checkpoint").write_bytes(b"of the second")
+    assert run("keep", pod="0", wait_for_end=lambda _: True) == ExitCode.OK
+    assert kept(tmp_path, 2) == b"of the second"
 
 
 @pytest.mark.usefixtures("blocked_signals")

@@ -25,6 +25,7 @@ _NOT_OF_THE_STATE = {
     "threads",
     "gpu",
     "dataset_cache",
+    "checkpoint_every",
     "stop",
     "store",
 }
@@ -41,6 +42,11 @@ class _Metadata(Model):
 
 def fingerprint(document: TrainerInput) -> str:
     """Return a digest of everything that a training's state depends on; the number of epochs is not among it."""
+    final = document.final
+    if final is not None and final.test and not final.on_validation:
+        # What is tested has been trained like this, by the one that it repeats.
+        trained = final.model_copy(update={"test": False, "repeats": None})
+        document = document.model_copy(update={"final": trained})
     parts = document.model_dump(mode="json", by_alias=True, exclude=_NOT_OF_THE_STATE)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

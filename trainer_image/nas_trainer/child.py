@@ -19,6 +19,7 @@ import torch
 
 import nas_api
 from nas_api import names
+from nas_api.base import duration
 from nas_api.child import ExitCode, Result, TrainerInput
 from nas_api.handover import Vocabulary
 from nas_api.stopping import Rung, Stopped
@@ -27,7 +28,7 @@ from nas_store.errors import StoreError
 from nas_trainer import checkpoint
 from nas_trainer.distributed import ALONE, RankLost, Ranks, losses
 from nas_trainer.files import DatasetUnavailable
-from nas_trainer.generations import Checkpoints
+from nas_trainer.generations import Checkpoints, last_checkpoint
 from nas_trainer.images.data import Images
 from nas_trainer.images.training import image_training, images_on_device
 from nas_trainer.task import ExportFailed, Progress, Task, Unsuitable
@@ -101,7 +102,7 @@ def train_child(document: TrainerInput, shared: Shared, defer: Defer, ranks: Ran
     torch.set_num_threads(document.threads)
     with _memory_failures(), losses():
         task = _task(document, shared, ranks)
-        _restore(document, checkpoints, task, ranks, log)
+        _restore(document, store, checkpoints, task, ranks, log)
         stopped = _train(document, checkpoints, task, ranks, log)
         metrics = _metrics(document, store, task, ranks, log)
     if not ranks.first:
@@ -127,9 +128,16 @@ def _task(document: TrainerInput, shared: Shared, ranks: Ranks) -> Task:
         raise Failure(ExitCode.DATASET_UNAVAILABLE, str(error)) from error
 
 
-def _restore(document: TrainerInput, checkpoints: Checkpoints, task: Task, ranks: Ranks, log: _Log) -> None:
-    with _storage_failures():
-        data = checkpoints.take_over() if ranks.first else None
+def _restore(
+    document: TrainerInput, store: Store, checkpoints: Checkpoints, task: Task, ranks: Ranks, log: _Log
+) -> None:
+    """Go on from where an attempt before has come to, or with the network that is only to be tested."""
+    data, final = None, document.final
+    if ranks.first:
+        with _storage_failures():
+            data = checkpoints.take_over()
+            if data is None and final is not None and final.repeats is not None and not final.on_validation:
+                data = last_checkpoint(store, final.repeats)
     data = ranks.shared(data)
     if data is None:
         return
@@ -145,19 +153,28 @@ def _restore(document: TrainerInput, checkpoints: Checkpoints, task: Task, ranks
 
 def _train(document: TrainerInput, checkpoints: Checkpoints, task: Task, ranks: Ranks, log: _Log) -> Stopped | None:
     """Train to the end, or to where the document's rule ends it; return where that was."""
-    rule = document.stop
-    saved_at = time.monotonic()
+    rule, final = document.stop, document.final
+    every = _CHECKPOINT_SECONDS
+    if document.checkpoint_every is not None:
+        every = duration(document.checkpoint_every).total_seconds()
+    saved_at, saved = time.monotonic(), task.progress.epochs
     # The end may come in the middle of an epoch, whose half is of no use.
     newest = (task.state(), task.progress)
 
+    def save() -> None:
+        """Save what is newer than what this attempt has begun with: a checkpoint of its own says that it got on."""
+        nonlocal saved_at, saved
+        if ranks.first and newest[1].epochs > saved:
+            _save(document, checkpoints, *newest, log)
+            saved_at, saved = time.monotonic(), newest[1].epochs
+
     def after_epoch() -> None:
-        nonlocal saved_at, newest
+        nonlocal newest
         newest = (task.state(), task.progress)
         metric = {document.metric: task.progress.metrics[-1]} if task.progress.metrics else {}
         log.debug("epoch", number=task.progress.epochs, loss=task.progress.losses[-1], **metric)
-        if ranks.first and time.monotonic() - saved_at >= _CHECKPOINT_SECONDS:
-            _save(document, checkpoints, *newest, log)
-            saved_at = time.monotonic()
+        if time.monotonic() - saved_at >= every:
+            save()
 
     try:
         with losses():
@@ -170,10 +187,11 @@ def _train(document: TrainerInput, checkpoints: Checkpoints, task: Task, ranks: 
                     return Stopped(epoch=rule.epoch, of=document.epochs)
             task.run(document.epochs, after_epoch)
     except (Terminated, RankLost):
-        if ranks.first and newest[1].epochs:
-            _save(document, checkpoints, *newest, log)
-            log.info("checkpoint", epochs=newest[1].epochs)
+        save()
         raise
+    if final is not None and not final.test and not final.on_validation:
+        # If this one wins, its network is tested as it is.
+        save()
     return None
 
 
@@ -185,6 +203,8 @@ def _save(
     except StoreError as error:
         # A training without a checkpoint is slower to repeat, and right all the same.
         log.warning("the checkpoint could not be written", reason=str(error))
+    else:
+        log.info("checkpoint", epochs=progress.epochs)
 
 
 def _metrics(document: TrainerInput, store: Store, task: Task, ranks: Ranks, log: _Log) -> dict[str, float]:

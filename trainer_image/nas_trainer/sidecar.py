@@ -32,6 +32,8 @@ _T = TypeVar("_T")
 _PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 # How often it is looked whether there is a newer checkpoint.
 _LOOK_SECONDS = 5.0
+# When a checkpoint that was brought was written, as its file says: one that the trainer writes is newer.
+_BROUGHT = 0
 # Of each pod of a Job of several, from Kubernetes: its number, from 0.
 _ENV_POD_NUMBER = "JOB_COMPLETION_INDEX"
 
@@ -139,7 +141,9 @@ def _bring_checkpoint(folder: Path, document: TrainerInput, pause: Callable[[flo
     """
     data = _patiently(_checkpoints(document).take_over, pause)
     if data is not None:
-        (folder / custom_trainer.CHECKPOINT).write_bytes(data)
+        path = folder / custom_trainer.CHECKPOINT
+        path.write_bytes(data)
+        os.utime(path, ns=(_BROUGHT, _BROUGHT))
         _log.info("checkpoint", sample=document.sample, bytes=len(data))
 
 
@@ -148,7 +152,6 @@ def _keep_checkpoints(folder: Path, document: TrainerInput | None, wait_for_end:
     # Else it ends this process at once.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     path, ended = folder / custom_trainer.CHECKPOINT, False
-    # What is there at first may be the trainer's already, which did not wait for this program.
     kept: tuple[int, int, int] | None = None
     while not ended:
         ended = wait_for_end(_LOOK_SECONDS)
@@ -167,10 +170,12 @@ def _keep_checkpoints(folder: Path, document: TrainerInput | None, wait_for_end:
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:
-    """Return what differs between two states of a file; None where there is none."""
+    """Return what differs between two states of a file; None where there is none of the trainer's own."""
     try:
         found = path.lstat()
     except FileNotFoundError:
+        return None
+    if found.st_mtime_ns == _BROUGHT:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns
 

@@ -41,7 +41,7 @@ def _from_events(events: Iterable[Object]) -> Diagnosis | None:
     note = str(max(refused, key=_moment).get("note", ""))
     if "exceeded quota" in note:
         return Reason.QUOTA_EXCEEDED, note
-    return Reason.INVALID_TEMPLATE, f"spec.trainer.template: {note}"
+    return Reason.INVALID_TEMPLATE, f"spec.trainer.template, or finalTraining.template: {note}"
 
 
 def _moment(event: Object) -> str:

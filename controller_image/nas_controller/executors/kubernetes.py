@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from nas_api import names
-from nas_api.child_job import child_job
+from nas_api.child_job import child_job, template_field
 from nas_api.experiment import NASExperiment
 from nas_api.reasons import EXPLANATIONS, Reason
 from nas_controller.executor import Admitted, Blocked, End, Ended, Event, Launch, Queued, Running
@@ -271,7 +271,8 @@ class KubernetesExecutor:
             elif error.status == 403:
                 self._refused(child, _blocked(child.number, Reason.NOT_PERMITTED, error.message))
             else:
-                message = f"spec.trainer.template: {error.message}"
+                field = template_field(self._experiment, final=launch.inputs[0].final is not None)
+                message = f"{field}: {error.message}"
                 self._refused(child, _blocked(child.number, Reason.INVALID_TEMPLATE, message))
         else:
             self._created(child, created)

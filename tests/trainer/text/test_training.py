@@ -467,3 +467,19 @@ def test_a_final_test_reads_the_test_set_once_and_hands_the_model_over(
     found = session.run(None, {"words": read[0].numpy(), "states": state[0].numpy(), "memories": state[1].numpy()})
     for one, other in zip(found, (wanted[0], states, memories), strict=True):
         torch.testing.assert_close(torch.from_numpy(one), other, rtol=1e-4, atol=1e-4)
+
+
+def test_the_network_that_won_is_tested_as_it_is(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TextTraining, "onnx", lambda self: (b"a model", 0.0))
+    environment = job(sample=2, seed=5, final=FinalSettings(on_validation=False))
+    (tmp_path / "ptb.test.txt").write_text(" a mouse sees the cat \n" * 20)
+    assert main(environment) == ExitCode.OK
+    store = FolderStore(tmp_path / "store")
+    trained = Result.model_validate_json(store.get(names.result_key(2)) or b"")
+    monkeypatch.setattr(TextTraining, "_train_epoch", None)  # all epochs are done
+    settings = FinalSettings(test=True, on_validation=False, repeats=2)
+    environment = job(seed=5, final=settings)
+    (tmp_path / "ptb.test.txt").write_text(" a mouse sees the cat \n" * 20)
+    assert main(environment) == ExitCode.OK
+    assert result(tmp_path).history == trained.history
+    assert result(tmp_path).metrics["perplexity"] != trained.metrics["perplexity"], "the other text"
