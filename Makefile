@@ -44,7 +44,7 @@ test: venv ## Every test but those of a platform: builds the programs and images
 test-platform: venv ## Tests with real Kueue, Argo Workflows, Prometheus and MLflow, and of an upgrade, built first; needs root
 	$(PYTHON) -m hack.cluster build
 	$(PYTHON) -m hack.addons build
-	$(BIN)/pytest -m platform
+	$(BIN)/pytest -m platform tests/platform
 
 .PHONY: lint
 lint: venv ## Style, types, architecture, and whether generated files are current

@@ -1,4 +1,8 @@
-"""From the version before this one to this one and back, chart and images, while a search runs."""
+"""From the version before this one to this one and back, chart and images, while a search runs.
+
+Here, and not with the other end-to-end tests, because it first builds the images of the version before, and because one
+cluster is for all of these tests.
+"""
 
 import io
 import subprocess
@@ -19,7 +23,6 @@ from nas_api import names
 from nas_api.child import ExitCode
 from nas_log.records import Launched, Started
 
-# With those of a platform, because it first builds the images of the version before.
 pytestmark = [pytest.mark.node, pytest.mark.platform, pytest.mark.slow, pytest.mark.timeout(3600)]
 Start = Callable[..., Document]
 BEFORE = "63e518e4a83c0b865a06b879b933856d5dbeb4f6"
