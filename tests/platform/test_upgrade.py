@@ -36,6 +36,11 @@ class Version:
     folder: Path
     """Its sources."""
 
+    @property
+    def components(self) -> list[str]:
+        """Those of ours that it has images of."""
+        return [each for each in COMPONENTS if f" AS {each}\n" in (self.folder / "Dockerfile").read_text()]
+
     def tag(self, component: str) -> str:
         """Return the tag of one of its images; one whose sources have not changed since is this version's, too."""
         return image_tag(component, self.folder)
@@ -43,14 +48,14 @@ class Version:
     def load_images(self, world: World) -> None:
         """Build each image and load it into the node; what is there already is kept."""
         cluster = instances.load_existing(world.place.name)
-        for component in COMPONENTS:
+        for component in self.components:
             reference = f"localhost/nas-{component}:{self.tag(component)}"
             archive = images.built(reference) or images.build(component, reference, folder=self.folder, only="torch: ")
             images.load_if_new(cluster, reference, archive)
 
     def install(self, world: World) -> None:
         """Install or upgrade the release to it."""
-        tags = [f"--set-string=images.{component}.tag={self.tag(component)}" for component in COMPONENTS]
+        tags = [f"--set-string=images.{component}.tag={self.tag(component)}" for component in self.components]
         world.install(*tags, chart=self.folder / "helm" / "nas-operator")
 
 
