@@ -15,6 +15,7 @@ from nas_api.base import Model
 from nas_api.cel import cel
 from nas_api.decisions import Categorical, Choices, Decision
 from nas_api.spaces.convolutional import MOST_FILTERS, ConvolutionalArchitecture
+from nas_api.spaces.convolutional_cell import ConvolutionalCellArchitecture
 from nas_api.spaces.custom import CustomArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 
@@ -130,8 +131,10 @@ class FixedSpace:
         """See :class:`~nas_api.spaces.base.Space`; an architecture of custom decisions is read only if it is known."""
         if self._architecture is not None and text.strip() == self._architecture.short():
             return self._architecture
-        try:
-            return RecurrentCellArchitecture.parse_short(text)
-        except ValueError:
-            # It is no cell, so it is a network or nothing that can be read.
-            return ConvolutionalArchitecture.parse_short(text)
+        for form in (RecurrentCellArchitecture, ConvolutionalCellArchitecture):
+            try:
+                return form.parse_short(text)
+            except ValueError:
+                # It is of another form, the last of which says what is wrong with it.
+                continue
+        return ConvolutionalArchitecture.parse_short(text)
