@@ -22,6 +22,8 @@ from nas_api.spaces.convolutional_cell import (
 
 # torch's own, which the code need not name.
 _EPSILON = 1e-5
+# Of a line in a method.
+_WIDEST = 112
 
 _TEMPLATE = '''\
 """{short}"""
@@ -39,7 +41,8 @@ from torch.nn import functional
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d({in_channels}, {filters}, 3, padding=1, bias=False), nn.BatchNorm2d({filters}{epsilon})
+            nn.Conv2d({in_channels}, {filters}, 3, padding=1, bias=False),
+            nn.BatchNorm2d({filters}{epsilon}),
         )
         self.cells = nn.ModuleList(
             [
@@ -66,8 +69,9 @@ _FORWARD = {
 }
 
 _HELPERS = {
-    "conv": """\
+    "conv": '''\
 def conv(channels: int, filters: int, size: int, stride: int = 1) -> nn.Sequential:
+    """Return ReLU, a convolution and batch normalisation."""
     return nn.Sequential(
         nn.ReLU(),
         nn.Conv2d(channels, filters, size, stride, size // 2, bias=False),
@@ -75,9 +79,10 @@ def conv(channels: int, filters: int, size: int, stride: int = 1) -> nn.Sequenti
     )
 
 
-""",
-    "flat_conv": """\
+''',
+    "flat_conv": '''\
 def flat_conv(filters: int, size: int, stride: int = 1) -> nn.Sequential:
+    """Return a convolution of height 1, then one of width 1, each after ReLU and before batch normalisation."""
     return nn.Sequential(
         nn.ReLU(),
         nn.Conv2d(filters, filters, (1, size), (1, stride), (0, size // 2), bias=False),
@@ -88,26 +93,29 @@ def flat_conv(filters: int, size: int, stride: int = 1) -> nn.Sequential:
     )
 
 
-""",
-    "separable_conv": """\
+''',
+    "separable_conv": '''\
 def separable_conv(filters: int, size: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    """Return ReLU, a convolution of each channel by itself, one of single pixels, and batch normalisation."""
+    padding = dilation * (size // 2)
     return nn.Sequential(
         nn.ReLU(),
-        nn.Conv2d(
-            filters, filters, size, stride, dilation * (size // 2), dilation, groups=filters, bias=False
-        ),
+        nn.Conv2d(filters, filters, size, stride, padding, dilation, groups=filters, bias=False),
         nn.Conv2d(filters, filters, 1, bias=False),
         nn.BatchNorm2d(filters{epsilon}),
     )
 
 
-""",
+''',
     "projection": '''\
 def projection(channels: int, filters: int, stride: int = 1) -> nn.Sequential:
-    """Single pixels, or with stride 2 the mean of 2x2 pixels each."""
+    """Return ReLU, a convolution of single pixels (with stride 2, of the mean of 2x2 each) and batch normalisation."""
     halved = [nn.AvgPool2d(2, ceil_mode=True)] if stride == 2 else []
     return nn.Sequential(
-        nn.ReLU(), *halved, nn.Conv2d(channels, filters, 1, bias=False), nn.BatchNorm2d(filters{epsilon})
+        nn.ReLU(),
+        *halved,
+        nn.Conv2d(channels, filters, 1, bias=False),
+        nn.BatchNorm2d(filters{epsilon}),
     )
 
 
@@ -121,9 +129,7 @@ class Reduction(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.residual = nn.Sequential(conv(channels, 2 * channels, 3, 2), conv(2 * channels, 2 * channels, 3))
-        self.shortcut = nn.Sequential(
-            nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(channels, 2 * channels, 1, bias=False)
-        )
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(channels, 2 * channels, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shortcut(x) + self.residual(x)
@@ -178,47 +184,63 @@ def _module(name: Operation, stride: int) -> str | None:
             return f"flat_conv(filters, {name[-3]}{step})"
 
 
+def _node(index: int, node: ConvolutionalCellNode, strided: int) -> tuple[list[str], str]:
+    """Return the lines that make a node's modules, and the one that adds it up.
+
+    Args:
+        index: the node's, after the cell's inputs.
+        node: what it takes.
+        strided: operations on values before this one have stride 2.
+    """
+    modules, terms = [], []
+    for number, (source, name) in enumerate(zip(node.inputs, node.operations, strict=True)):
+        stride = 2 if source < strided else 1
+        module, key = _module(name, stride), f'"{index}_{number}"'
+        if module is not None:
+            modules.append(f"{key}: {module},")
+            terms.append(f"self.operations[{key}](x{source})")
+        elif name == "skip":
+            terms.append(f"x{source}")
+        else:
+            terms.append(f"x{source}{'[:, :, ::2, ::2]' if stride == 2 else ''} * 0")
+    line = f"x{index} = {' + '.join(terms)}"
+    if len(line) > _WIDEST:
+        line = f"x{index} = (\n            " + "\n            + ".join(terms) + "\n        )"
+    return modules, line
+
+
 def _cell(architecture: ConvolutionalCellArchitecture, nodes: tuple[ConvolutionalCellNode, ...], reduces: bool) -> str:
-    inputs = architecture.cell_inputs
-    modules, lines = [], []
-    if architecture.wiring == "Pairs":
-        lines.append("x0, x1 = self.inputs[0](before), self.inputs[1](last)")
+    inputs, dense = architecture.cell_inputs, architecture.wiring == "Dense"
+    modules: list[str] = []
+    lines = [] if dense else ["x0, x1 = self.inputs[0](before), self.inputs[1](last)"]
     for index, node in enumerate(nodes, inputs):
-        terms = []
-        for number, (source, name) in enumerate(zip(node.inputs, node.operations, strict=True)):
-            stride = 2 if reduces and source < inputs else 1
-            module, key = _module(name, stride), f'"{index}_{number}"'
-            if module is not None:
-                modules.append(f"{key}: {module},")
-                terms.append(f"self.operations[{key}](x{source})")
-            else:
-                thinned = "[:, :, ::2, ::2]" if stride == 2 else ""
-                terms.append(f"x{source}" if name == "skip" else f"x{source}{thinned} * 0")
-        line = f"x{index} = {' + '.join(terms)}"
-        if len(line) > 112:
-            line = f"x{index} = (\n            " + "\n            + ".join(terms) + "\n        )"
+        made, line = _node(index, node, inputs if reduces else 0)
+        modules += made
         lines.append(line)
     outputs = [
         f"functional.avg_pool2d(x{index}, 2, ceil_mode=True)" if reduces and index < inputs else f"x{index}"
         for index in architecture.outputs(nodes)
     ]
     lines.append(f"return {outputs[0]}" if len(outputs) == 1 else f"return torch.cat([{', '.join(outputs)}], 1)")
-    dense = architecture.wiring == "Dense"
-    halved = "" if reduces else ", 2 if halved else 1"
-    return _CELL.format(
-        name="Cell" if dense else "ReductionCell" if reduces else "NormalCell",
-        about="One cell, which keeps the size of its maps."
-        if dense
-        else f"Takes the outputs of the last two cells{' and halves the image' if reduces else ''}.",
-        parameters="filters: int"
-        if dense
-        else "before: int, last: int, filters: int" + ("" if reduces else ", halved: bool = False"),
-        inputs="" if dense else _INPUTS.format(stride=halved),
-        operations=_OPERATIONS.format(modules="".join(f"\n                {each}" for each in modules))
+    text = {
+        "operations": _OPERATIONS.format(modules="".join(f"\n                {each}" for each in modules))
         if modules
         else "",
-        arguments="x0: Tensor" if dense else "before: Tensor, last: Tensor",
-        lines="\n".join(f"        {line}" for line in lines),
+        "lines": "\n".join(f"        {line}" for line in lines),
+    }
+    if dense:
+        about = "The cell: takes and returns maps (batch, filters, height, width)."
+        return _CELL.format(
+            name="Cell", about=about, parameters="filters: int", inputs="", arguments="x0: Tensor", **text
+        )
+    about = f"Takes the outputs of the last two cells{', and halves the image' if reduces else ''}."
+    return _CELL.format(
+        name="ReductionCell" if reduces else "NormalCell",
+        about=about,
+        parameters=f"before: int, last: int, filters: int{'' if reduces else ', halved: bool = False'}",
+        inputs=_INPUTS.format(stride="" if reduces else ", 2 if halved else 1"),
+        arguments="before: Tensor, last: Tensor",
+        **text,
     )
 
 

@@ -4,6 +4,7 @@ From the cell's inputs down. A node is a bar below its operations; operations th
 """
 
 import re
+from collections.abc import Sequence
 from html import escape
 
 from nas_api.spaces.convolutional_cell import ConvolutionalCellArchitecture, ConvolutionalCellNode, Operation
@@ -11,6 +12,9 @@ from nas_api.spaces.convolutional_cell import ConvolutionalCellArchitecture, Con
 # A box is an operation, a bar the sum of those above it.
 _BOX_WIDTH, _BOX_HEIGHT, _BAR_HEIGHT, _GAP, _ROW = 92.0, 20.0, 17.0, 8.0, 82.0
 _COLUMN = _BOX_WIDTH + _GAP
+
+Edges = tuple[tuple[int, Operation], ...]
+"""What a node takes, and by which operation."""
 
 
 def cells_picture(architecture: ConvolutionalCellArchitecture) -> str:
@@ -32,40 +36,26 @@ def cells_picture(architecture: ConvolutionalCellArchitecture) -> str:
 
 def _cell(architecture: ConvolutionalCellArchitecture, nodes: tuple[ConvolutionalCellNode, ...], name: str) -> str:
     inputs, outputs = architecture.cell_inputs, architecture.outputs(nodes)
-    drawn = [_drawn(node) for node in nodes]
-    levels = [0] * inputs
-    for edges in drawn:
-        levels.append(1 + max((levels[source] for source, _ in edges), default=0))
-    rows = [[index for index, level in enumerate(levels) if level == row] for row in range(max(levels) + 1)]
-    widths = [_COLUMN] * inputs + [_COLUMN * max(1, len(edges)) for edges in drawn]
-    width = max(sum(widths[index] for index in row) for row in rows) + 2 * _GAP
-    middles: dict[int, float] = {}
-    for row in rows:
-        left = (width - sum(widths[index] for index in row)) / 2
-        for index in row:
-            middles[index] = left + widths[index] / 2
-            left += widths[index]
-    bottoms = [_BAR_HEIGHT + 2 + _ROW * level for level in levels]
+    # What each value adds up: nothing, where it is an input.
+    edges: list[Edges] = [()] * inputs + [_drawn(node) for node in nodes]
+    width, middles, bottoms = _layout(edges, inputs)
     links, shapes = [], []
-    for index, bottom in enumerate(bottoms):
-        title = _input_name(index, inputs) if index < inputs else f"node {index}"
-        bar = _COLUMN * (0.9 if index < inputs else max(1, len(drawn[index - inputs]))) - _GAP
-        words = title if index < inputs else str(index) if drawn[index - inputs] else f"{index}: zeros"
-        shapes.append(_bar(middles[index], bottom, bar, title, words))
-        for place, (source, operation) in enumerate(drawn[index - inputs] if index >= inputs else ()):
-            x = middles[index] - widths[index] / 2 + _COLUMN * (place + 0.5)
-            top = bottom - _BAR_HEIGHT - 12 - _BOX_HEIGHT
+    for index, (middle, bottom) in enumerate(zip(middles, bottoms, strict=True)):
+        if index < inputs:
+            shapes.append(_bar(middle, bottom, _BOX_WIDTH, "a cell's input", _input_name(index, inputs)))
+            continue
+        left, wide = middle - _wide(edges[index]) / 2, _wide(edges[index]) - _GAP
+        shapes.append(_bar(middle, bottom, wide, f"node {index}", f"{index}{'' if edges[index] else ': zeros'}"))
+        for place, (source, operation) in enumerate(edges[index]):
+            x, top = left + _COLUMN * (place + 0.5), bottom - _BAR_HEIGHT - 12 - _BOX_HEIGHT
             links.append(_link(middles[source], bottoms[source], x, top, f"{source} to {index}: {operation}"))
-            links.append(_link(x, top + _BOX_HEIGHT, x, bottom - _BAR_HEIGHT, ""))
+            links.append(_link(x, top + _BOX_HEIGHT, x, bottom - _BAR_HEIGHT, f"into node {index}"))
             shapes.append(_box(x, top, operation, f"{operation} of {source}, into node {index}"))
     end = max(bottoms) + 30 + _BAR_HEIGHT
-    links += [
-        _link(middles[index], bottoms[index], width / 2, end - _BAR_HEIGHT, f"{index} to the output")
-        for index in outputs
-    ]
-    shapes.append(
-        _bar(width / 2, end, _COLUMN - _GAP, "the cell's output", "output" if len(outputs) == 1 else "concatenated")
-    )
+    for index in outputs:
+        links.append(_link(middles[index], bottoms[index], width / 2, end - _BAR_HEIGHT, f"{index} to the output"))
+    words = "output" if len(outputs) == 1 else "concatenated"
+    shapes.append(_bar(width / 2, end, _BOX_WIDTH, "the cell's output", words))
     label = f"{name}: {'+'.join(node.short() for node in nodes)}"
     heading = f'<p class="key">{name}</p>' if architecture.reduction else ""
     return (
@@ -76,9 +66,33 @@ def _cell(architecture: ConvolutionalCellArchitecture, nodes: tuple[Convolutiona
     )
 
 
-def _drawn(node: ConvolutionalCellNode) -> list[tuple[int, Operation]]:
+def _layout(edges: Sequence[Edges], inputs: int) -> tuple[float, list[float], list[float]]:
+    """Return the picture's width, and for each value the middle and the bottom of its bar.
+
+    A node stands one row below the lowest of those that it takes.
+    """
+    levels: list[int] = []
+    for index, taken in enumerate(edges):
+        levels.append(0 if index < inputs else 1 + max((levels[source] for source, _ in taken), default=0))
+    rows = [[index for index, level in enumerate(levels) if level == row] for row in range(max(levels) + 1)]
+    width = max(sum(_wide(edges[index]) for index in row) for row in rows) + 2 * _GAP
+    middles = [0.0] * len(edges)
+    for row in rows:
+        left = (width - sum(_wide(edges[index]) for index in row)) / 2
+        for index in row:
+            middles[index] = left + _wide(edges[index]) / 2
+            left += _wide(edges[index])
+    return width, middles, [_BAR_HEIGHT + 2 + _ROW * level for level in levels]
+
+
+def _wide(edges: Edges) -> float:
+    """Return how wide a node is, with the room beside it."""
+    return _COLUMN * max(1, len(edges))
+
+
+def _drawn(node: ConvolutionalCellNode) -> Edges:
     """Return what a node takes and by which operation, without what is nothing."""
-    return [edge for edge in zip(node.inputs, node.operations, strict=True) if edge[1] != "none"]
+    return tuple(edge for edge in zip(node.inputs, node.operations, strict=True) if edge[1] != "none")
 
 
 def _input_name(index: int, inputs: int) -> str:
@@ -106,9 +120,8 @@ def _box(middle: float, top: float, operation: Operation, title: str) -> str:
 
 def _link(x: float, begin: float, to_x: float, end: float, words: str) -> str:
     """Return a line that first goes to where it ends, then down, so that it passes by the nodes in between."""
-    title = f"<title>{escape(words)}</title>" if words else ""
     near, far = begin + 20, (begin + end) / 2
     return (
         f'<path class="link" d="M{x:.1f} {begin:.1f}C{x:.1f} {near:.1f} {to_x:.1f} {min(near, far):.1f}'
-        f' {to_x:.1f} {end:.1f}">{title}</path>'
+        f' {to_x:.1f} {end:.1f}"><title>{escape(words)}</title></path>'
     )
