@@ -178,7 +178,7 @@ class ConvolutionalCellArchitecture(SampledArchitecture):
 
     def features(self) -> int:
         """Return how many channels the classifier takes."""
-        return self.filters * 2 ** (self.stages - 1) * len(self.outputs(self.normal))
+        return int(self.filters * 2 ** (self.stages - 1) * len(self.outputs(self.normal)))
 
     def short(self) -> str:
         """Return ``dense 3x5:16 |conv_3x3~0|+|skip~0|none~1|``: stages x cells : filters, then a cell's nodes.

@@ -39,6 +39,10 @@ NASNET_A = (
 )
 
 
+SMALL_DENSE = "dense 2x1:6 |conv_3x3~0|+|skip~0|conv_1x1~1|+|avg_pool_3x3~0|none~1|skip~2|"
+SMALL_PAIRS = "pairs 2x1:6 |sep_conv_3x3~0|skip~1|+|conv_3x3~2|skip~2| reduce |max_pool_3x3~1|skip~1|"
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
@@ -169,7 +173,7 @@ def networks() -> list[ConvolutionalCellArchitecture]:
     """Return networks of both wirings with everything that can be in them."""
     out = [of_edges(*["none"] * 6), ConvolutionalCellArchitecture.parse_short(NASNET_A)]
     for seed in range(6):
-        shape = {"stages": 1 + seed % 3, "cells_per_stage": 1 + seed // 2, "nodes": 1 + seed}
+        shape: dict[str, Any] = {"stages": 1 + seed % 3, "cells_per_stage": 1 + seed // 2, "nodes": 1 + seed}
         out += [drawn(seed, "Dense", **shape), drawn(seed, "Pairs", **shape)]
     out.append(drawn(0, "Pairs", ("none",), nodes=2, cells_per_stage=2))
     return out
@@ -215,20 +219,18 @@ def test_every_weight_has_a_gradient_and_the_arithmetic_is_what_torch_counts(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [(8, 8), (11, 9)])
 @pytest.mark.parametrize(
     "architecture",
     [
-        of_edges(*["none"] * 6),
-        drawn(1, "Dense", nodes=3, cells_per_stage=1),
+        drawn(0, "Dense", ("none",), stages=2, cells_per_stage=1),
         drawn(3, "Dense", nodes=5, stages=2, cells_per_stage=1),
         drawn(2, "Pairs", nodes=5, cells_per_stage=1),
-        drawn(7, "Pairs", nodes=6, stages=2, cells_per_stage=2),
     ],
     ids=lambda each: each.short()[:60],
 )
-def test_the_onnx_model_agrees(architecture: ConvolutionalCellArchitecture, size: tuple[int, int]) -> None:
+def test_the_onnx_model_agrees(architecture: ConvolutionalCellArchitecture) -> None:
     torch.manual_seed(0)
+    size = (11, 9)
     network = CellNetwork(architecture, in_channels=3, classes=7)
     network(torch.randn(64, 3, *size))  # gives the statistics something to say
     before = Preprocessing(
@@ -246,9 +248,7 @@ def test_the_onnx_model_agrees(architecture: ConvolutionalCellArchitecture, size
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "text", ["dense 2x1:6 |conv_3x3~0|+|skip~0|conv_1x1~1|+|avg_pool_3x3~0|none~1|skip~2|", NASNET_A]
-)
+@pytest.mark.parametrize("text", [SMALL_DENSE, SMALL_PAIRS], ids=["dense", "pairs"])
 def test_a_final_training_leaves_what_others_can_use(tmp_path: Path, text: str) -> None:
     """The readable module with the weights and the ONNX model both have the accuracy of the result."""
     architecture = ConvolutionalCellArchitecture.parse_short(text)
