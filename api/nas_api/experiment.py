@@ -694,6 +694,10 @@ class NASExperimentSpec(Model):
                 "searchSpace.convolutional needs images: trainer.dataset.text is for recurrentCell",
             ),
             (
+                "!has(self.searchSpace.convolutionalCell) || !has(self.trainer.dataset.text)",
+                "searchSpace.convolutionalCell needs images: trainer.dataset.text is for recurrentCell",
+            ),
+            (
                 "!has(self.finalTraining) || size(self.finalTraining.grid.batchNormEpsilon) == 0"
                 " || !has(self.trainer.dataset.text)",
                 "finalTraining.grid.batchNormEpsilon is for images: cells are not normalised",

@@ -9,6 +9,7 @@ from nas_api.base import Model
 from nas_api.cel import cel, exactly_one
 from nas_api.spaces.base import Space
 from nas_api.spaces.convolutional import ConvolutionalSpace, ConvolutionalSpec
+from nas_api.spaces.convolutional_cell import ConvolutionalCellSpace, ConvolutionalCellSpec
 from nas_api.spaces.custom import CustomArchitecture, CustomSpace, CustomSpec
 from nas_api.spaces.fixed import FixedSpace, FixedSpec
 from nas_api.spaces.recurrent_cell import RecurrentCellSpace, RecurrentCellSpec
@@ -20,10 +21,14 @@ SearchSpace = Space[Any]
 class SearchSpaceSpec(Model):
     """The networks that may be sampled; exactly one space."""
 
-    model_config = {"json_schema_extra": cel(exactly_one("convolutional", "recurrentCell", "custom", "fixed"))}
+    model_config = {
+        "json_schema_extra": cel(exactly_one("convolutional", "convolutionalCell", "recurrentCell", "custom", "fixed"))
+    }
 
     convolutional: ConvolutionalSpec | None = None
     """Convolutional networks with skip connections."""
+    convolutional_cell: ConvolutionalCellSpec | None = None
+    """Convolutional networks of one repeated cell, as in NAS-Bench-201 and NASNet."""
     recurrent_cell: RecurrentCellSpec | None = None
     """Recurrent cells, for language models."""
     custom: CustomSpec | None = None
@@ -33,8 +38,9 @@ class SearchSpaceSpec(Model):
 
     @model_validator(mode="after")
     def _one(self) -> "SearchSpaceSpec":
-        if sum(space is not None for space in (self.convolutional, self.recurrent_cell, self.custom, self.fixed)) != 1:
-            raise ValueError("set exactly one of convolutional, recurrentCell, custom, fixed")
+        spaces = (self.convolutional, self.convolutional_cell, self.recurrent_cell, self.custom, self.fixed)
+        if sum(space is not None for space in spaces) != 1:
+            raise ValueError("set exactly one of convolutional, convolutionalCell, recurrentCell, custom, fixed")
         return self
 
 
@@ -47,6 +53,8 @@ def search_space(spec: SearchSpaceSpec, architecture: Architecture | None = None
     """
     if spec.fixed is not None:
         return FixedSpace(spec.fixed, architecture)
+    if spec.convolutional_cell is not None:
+        return ConvolutionalCellSpace(spec.convolutional_cell)
     if spec.recurrent_cell is not None:
         return RecurrentCellSpace(spec.recurrent_cell)
     if spec.custom is not None:

@@ -16,7 +16,9 @@ import keyword
 
 from nas_api.architecture import Architecture
 from nas_api.source_cell import cell_source
+from nas_api.source_convolutional_cell import convolutional_cell_source
 from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalLayer
+from nas_api.spaces.convolutional_cell import ConvolutionalCellArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 
 # torch's own, which the code need not name.
@@ -190,6 +192,8 @@ def architecture_source(
     """
     if isinstance(architecture, ConvolutionalArchitecture):
         return network_source(architecture, in_channels=in_channels, classes=classes, epsilon=epsilon)
+    if isinstance(architecture, ConvolutionalCellArchitecture):
+        return convolutional_cell_source(architecture, in_channels=in_channels, classes=classes, epsilon=epsilon)
     if isinstance(architecture, RecurrentCellArchitecture):
         return cell_source(architecture)
     return None

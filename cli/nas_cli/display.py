@@ -24,6 +24,7 @@ from nas_api.experiment import (
     SampleCounts,
 )
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
+from nas_api.spaces.convolutional_cell import ConvolutionalCellArchitecture
 from nas_api.spaces.custom import CustomArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_api.wording import duration
@@ -63,6 +64,8 @@ def architecture_table(architecture: Architecture, in_channels: int) -> Table:
     match architecture:
         case ConvolutionalArchitecture():
             return _layers_table(architecture, in_channels)
+        case ConvolutionalCellArchitecture():
+            return _convolutional_cell_table(architecture)
         case RecurrentCellArchitecture():
             return _cell_table(architecture)
         case CustomArchitecture():
@@ -91,6 +94,21 @@ def _cell_table(architecture: RecurrentCellArchitecture) -> Table:
             node.activation,
             Text("; ".join(state)),
         )
+    return table
+
+
+def _convolutional_cell_table(architecture: ConvolutionalCellArchitecture) -> Table:
+    """Return a table with one row a node; a cell's inputs have the numbers before its first node's."""
+    table = Table(show_edge=False, pad_edge=False, header_style="bold")
+    table.add_column("cell")
+    table.add_column("node", justify="right")
+    table.add_column("is the sum of")
+    table.add_column("output")
+    for name, nodes in (("normal", architecture.normal), ("reduction", architecture.reduction)):
+        outputs = architecture.outputs(nodes)
+        for index, node in enumerate(nodes, architecture.cell_inputs):
+            terms = (f"{operation}({source})" for source, operation in zip(node.inputs, node.operations, strict=True))
+            table.add_row(name, str(index), " + ".join(terms), "yes" if index in outputs else "")
     return table
 
 

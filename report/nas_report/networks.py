@@ -1,11 +1,13 @@
-"""Architectures as pictures: layers with their skip connections, the tree of a cell, custom decisions as a table."""
+"""Architectures as pictures: layers with their skip connections, cells, custom decisions as a table."""
 
 from html import escape
 
 from nas_api.architecture import Architecture
 from nas_api.spaces.convolutional import ConvolutionalArchitecture, ConvolutionalLayer
+from nas_api.spaces.convolutional_cell import ConvolutionalCellArchitecture
 from nas_api.spaces.custom import CustomArchitecture
 from nas_api.spaces.recurrent_cell import CellNode, RecurrentCellArchitecture
+from nas_report.cell_pictures import cells_picture
 from nas_report.drawing import table
 
 _COMBINATIONS = {"add": "+", "elem_mult": "×", "max": "max"}
@@ -16,6 +18,8 @@ def picture(architecture: Architecture) -> str:
     match architecture:
         case ConvolutionalArchitecture():
             return _layers(architecture)
+        case ConvolutionalCellArchitecture():
+            return cells_picture(architecture)
         case RecurrentCellArchitecture():
             return _cell(architecture)
         case CustomArchitecture():

@@ -173,6 +173,8 @@ def _space(history: History) -> str:
         return f"<b>1</b><small>the network that {escape(spec.fixed.experiment)} has found{changes}</small>"
     if spec.convolutional is not None:
         kind = "convolutional"
+    elif spec.convolutional_cell is not None:
+        kind = f"convolutional cell, {spec.convolutional_cell.nodes} nodes"
     elif spec.recurrent_cell is not None:
         kind = f"recurrent cell, base {spec.recurrent_cell.base}"
     else:

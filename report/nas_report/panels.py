@@ -13,6 +13,7 @@ import numpy as np
 from nas_api.agreement import kendall
 from nas_api.child import FinalSettings
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
+from nas_api.spaces.convolutional_cell import OPERATION, ConvolutionalCellArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_api.wording import duration
 from nas_log.records import FinalRun
@@ -55,6 +56,7 @@ _MOST_KINDS = 12
 _MOST_SINGLE = 29
 _DRAWN = 3
 _DRAWN_CELLS = 2
+_CELLS = (ConvolutionalCellArchitecture, RecurrentCellArchitecture)
 _LISTED = 15
 _FEWEST_RANKED = 3
 # From this median on, the times of trainings are told in this unit.
@@ -332,6 +334,9 @@ def _kind(history: History, kind: KindMaps, spans: int, ends: tuple[str, str]) -
     labels = [f"{step} {index}" for index in range(kind.steps)]
     if step == "node":
         labels[-1] = "inject"
+    cell = history.facts.space_spec.convolutional_cell
+    if cell is not None and kind.kind == OPERATION:
+        step, labels = "edge", [*cell.edges()]
     name = _words(kind.kind)
     parts = [f"<h3>{escape(name)}</h3>"]
     height = min(132, max(72, 7 * max(kind.steps, 2 * len(kind.options))))
@@ -574,6 +579,12 @@ def networks(history: History) -> Panel:
             "From the image down. The small box is the filter to scale, the shade behind it the number of filters"
             " (↓ stride). Arcs to the right are skip connections; dashed ones take the image, or feed the classifier."
         )
+    elif isinstance(form, ConvolutionalCellArchitecture):
+        best = best[:_DRAWN_CELLS]
+        lead = (
+            "A cell from its input down: each bar is a node, the sum of the operations above it. Those with weights are"
+            " shaded, and those that are none left out."
+        )
     elif isinstance(form, RecurrentCellArchitecture):
         # They are drawn wider than layers.
         best = best[:_DRAWN_CELLS]
@@ -591,7 +602,7 @@ def networks(history: History) -> Panel:
         "networks",
         title,
         lead,
-        f'<div class="cards{" cells" if isinstance(form, RecurrentCellArchitecture) else ""}">{cards}</div>',
+        f'<div class="cards{" cells" if isinstance(form, _CELLS) else ""}">{cards}</div>',
         wide=True,
     )
 

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from nas_api.architecture import Architecture
 from nas_api.experiment import Best, SampleCounts
+from nas_api.spaces.convolutional_cell import ConvolutionalCellArchitecture
 from nas_api.spaces.custom import CustomArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_cli.display import Progress, architecture_table, status_panel
@@ -30,6 +31,16 @@ def test_a_cell_says_what_each_node_takes_and_where_its_state_comes_from() -> No
         ["0", "x[t], h[t-1]", "add", "tanh", ""],
         ["1", "x[t], h[t-1]", "elem_mult", "sigmoid", "takes c[t-1] by add/tanh"],
         ["2", "0, 1", "add", "relu", "gives c[t]"],
+    ]
+
+
+def test_a_convolutional_cell_says_what_each_node_adds_up() -> None:
+    text = "pairs 2x1:8 |skip~0|conv_3x3~1|+|none~2|skip~0| reduce |skip~1|skip~1|+|none~0|skip~0|"
+    assert rows(ConvolutionalCellArchitecture.parse_short(text)) == [
+        ["normal", "2", "skip(0) + conv_3x3(1)", ""],
+        ["normal", "3", "none(2) + skip(0)", "yes"],
+        ["reduction", "2", "skip(1) + skip(1)", "yes"],
+        ["reduction", "3", "none(0) + skip(0)", "yes"],
     ]
 
 

@@ -34,6 +34,10 @@ from nas_store import Store, open_store
 from nas_trainer.images.export import onnx_model
 
 NETWORK = ConvolutionalArchitecture.parse_short("*2 3x3:6 2x1:12/1x2p<0 5x3:8<0,1")
+CELLS: dict[str, dict[str, Any]] = {
+    "dense": {"stages": 2, "cellsPerStage": 1, "filters": 4},
+    "pairs": {"wiring": "Pairs", "nodes": 2, "operations": ["skip", "sep_conv_3x3"], "stages": 2, "filters": 4},
+}
 UID = "12345678-0000-0000-0000-000000000000"
 
 
@@ -134,6 +138,24 @@ def run_documented(name: str, folder: Path) -> float:
     return float(done.stdout)
 
 
+@pytest.mark.slow
+def test_a_cell_that_was_found_is_shown_and_taken_into_a_larger_network(
+    small: Callable[..., Path], tmp_path: Path
+) -> None:
+    found = {"searchSpace": {"convolutionalCell": CELLS["pairs"]}}
+    run = nas("run", small(samples=3, **found), "--folder", tmp_path / "run")
+    assert run.exit_code == 0, run.output
+    assert "reduction" in nas("best", tmp_path / "run").output
+    assert nas("samples", tmp_path / "run").output.count("pairs 2x5:4 |") == 3
+    assert nas("report", tmp_path / "run", "-o", tmp_path / "report.html").exit_code == 0
+    assert "reduction cell" in (tmp_path / "report.html").read_text()
+    larger = {"searchSpace": {"fixed": {"experiment": "run", "cellsPerStage": 1, "filters": 6}}}
+    run = nas("run", small("larger.yaml", samples=1, name="larger", **larger), "--folder", tmp_path / "larger")
+    assert run.exit_code == 0, run.output
+    assert nas("samples", tmp_path / "larger").output.count("pairs 2x1:6 |") == 1
+    assert "ReductionCell(" in nas("best", tmp_path / "larger", "--code").output
+
+
 def write_text(folder: Path) -> Path:
     """Write a small text in Penn Treebank's layout: the help that Python ships, with what its own words need."""
     lines = [line for topic in sorted(topics) for line in topics[topic].splitlines() if line.strip()]
@@ -190,12 +212,13 @@ def check_layouts(kserve: Path, mlflow: Path, *, onnx: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("data", ["pixels", "word", "character"])
+@pytest.mark.parametrize("data", ["pixels", *CELLS, "word", "character"])
 def test_what_a_run_leaves_gives_its_figure_without_any_of_ours(
     small: Callable[..., Path], tmp_path: Path, data: str
 ) -> None:
-    spec: dict[str, Any] = {}
-    if data != "pixels":
+    spec: dict[str, Any] = {"searchSpace": {"convolutionalCell": CELLS[data]}} if data in CELLS else {}
+    reads_text = data in ("word", "character")
+    if reads_text:
         text = {"vocabulary": 50, "level": data, "uri": str(write_text(tmp_path / "data"))}
         spec = {**TEXT, "trainer": {**TEXT["trainer"], "dataset": {"text": text}}}
     run = nas("run", small(samples=2, finalTraining=FINAL, **spec), "--folder", tmp_path / "run")
@@ -217,9 +240,9 @@ def test_what_a_run_leaves_gives_its_figure_without_any_of_ours(
     assert status.final is not None and status.final.sample == provenance.sample
     told = float(status.final.test_metric or "nan")
     assert provenance.test_metric == pytest.approx(told, rel=1e-5)
-    if data != "pixels":
+    if reads_text:
         shutil.copy(tmp_path / "data" / "ptb.test.txt", tmp_path / "out")
-    assert run_documented("pixels" if data == "pixels" else "text", tmp_path / "out") == pytest.approx(told, rel=1e-5)
+    assert run_documented("text" if reads_text else "pixels", tmp_path / "out") == pytest.approx(told, rel=1e-5)
     if data == "word":
         again = (
             "import json\nfrom network import *\nfrom safetensors.torch import load_file\n"

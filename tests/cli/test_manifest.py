@@ -277,6 +277,10 @@ def test_every_rule_of_the_schema_can_be_evaluated_here() -> None:
         },
         "!has(self.searchSpace.recurrentCell)": {"spec.searchSpace": {"recurrentCell": {}}},
         "!has(self.searchSpace.convolutional)": {"spec.trainer": {"dataset": {"text": {}}}},
+        "!has(self.searchSpace.convolutionalCell)": {
+            "spec.searchSpace": {"convolutionalCell": {}},
+            "spec.trainer": {"dataset": {"text": {}}},
+        },
         "self.childrenPerPod == 1 || !has": {"spec.trainer": {"dataset": {"custom": {}}, "childrenPerPod": 2}},
         "self.childrenPerPod == 1 || !self.gpu": {
             "spec.trainer": {"dataset": {"digits": {}}, "gpu": {"compile": True}, "childrenPerPod": 2}

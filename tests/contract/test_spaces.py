@@ -1,4 +1,4 @@
-"""All three spaces: choices, architectures and short lines are three forms of one thing, and sizes are true."""
+"""All spaces: choices, architectures and short lines are three forms of one thing, and sizes are true."""
 
 import itertools
 from collections.abc import Iterator
@@ -11,6 +11,12 @@ from hypothesis import strategies as st
 from nas_api.architecture import ARCHITECTURE
 from nas_api.decisions import Anchor, Choices, Decision, counting
 from nas_api.search_space import SearchSpace, SearchSpaceSpec, search_space
+from nas_api.spaces.convolutional_cell import (
+    OPERATION,
+    ConvolutionalCellArchitecture,
+    ConvolutionalCellSpace,
+    ConvolutionalCellSpec,
+)
 from nas_api.spaces.custom import CustomArchitecture, CustomSpace
 
 CONDITIONAL: list[dict[str, Any]] = [
@@ -21,6 +27,13 @@ CONDITIONAL: list[dict[str, Any]] = [
     {"name": "window", "options": ["2", "3"], "when": {"decision": "op", "in": ["pool", "identity"]}},
     {"name": "width", "options": ["8", "16"]},
 ]
+
+
+CELLS: dict[str, dict[str, Any]] = {
+    "NAS-Bench-201": {},
+    "pairs": {"wiring": "Pairs", "nodes": 4, "operations": ["skip", "sep_conv_3x3", "conv_1x7_7x1"]},
+    "pairs of one stage": {"wiring": "Pairs", "nodes": 2, "stages": 1, "cellsPerStage": 1, "filters": 256},
+}
 
 
 def space(**spec: Any) -> SearchSpace:
@@ -47,6 +60,7 @@ SPACES: dict[str, SearchSpace] = {
             "activations": ["identity", "tanh", "sigmoid", "relu", "sin"],
         }
     ),
+    **{name: space(convolutionalCell=spec) for name, spec in CELLS.items()},
     "custom": space(custom={"decisions": CONDITIONAL}),
 }
 SMALL: dict[str, SearchSpace] = {
@@ -63,6 +77,8 @@ SMALL: dict[str, SearchSpace] = {
         }
     ),
     "cells": space(recurrentCell={"base": 2, "combinations": ["add", "max"], "activations": ["tanh", "sin"]}),
+    "dense cells": space(convolutionalCell={"nodes": 2}),
+    "cells of pairs": space(convolutionalCell={"wiring": "Pairs", "nodes": 1, "operations": ["skip", "conv_3x3"]}),
     "custom": SPACES["custom"],
 }
 
@@ -161,3 +177,52 @@ def test_a_line_that_was_cut_never_passes_for_the_whole(name: str) -> None:
             assert of.parse_short(text[:end]).digest != architecture.digest
         except ValueError:
             continue
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"wiring": "Pairs", "reduction": ()}, "a reduction cell"),
+        ({"stages": 2, "reduction": ({"inputs": (0,), "operations": ("skip",)},)}, "a reduction cell"),
+        ({"normal": ({"inputs": (0, 0), "operations": ("skip", "none")},)}, "must take all before it"),
+        ({"normal": ({"inputs": (0,), "operations": ("skip", "none")},)}, "as many"),
+        ({"wiring": "Pairs", "stages": 1}, "must take two"),
+        (
+            {"wiring": "Pairs", "stages": 1, "normal": ({"inputs": (0, 2), "operations": ("skip", "none")},)},
+            "what comes before it",
+        ),
+    ],
+)
+def test_a_network_of_cells_that_cannot_be_is_refused(changed: dict[str, Any], message: str) -> None:
+    body = {"wiring": "Dense", "stages": 3, "cellsPerStage": 1, "filters": 4}
+    body["normal"] = ({"inputs": (0,), "operations": ("skip",)},)
+    ConvolutionalCellArchitecture.model_validate(body)
+    with pytest.raises(ValueError, match=message):
+        ConvolutionalCellArchitecture.model_validate({**body, **changed})
+
+
+@pytest.mark.parametrize(
+    "other", [{"nodes": 2}, {"filters": 8}, {"stages": 2}, {"wiring": "Pairs"}, {"cellsPerStage": 1}]
+)
+def test_a_network_of_other_cells_is_not_in_the_space(other: dict[str, Any]) -> None:
+    another = space(convolutionalCell=other)
+    architecture = another.decode((0,) * len(another.decisions(0)))
+    with pytest.raises(ValueError, match="in this space"):
+        SPACES["NAS-Bench-201"].encode(architecture)
+
+
+def test_a_cell_s_decisions_have_names_in_their_order() -> None:
+    for name in ("NAS-Bench-201", "pairs", "pairs of one stage"):
+        spec = CELLS[name]
+        read = ConvolutionalCellSpec.model_validate(spec)
+        kinds = [decision.kind for decision in ConvolutionalCellSpace(read).decisions(0)]
+        assert len(read.edges()) == kinds.count(OPERATION)
+    assert ConvolutionalCellSpec(nodes=2).edges() == ("0→1", "0→2", "1→2")
+    assert ConvolutionalCellSpec(wiring="Pairs", nodes=1).edges() == ("2a", "2b", "reduction 2a", "reduction 2b")
+
+
+@pytest.mark.parametrize("name", [name for name in SPACES if name != "custom"])
+def test_an_architecture_of_another_experiment_is_read_from_its_line(name: str) -> None:
+    of = SPACES[name]
+    architecture = of.decode((0,) * len(of.decisions(0)))
+    assert space(fixed={"experiment": "another"}).parse_short(architecture.short()) == architecture

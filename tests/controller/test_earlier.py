@@ -257,6 +257,21 @@ def test_the_dataset_must_suit_the_architecture() -> None:
     with pytest.raises(EarlierUnsuitable, match=r"space recurrentCell, which needs trainer.dataset to be text"):
         found_architecture(Earlier("first", None, store), FIRST, DIGITS)
     wider = FixedSpec(experiment="first", extra_filters=40)
+    cells = search_space(make_experiment(searchSpace={"convolutionalCell": {}}).spec.search_space).decode((1,) * 6)
+    other = MemoryStore()
+    other.objects.update(earlier.store.objects)  # type: ignore[attr-defined]
+    other.put(names.BEST_ARCHITECTURE, cells.canonical().encode())
+    assert found_architecture(Earlier("first", None, other), FIRST, DIGITS) == cells
+    larger = FixedSpec(experiment="first", cells_per_stage=7, filters=64)
+    assert found_architecture(Earlier("first", None, other), larger, DIGITS).short() == cells.short().replace(
+        "dense 3x5:16 ", "dense 3x7:64 "
+    )
+    with pytest.raises(EarlierUnsuitable, match="first has found with 7 cells in each stage and 64 filters in the"):
+        found_architecture(earlier, larger, DIGITS)
+    with pytest.raises(EarlierUnsuitable, match="which only convolutional networks have: it is of the space convolut"):
+        found_architecture(Earlier("first", None, other), FixedSpec(experiment="first", extra_filters=1), DIGITS)
+    with pytest.raises(EarlierUnsuitable, match=r"space convolutionalCell, which needs trainer.dataset to be images"):
+        found_architecture(Earlier("first", None, other), FIRST, TEXT)
     with pytest.raises(EarlierUnsuitable, match="first has found with 40 filters more in each layer, which only"):
         found_architecture(Earlier("first", None, store), wider, TEXT)
 

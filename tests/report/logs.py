@@ -49,6 +49,10 @@ BLOCKS: Mapping[str, Any] = {
 }
 """The paper's third variant, with all that a layer's picture may have to say."""
 CELL: Mapping[str, Any] = {"recurrentCell": {}}
+DENSE: Mapping[str, Any] = {"convolutionalCell": {}}
+PAIRS: Mapping[str, Any] = {
+    "convolutionalCell": {"wiring": "Pairs", "nodes": 5, "operations": ["none", "skip", "conv_1x7_7x1", "max_pool_3x3"]}
+}
 
 
 class Learner:

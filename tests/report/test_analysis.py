@@ -48,7 +48,7 @@ def test_entropy_is_one_for_an_even_choice_and_nothing_for_a_settled_one() -> No
     assert analysis._entropy(np.array([15.0, 5])) == pytest.approx((nats + 1 / 40) / math.log(2))
 
 
-@pytest.mark.parametrize("space", [GROWING, logs.CELL, CUSTOM])
+@pytest.mark.parametrize("space", [GROWING, logs.CELL, logs.DENSE, logs.PAIRS, CUSTOM])
 def test_shares_are_those_of_the_proposed_architectures(space: object) -> None:
     found = history(space, 130, control="0.2")
     maps = analysis.decision_maps(found, most=3, least=20)

@@ -80,6 +80,8 @@ CASES: dict[str, tuple[Any, int, dict[str, Any]]] = {
     "arms": (logs.CONVOLUTIONAL, 700, {"control": "0.2", "losses": 0.02}),
     "many": (logs.CONVOLUTIONAL, 3300, {}),
     "crowded": (logs.BLOCKS, 60, {}),
+    "dense": (logs.DENSE, 200, {}),
+    "pairs": (logs.PAIRS, 200, {}),
     "cell": (
         logs.CELL,
         200,

@@ -88,7 +88,11 @@ def structure(html: str) -> Structure:
 
 
 @pytest.mark.parametrize("samples", [1, 2, 10, 61, 400])
-@pytest.mark.parametrize("space", [logs.CONVOLUTIONAL, logs.CELL, CUSTOM], ids=["layers", "cell", "custom"])
+@pytest.mark.parametrize(
+    "space",
+    [logs.CONVOLUTIONAL, logs.CELL, logs.DENSE, logs.PAIRS, CUSTOM],
+    ids=["layers", "cell", "dense", "pairs", "custom"],
+)
 def test_a_page_is_whole_at_any_size(space: Any, samples: int) -> None:
     html = page(space, samples, finished=samples > 1)
     found = structure(html)

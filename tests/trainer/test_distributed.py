@@ -60,7 +60,7 @@ def test_a_share_is_augmented_as_in_the_whole_batch() -> None:
         assert torch.equal(part, whole[share])
 
 
-@pytest.mark.parametrize("what", ["images", "text"])
+@pytest.mark.parametrize("what", ["images", "cells", "text"])
 def test_two_ranks_take_the_steps_of_one_process(what: str, port: int, tmp_path: Path) -> None:
     """At least 20 steps in float64, batch normalisation over both shares, which differ in size."""
     command = [sys.executable, str(Path(__file__).with_name("rank.py")), what]

@@ -1,7 +1,8 @@
 """A space of one architecture, found by another experiment: for transfer to another dataset, as it is or modified.
 
 The paper's word-level cell is trained on characters this way (section 4.2), and its network for images with all
-connections, with none, and with 40 filters more in each layer (section 4.1). Which architecture it is, is read once
+connections, with none, and with 40 filters more in each layer (section 4.1); a cell is found in a small network and
+then repeated in a large one. Which architecture it is, is read once
 from what the other experiment has left, and recorded in this one's log.
 """
 
@@ -15,6 +16,7 @@ from nas_api.base import Model
 from nas_api.cel import cel
 from nas_api.decisions import Categorical, Choices, Decision
 from nas_api.spaces.convolutional import MOST_FILTERS, ConvolutionalArchitecture
+from nas_api.spaces.convolutional_cell import ConvolutionalCellArchitecture
 from nas_api.spaces.custom import CustomArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 
@@ -45,6 +47,10 @@ class FixedSpec(Model):
     """Whether every layer of the network that was found takes all earlier ones instead of its own inputs."""
     no_skips: Annotated[bool, Field(exclude_if=operator.not_)] = False
     """Whether every layer of the network that was found takes only the one before it."""
+    cells_per_stage: Annotated[int | None, Field(ge=1, le=20, exclude_if=operator.not_)] = None
+    """How often the cell that was found is repeated in a stage, instead of as often as there."""
+    filters: Annotated[int | None, Field(ge=1, le=256, exclude_if=operator.not_)] = None
+    """Filters of the first stage of cells, instead of as many as there."""
 
     @model_validator(mode="after")
     def _skips_are_all_or_none(self) -> "FixedSpec":
@@ -55,6 +61,11 @@ class FixedSpec(Model):
     @property
     def changes(self) -> tuple[str, ...]:
         """What is different from what was found, in words; empty: nothing."""
+        return self.changes_of_layers + self.changes_of_cells
+
+    @property
+    def changes_of_layers(self) -> tuple[str, ...]:
+        """Those that only a network of the space ``convolutional`` can have."""
         words = (
             (self.extra_filters, f"{self.extra_filters} filters more in each layer"),
             (self.all_skips, "all connections"),
@@ -62,21 +73,34 @@ class FixedSpec(Model):
         )
         return tuple(text for wanted, text in words if wanted)
 
+    @property
+    def changes_of_cells(self) -> tuple[str, ...]:
+        """Those that only a network of the space ``convolutionalCell`` can have."""
+        words = ((self.cells_per_stage, "cells in each stage"), (self.filters, "filters in the first stage"))
+        return tuple(f"{number} {text}" for number, text in words if number is not None)
+
 
 def modified(architecture: Architecture, spec: FixedSpec) -> Architecture:
     """Return an architecture with what is to be different from the one that was found.
 
     Raises:
-        ValueError: it is no convolutional network, or one layer would have too many filters; the message names the
-            field.
+        ValueError: it is of a space that has no such thing, or one layer would have too many filters; the message
+            names the field.
     """
-    if not spec.changes:
-        return architecture
+    for changes, form, have in (
+        (spec.changes_of_layers, ConvolutionalArchitecture, "convolutional networks have"),
+        (spec.changes_of_cells, ConvolutionalCellArchitecture, "networks of the space convolutionalCell have"),
+    ):
+        if changes and not isinstance(architecture, form):
+            raise ValueError(
+                f"searchSpace.fixed wants what {spec.experiment} has found with {' and '.join(changes)}, which only"
+                f" {have}: it is of the space {architecture.space}"
+            )
+    if isinstance(architecture, ConvolutionalCellArchitecture):
+        numbers = {"cells_per_stage": spec.cells_per_stage, "filters": spec.filters}
+        return architecture.model_copy(update={name: each for name, each in numbers.items() if each is not None})
     if not isinstance(architecture, ConvolutionalArchitecture):
-        raise ValueError(
-            f"searchSpace.fixed wants what {spec.experiment} has found with {' and '.join(spec.changes)}, which only"
-            f" convolutional networks have: it is of the space {architecture.space}"
-        )
+        return architecture
     layers = []
     for index, layer in enumerate(architecture.layers):
         if layer.filters + spec.extra_filters > MOST_FILTERS:
@@ -130,8 +154,10 @@ class FixedSpace:
         """See :class:`~nas_api.spaces.base.Space`; an architecture of custom decisions is read only if it is known."""
         if self._architecture is not None and text.strip() == self._architecture.short():
             return self._architecture
-        try:
-            return RecurrentCellArchitecture.parse_short(text)
-        except ValueError:
-            # It is no cell, so it is a network or nothing that can be read.
-            return ConvolutionalArchitecture.parse_short(text)
+        for form in (RecurrentCellArchitecture, ConvolutionalCellArchitecture):
+            try:
+                return form.parse_short(text)
+            except ValueError:
+                # It is of another form, the last of which says what is wrong with it.
+                continue
+        return ConvolutionalArchitecture.parse_short(text)

@@ -90,7 +90,7 @@ def test_autocast_computes_layers_in_bfloat16_and_keeps_weights_in_float32() -> 
     )
     each._gpu = GpuSpec()
     types: list[torch.dtype] = []
-    each.network.layers[1].register_forward_hook(lambda _, inputs, output: types.append(output.dtype))
+    each.network.get_submodule("layers.1").register_forward_hook(lambda _, inputs, output: types.append(output.dtype))
     each.run(2, lambda: None)
     assert set(types) == {torch.bfloat16}
     assert all(tensor.dtype != torch.bfloat16 for tensor in each.state().values())

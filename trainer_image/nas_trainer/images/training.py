@@ -10,19 +10,18 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from nas_api.child import FinalSettings, StoreLocation, TrainerInput
 from nas_api.experiment import DatasetSpec, GpuSpec, OptimizerSpec
 from nas_api.handover import Preprocessing
-from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_trainer.descent import Descent, choose_device, seed_weights
 from nas_trainer.distributed import ALONE, Ranks
+from nas_trainer.images.architectures import ImageArchitecture, build, multiply_adds, of_images
 from nas_trainer.images.cuda_graph import GpuRecorder, RecordedStep, Step
 from nas_trainer.images.data import Images, load_images
 from nas_trainer.images.export import onnx_model
-from nas_trainer.images.network import Network, multiply_adds
 from nas_trainer.images.preprocessing import UPSAMPLED_BY, augment, central_crops
 from nas_trainer.task import Unsuitable
 
@@ -57,8 +56,7 @@ def image_training(
     """
     if document.metric != METRIC:
         raise Unsuitable(f"images are measured by {METRIC!r}, not {document.metric!r}: correct spec.objective.metric")
-    if not isinstance(document.architecture, ConvolutionalArchitecture):
-        raise Unsuitable(f"a {document.architecture.space} architecture cannot be trained on images")
+    architecture = of_images(document.architecture)
     device = choose_device()
     if document.gpu.compile and device.type == "cuda" and not _has_compiler():
         raise Unsuitable(
@@ -66,7 +64,7 @@ def image_training(
         )
     final = document.final or FinalSettings()
     return ImageTraining(
-        document.architecture,
+        architecture,
         load(document.dataset, document.store, cache=document.dataset_cache, final=final),
         document.optimizer,
         document.batch_size,
@@ -78,7 +76,7 @@ def image_training(
     )
 
 
-class ImageTraining(Descent[Network]):
+class ImageTraining(Descent[nn.Module]):
     """One network, its optimiser and how far they are: a :class:`~nas_trainer.task.Task`.
 
     Args:
@@ -99,7 +97,7 @@ class ImageTraining(Descent[Network]):
 
     def __init__(
         self,
-        architecture: ConvolutionalArchitecture,
+        architecture: ImageArchitecture,
         images: Images,
         optimizer: OptimizerSpec,
         batch_size: int,
@@ -125,7 +123,7 @@ class ImageTraining(Descent[Network]):
             )
         self._multiply_adds = multiply_adds(architecture, images.shape, images.classes)
         seed_weights(seed)
-        network = Network(architecture, images.shape[0], images.classes, float(final.batch_norm_epsilon))
+        network = build(architecture, images.shape[0], images.classes, float(final.batch_norm_epsilon))
         network.to(device).to(memory_format=self._memory_format)  # type: ignore[call-overload]
         super().__init__(network, optimizer, seed, device, final, ranks)
         # Shares its weights with the network, whose names stay those of a checkpoint.
