@@ -317,6 +317,22 @@ def test_what_keeps_a_pod_from_running(bench: Bench) -> None:
     bench.no_event()
 
 
+def test_what_keeps_a_pod_from_running_is_told_once_and_looked_at_ever_less_often(
+    bench: Bench, control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.client, calls = counting(control_plane, monkeypatch)
+    bench.clock = FasterClock(300)
+    executor, _ = bench.executor()
+    executor.launch(bench.child(0))
+    assert _is_blocked(Reason.UNSCHEDULABLE)(bench.next_event())
+    began, before = bench.clock.monotonic(), calls["GET events"]
+    # Twenty minutes of that clock.
+    bench.no_event(4.0)
+    looks, minutes = calls["GET events"] - before, (bench.clock.monotonic() - began) / 60
+    # After 10, 20 and 40 seconds, and from then on every minute.
+    assert 1 <= looks <= 3 + minutes
+
+
 def test_a_child_of_two_pods_runs_when_both_do_and_ends_with_the_first(
     control_plane: ControlPlane, namespace: str
 ) -> None:

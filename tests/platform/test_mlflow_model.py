@@ -57,6 +57,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["export", run, "-o", str(folder / "repository"), "--format", "kserve"],
         ):
             outcome = CliRunner().invoke(main, words, catch_exceptions=False)
+            # Shown where one of them fails: what a search has come to tells why there is nothing to export.
+            print(outcome.output)
             assert outcome.exit_code == 0, outcome.output
     return folder
 

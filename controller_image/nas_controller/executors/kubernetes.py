@@ -38,7 +38,9 @@ _log = structlog.get_logger()
 Object = dict[str, Any]
 
 _LOOK_AFTER_SECONDS = 20.0
+# The pause after a look doubles as long as looks tell nothing new: an image may take minutes to be pulled.
 _LOOK_EVERY_SECONDS = 10.0
+_LOOK_AT_LEAST_EVERY_SECONDS = 60.0
 # Children that one look covers: what keeps hundreds from starting shows in a few of them.
 _LOOKED_AT = 10
 _FIRST_PAUSE_SECONDS = 1.0
@@ -63,6 +65,8 @@ class _Child:
     """All of them run."""
     waits: Queued | None = None
     """What was posted of it last, as long as its Job is suspended."""
+    blocked: Blocked | None = None
+    """What was posted last of why it does not run, since it was launched or let out of its queue."""
     priority_class: str = ""
     """Its Job's."""
     refusals: int = 0
@@ -77,7 +81,8 @@ class KubernetesExecutor:
 
     API calls for each child: one POST, and nothing else but its share of one watch. A failed one costs a list
     of its pod, a cancelled one a DELETE. Children that do not run after 20 s are looked at, ten at a time,
-    with one list of pods and one of events; those in a queue with one of Workloads, and only while none runs.
+    with one list of pods and one of events; those in a queue with one of Workloads, and only while none runs. Looks
+    that tell nothing new become rarer, down to one a minute.
     """
 
     def __init__(
@@ -150,7 +155,7 @@ class KubernetesExecutor:
             existing = frozenset(self._found or ())
             self._found = None
         self._agenda.start()
-        self._look_later()
+        self._look_after(_LOOK_EVERY_SECONDS)
         return existing
 
     def launch(self, launch: Launch) -> None:
@@ -223,7 +228,7 @@ class KubernetesExecutor:
                 self._post(child.waits)
             return
         if child.waits is not None:
-            child.waits, child.since = None, self._clock.monotonic()
+            child.waits, child.blocked, child.since = None, None, self._clock.monotonic()
             self._post(Admitted(child.number))
         child.pods = parallelism(job)
         if status(job).get("ready", 0) >= child.pods and not child.ready:
@@ -334,12 +339,23 @@ class KubernetesExecutor:
 
     # ------------------------------------------------------------ a closer look
 
-    def _look_later(self) -> None:
-        self._agenda.add(_LOOK_EVERY_SECONDS, lambda: self._submit(self._look))
+    def _look_after(self, pause: float) -> None:
+        self._agenda.add(pause, lambda: self._submit(self._look, pause))
 
-    def _look(self) -> None:
-        """Find out why children that should run do not, and look again in a while."""
-        self._look_later()
+    def _look(self, pause: float) -> None:
+        """Find out why children that should run do not, and look again in a while.
+
+        Args:
+            pause: seconds since the look before this one.
+        """
+        news = True
+        try:
+            news = self._tell_what_holds_up()
+        finally:
+            self._look_after(_LOOK_EVERY_SECONDS if news else min(2 * pause, _LOOK_AT_LEAST_EVERY_SECONDS))
+
+    def _tell_what_holds_up(self) -> bool:
+        """Post what keeps children from running; return False if there was something to look at and nothing new."""
         long_ago = self._clock.monotonic() - _LOOK_AFTER_SECONDS
         with self._lock:
             old = [
@@ -350,38 +366,42 @@ class KubernetesExecutor:
             queued = [child for child in old if child.waits is not None]
             idle = [child for child in old if child.waits is None]
             none_runs = not any(child.ready for child in self._children.values())
+        looks: list[bool] = []
         if idle:
-            self._look_at_pods(idle[:_LOOKED_AT])
+            looks.append(self._look_at_pods(idle[:_LOOKED_AT]))
         if queued and none_runs:
-            self._look_at_queue(queued[0])
+            looks.append(self._look_at_queue(queued[0]))
+        return any(looks) or not looks
 
-    def _look_at_queue(self, child: _Child) -> None:
-        """Find out why a child's queue does not let it in: it speaks for all."""
+    def _look_at_queue(self, child: _Child) -> bool:
+        """Find out why a child's queue does not let it in: it speaks for all. Return whether that is news."""
         waits = child.waits
         if waits is None or not waits.queue:
-            return
+            return False
         selector = f"{names.LABEL_JOB_UID}={child.uid}"
         try:
             workloads = self._client.list(WORKLOADS, self._namespace, label_selector=selector).items
         except KubeError as error:
             if not (isinstance(error, ApiError) and error.status == 404):
                 _log.info("no look at a queued child", launch=child.number, error=str(error))
-                return
+                return False
             why = "the cluster has no Kueue, or one that is too old to tell (kueue.x-k8s.io/v1beta2)"
         else:
             why = next(map(admission, workloads), self._not_taken_up(child))
         told = Queued(child.number, waits.queue, why)
         with self._lock:
-            if child.waits is not None and child.waits != told and not child.finished:
-                child.waits = told
-                self._post(told)
+            if child.waits is None or child.waits == told or child.finished:
+                return False
+            child.waits = told
+            self._post(told)
+            return True
 
     def _not_taken_up(self, child: _Child) -> str:
         asked = f", and is there a WorkloadPriorityClass {child.priority_class}" if child.priority_class else ""
         return f"Kueue has not taken up its Job: does it manage namespace {self._namespace}{asked}?"
 
-    def _look_at_pods(self, idle: list[_Child]) -> None:
-        """Find out why children that wait in no queue do not run."""
+    def _look_at_pods(self, idle: list[_Child]) -> bool:
+        """Find out why children that wait in no queue do not run; return whether anything is news."""
         try:
             pods = self._pods([child.number for child in idle])
             events = self._client.list(
@@ -389,7 +409,8 @@ class KubernetesExecutor:
             ).items
         except KubeError as error:
             _log.info("no look at idle children", error=str(error))
-            return
+            return False
+        news = False
         for child in idle:
             own = [pod for pod in pods if pod["metadata"]["labels"].get(names.LABEL_LAUNCH) == str(child.number)]
             about = [event for event in events if (event.get("regarding") or {}).get("uid") == child.uid]
@@ -400,10 +421,14 @@ class KubernetesExecutor:
                 # A user's own trainer is an init container, so that its Job is not ready before the end.
                 with self._lock:
                     if child.waits is None and not child.ready:
-                        child.ready = True
+                        child.ready = news = True
                         self._post(Running(child.number))
             elif (found := diagnose(idle_pods, about)) is not None:
-                self._post(_blocked(child.number, *found))
+                blocked = _blocked(child.number, *found)
+                if blocked != child.blocked:
+                    child.blocked, news = blocked, True
+                    self._post(blocked)
+        return news
 
     def _pods(self, numbers: list[int]) -> list[Object]:
         chosen = ",".join(map(str, numbers))
