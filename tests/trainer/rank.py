@@ -31,7 +31,7 @@ def images(ranks: Ranks) -> ImageTraining:
     """Return the training of a network with a skip, on digits."""
     found = load_images(DatasetSpec(digits=DigitsDataset(training_images=IMAGES)), StoreLocation(folder="/nowhere"))
     found = dataclasses.replace(
-        found, train_images=found.train_images.double(), held_out_images=found.held_out_images.double()
+        found, train_images=found.train_images[:].double(), held_out_images=found.held_out_images[:].double()
     )
     layers = (
         ConvolutionalLayer(filter_height=3, filter_width=3, filters=6),

@@ -26,6 +26,7 @@ _NOT_OF_THE_STATE = {
     "gpu",
     "dataset_cache",
     "stop",
+    "latency",
     "store",
 }
 # safetensors keeps metadata as text by name; ours is one JSON document.
@@ -40,8 +41,12 @@ class _Metadata(Model):
 
 
 def fingerprint(document: TrainerInput) -> str:
-    """Return a digest of everything that a training's state depends on; the number of epochs is not among it."""
-    parts = document.model_dump(mode="json", by_alias=True, exclude=_NOT_OF_THE_STATE)
+    """Return a digest of everything that a training's state depends on.
+
+    The number of epochs is not among it, unless the learning rate depends on that.
+    """
+    scheduled = {"epochs"} if document.optimizer.schedule != "Constant" else set()
+    parts = document.model_dump(mode="json", by_alias=True, exclude=_NOT_OF_THE_STATE - scheduled)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
