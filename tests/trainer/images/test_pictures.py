@@ -3,8 +3,6 @@
 import io
 import json
 import math
-import subprocess
-import sys
 import tempfile
 import threading
 from collections import Counter
@@ -19,24 +17,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
-from nas_api import names
-from nas_api.child import ExitCode, FinalSettings, Result, S3Location, StoreLocation, TrainerInput
+from nas_api.child import S3Location, StoreLocation
 from nas_api.experiment import DatasetSpec, ImagesDataset, OptimizerSpec
-from nas_api.handover import Preprocessing
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
-from nas_store.folder import FolderStore
 from nas_store.s3 import S3Store
 from nas_trainer.files import DatasetUnavailable
 from nas_trainer.images import pictures, table
 from nas_trainer.images.data import Images, load_images
 from nas_trainer.images.table import TableRows
 from nas_trainer.images.training import ImageTraining
-from nas_trainer.main import main
 
 NOWHERE = StoreLocation(folder="/nowhere")
-ROOT = Path(__file__).parents[3]
 HEIGHT, WIDTH = 6, 9
 COUNTS = {"train": 20, "validation": 6, "test": 4}
 
@@ -430,83 +422,6 @@ def test_images_in_s3_are_read_once_for_a_node(
         kept = load_images(own, where, cache=str(tmp_path / "cache"))
         assert torch.equal(kept.train_images[:], plain.train_images[:])
     assert len(seen) == 14
-
-
-# ---------------------------------------------------------------- real images
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two photographs in patches, as examples/photos has them."""
-    folder = tmp_path_factory.mktemp("photos")
-    subprocess.run([sys.executable, str(ROOT / "examples" / "photos" / "cut.py"), str(folder)], check=True)
-    return folder
-
-
-@pytest.mark.slow
-def test_patches_of_photographs_come_from_disjoint_regions(photos: Path) -> None:
-    (pixels, _) = load_sample_images().images
-    ends = {"train": 0.6, "validation": 0.8, "test": 1.0}
-    begin = 0
-    for part, share in ends.items():
-        end = int(share * pixels.shape[1])
-        for path in (photos / part / "china").iterdir():
-            top, left = map(int, path.stem.split("-"))
-            assert begin <= left and left + 24 <= end
-            assert np.array_equal(np.asarray(Image.open(path)), pixels[top : top + 24, left : left + 24])
-        begin = end
-
-
-@pytest.mark.slow
-def test_a_network_learns_which_photograph_a_patch_is_from_and_is_handed_over(photos: Path, tmp_path: Path) -> None:
-    architecture = ConvolutionalArchitecture.parse_short("3x3:8/2x2 3x3:12/2x2<0 3x3:16<1")
-    document = TrainerInput.model_validate(
-        {
-            "experiment": "photos",
-            "sample": 7,
-            "attempt": 1,
-            "seed": 1,
-            "metric": "accuracy",
-            "architecture": architecture,
-            "dataset": spec(photos, augmentation=["Flip", "Crop", "Cutout"]),
-            "epochs": 4,
-            "optimizer": OptimizerSpec(
-                name="AdamW",
-                learning_rate="0.003",
-                weight_decay="0.01",
-                schedule="Cosine",
-                warmup_epochs=1,
-                label_smoothing="0.1",
-                ema="0.99",
-            ),
-            "final": FinalSettings(test=True),
-            "store": StoreLocation(folder=str(tmp_path / "store")),
-        }
-    )
-    environment = {
-        names.ENV_TRAINER_INPUT: document.model_dump_json(by_alias=True),
-        "NAS_TERMINATION_LOG": str(tmp_path / "message"),
-    }
-    assert main(environment) == ExitCode.OK
-    store = FolderStore(tmp_path / "store")
-    result = Result.parse(
-        store.get(names.result_key(7)) or b"", sample=7, digest=architecture.digest, metric="accuracy"
-    )
-    assert result.metrics["accuracy"] > 0.8
-    before = Preprocessing.model_validate_json(store.get(names.preprocessing_key(7)) or b"")
-    assert (before.channels, before.height, before.width, before.classes) == (3, 24, 24, ("china", "flower"))
-
-    # The ONNX model takes the files' pixels as they are, and gives the accuracy that is in the result.
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(store.get(names.onnx_key(7)))
-    right = 0
-    paths = sorted((photos / "test").rglob("*.png"))
-    for path in paths:
-        pixels = np.asarray(Image.open(path)).transpose(2, 0, 1)[None].astype(np.float32)
-        (logits,) = session.run(["logits"], {"pixels": pixels})
-        right += before.classes[int(logits.argmax())] == path.parent.name
-    assert right / len(paths) == pytest.approx(result.metrics["accuracy"], abs=2 / len(paths))
 
 
 def test_images_larger_than_cifars_are_measured_in_smaller_batches(tmp_path: Path) -> None:
