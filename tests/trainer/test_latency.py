@@ -177,3 +177,8 @@ def test_a_search_with_a_penalty_for_latency_completes(tmp_path: Path) -> None:
         assert sample.state == "Observed" and sample.metrics[LATENCY] > 0
         factor = (sample.metrics[LATENCY] / 0.001) ** -0.5
         assert sample.reward == pytest.approx(sample.metrics["accuracy"] ** 3 * factor)
+
+
+def test_a_model_that_the_runtime_refuses_has_no_latency() -> None:
+    with pytest.raises(ExportFailed, match="onnxruntime refuses it"):
+        latency.on_cpu(b"nonsense", LatencySpec())

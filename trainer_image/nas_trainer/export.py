@@ -5,7 +5,9 @@ The libraries for it are loaded here only: no child of a search pays for them.
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -78,12 +80,28 @@ def _converted(
 
 @torch.no_grad()
 def _difference(data: bytes, network: nn.Module, example: tuple[Tensor, ...], inputs: dict[str, int]) -> float:
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as refusals
-
-    try:
+    with runtime() as onnxruntime:
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         found = session.run(None, {name: each.numpy() for name, each in zip(inputs, example, strict=True)})
+    wanted = network(*example)
+    wanted = (wanted,) if isinstance(wanted, Tensor) else wanted
+    return max(float(np.abs(one - other.numpy()).max()) for one, other in zip(found, wanted, strict=True))
+
+
+@contextmanager
+def runtime() -> Iterator[ModuleType]:
+    """Give ``onnxruntime`` to a block that runs a model with it.
+
+    Raises:
+        ExportFailed: it is not installed, or refuses the model.
+    """
+    try:
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as refusals
+    except ImportError as error:
+        raise ExportFailed("onnxruntime is not installed") from error
+    try:
+        yield onnxruntime
     # The runtime's errors have no base class of their own: those of a model that it does not understand or cannot run.
     except (
         refusals.Fail,
@@ -94,6 +112,3 @@ def _difference(data: bytes, network: nn.Module, example: tuple[Tensor, ...], in
         refusals.RuntimeException,
     ) as error:
         raise ExportFailed(f"onnxruntime refuses it: {str(error).splitlines()[0]}") from error
-    wanted = network(*example)
-    wanted = (wanted,) if isinstance(wanted, Tensor) else wanted
-    return max(float(np.abs(one - other.numpy()).max()) for one, other in zip(found, wanted, strict=True))

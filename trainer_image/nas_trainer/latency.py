@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from nas_api.experiment import LatencySpec
-from nas_trainer.task import ExportFailed
+from nas_trainer.export import runtime
 
 _LEAST_WARM_UP = 3
 _TYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
@@ -25,27 +25,26 @@ def on_cpu(model: bytes, spec: LatencySpec) -> float:
         spec: the manifest's.
 
     Raises:
-        ExportFailed: ONNX Runtime is not there.
+        ExportFailed: ONNX Runtime is not there, or refuses the model.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ExportFailed("onnxruntime is not installed") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = spec.threads
-    options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    inputs = {
-        each.name: np.zeros([spec.batch if isinstance(size, str) else size for size in each.shape], _TYPES[each.type])
-        for each in session.get_inputs()
-    }
+    with runtime() as onnxruntime:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = spec.threads
+        options.inter_op_num_threads = 1
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        inputs = {
+            each.name: np.zeros(
+                [spec.batch if isinstance(size, str) else size for size in each.shape], _TYPES[each.type]
+            )
+            for each in session.get_inputs()
+        }
 
-    def run() -> float:
-        started = time.perf_counter()
-        session.run(None, inputs)
-        return time.perf_counter() - started
+        def run() -> float:
+            started = time.perf_counter()
+            session.run(None, inputs)
+            return time.perf_counter() - started
 
-    return _median(run, spec.runs)
+        return _median(run, spec.runs)
 
 
 def on_gpu(work: Callable[[], object], spec: LatencySpec) -> float:
