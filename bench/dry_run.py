@@ -18,10 +18,12 @@ import random
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import safetensors.torch
@@ -122,21 +124,17 @@ def architecture(of: NASExperiment) -> Architecture:
     return changed
 
 
-def interrupt_after(epochs: int) -> Callable[[], None]:
-    """Make the next training end as if SIGTERM came after some epochs; return what puts that right."""
+@contextmanager
+def sigterm_after(epochs: int) -> Iterator[None]:
+    """Let trainings end as if SIGTERM came after some epochs."""
     run = Descent.run
 
-    def interrupted(self: Descent, until: int, after_epoch: Callable[[], None]) -> None:
+    def interrupted(self: Any, until: int, after_epoch: Callable[[], None]) -> None:
         run(self, min(until, epochs), after_epoch)
-        if until > epochs:
-            raise Terminated
+        raise Terminated
 
-    Descent.run = interrupted  # type: ignore[method-assign]
-
-    def restore() -> None:
-        Descent.run = run  # type: ignore[method-assign]
-
-    return restore
+    with patch.object(Descent, "run", interrupted), suppress(Terminated):
+        yield
 
 
 def dry_run(name: str, data: Path, folder: Path) -> dict[str, Any]:
@@ -160,12 +158,8 @@ def dry_run(name: str, data: Path, folder: Path) -> dict[str, Any]:
     child = train(trainer_input(experiment, location, 0, 1, network))
     settings, optimizer = combinations(final, spec.trainer.optimizer)[0]
     run = FinalRun(of=0, settings=settings, optimizer=optimizer, epochs=final.epochs)
-    put_right = interrupt_after(1)
-    try:
+    with sigterm_after(1):
         train(trainer_input(experiment, location, 1, 1, network, run))
-        raise AssertionError("it was to be interrupted")
-    except Terminated:
-        put_right()
     resumed = train(trainer_input(experiment, location, 1, 2, network, run))
     metric = spec.objective.metric
     assert not child.diverged(metric), "two steps are too few to diverge in"

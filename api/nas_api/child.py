@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from nas_api.architecture import Architecture
 from nas_api.base import Duration, MetricName, Model, PositiveDecimal
-from nas_api.experiment import Share, TrainingSpec
+from nas_api.experiment import LatencySpec, Share, TrainingSpec
 from nas_api.stopping import Stopped, StopRule
 
 
@@ -102,6 +102,8 @@ class TrainerInput(TrainingSpec, _Attempt):
     """The least time between two checkpoints; None: the trainer's own."""
     stop: StopRule | None = None
     """What ends it early; None: nothing."""
+    latency: Annotated[LatencySpec | None, Field(exclude_if=_is_none)] = None
+    """How the trained network's latency is measured; None: not at all."""
     store: StoreLocation
 
 
@@ -133,6 +135,9 @@ def read_trainer_document(text: str) -> tuple[TrainerInput, ...]:
         return TrainerPack.model_validate_json(text).children
     return (TrainerInput.model_validate_json(text),)
 
+
+LATENCY = "latencySeconds"
+"""The metric that the built-in trainer measures where a penalty names it."""
 
 MAX_RESULT_BYTES = 2**20
 """The largest result object, or result.json of a user's own trainer, that is read; a larger one loses its sample

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from nas_api.base import Decimal, DnsLabel, DnsLabelValue, Duration, MetricName, Model, PositiveDecimal, duration
-from nas_api.cel import at_most_one, cel, exactly_one
+from nas_api.cel import UNIQUE, at_most_one, cel, exactly_one
 from nas_api.names import MAX_EXPERIMENT_NAME
 from nas_api.search_space import SearchSpaceSpec
 
@@ -34,6 +34,10 @@ def _is_zero(share: str) -> bool:
 
 def _is_one(count: int) -> bool:
     return count == 1
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 # ---------------------------------------------------------------- objective
@@ -269,6 +273,50 @@ class CifarDataset(Model):
     """Number of training images held out for validation (paper section 4.1: 5,000, which leaves 45,000)."""
 
 
+Augmentation = Literal["Flip", "Crop", "Cutout"]
+
+
+class ImageSize(Model):
+    """Height and width of an image in pixels."""
+
+    height: Annotated[int, Field(ge=1, le=1024)]
+    """Height in pixels."""
+    width: Annotated[int, Field(ge=1, le=1024)]
+    """Width in pixels."""
+
+
+class ImagesDataset(Model):
+    """Images of your own: a folder for each class, or parquet files as Hugging Face's datasets have them.
+
+    Channels and classes are checked against the data; they stand here because the code of the best network is written
+    by the controller, which never reads data.
+    """
+
+    uri: Uri
+    """Where the files are: s3://bucket/prefix, or an absolute path on a volume of the pod. The layout is recognised by
+    the names: train/<class>/*.png, or <class>/*.png without parts; or train*.parquet, or any *.parquet, with the
+    columns image and label. Parts named validation and test are used as such; where there is none, it is split off."""
+    classes: Annotated[int, Field(ge=2, le=100_000)]
+    """Number of classes: of folders, or labels from 0."""
+    channels: Literal[1, 3] = 3
+    """Channels of an image: 3 for red, green and blue, which grey images have as well; 1 for grey ones."""
+    size: ImageSize | None = None
+    """The size that every image is brought to, bilinearly and without regard to its proportions; that of the images
+    themselves if not set, which must then all have the same."""
+    validation: Share = "0.2"
+    """Share of each class's training images that is held out for validation, where there is no part of that name."""
+    test: Share = "0.2"
+    """Share of each class's training images that is held out for the test after the final training, where there is no
+    part of that name."""
+    split_seed: Annotated[int, Field(ge=0, le=2_147_483_647)] = 0
+    """Seed of the split: the same for every child; another one is another split."""
+    augmentation: Annotated[
+        tuple[Augmentation, ...], Field(max_length=3, json_schema_extra=cel((UNIQUE, "options must differ")))
+    ] = ()
+    """What is done to each training image, in this order: Flip mirrors half of them; Crop moves an image by up to an
+    eighth of its side, with the mean's colour at the edge; Cutout paints a square of half its side with that colour."""
+
+
 class TextDataset(Model):
     """Text for a language model, in the layout of Penn Treebank: ptb.train.txt, ptb.valid.txt and ptb.test.txt."""
 
@@ -289,7 +337,7 @@ class CustomDataset(Model):
 class DatasetSpec(Model):
     """What children train on; exactly one dataset."""
 
-    model_config = {"json_schema_extra": cel(exactly_one("digits", "cifar10", "cifar100", "text", "custom"))}
+    model_config = {"json_schema_extra": cel(exactly_one("digits", "cifar10", "cifar100", "images", "text", "custom"))}
 
     digits: DigitsDataset | None = None
     """scikit-learn's digits; nothing to download."""
@@ -297,6 +345,8 @@ class DatasetSpec(Model):
     """CIFAR-10 from S3 or a volume."""
     cifar100: CifarDataset | None = None
     """CIFAR-100 from S3 or a volume."""
+    images: Annotated[ImagesDataset | None, Field(exclude_if=_is_none)] = None
+    """Images of your own, from S3 or a volume."""
     text: TextDataset | None = None
     """Text, for recurrent cells."""
     custom: CustomDataset | None = None
@@ -304,36 +354,62 @@ class DatasetSpec(Model):
 
     @model_validator(mode="after")
     def _one(self) -> "DatasetSpec":
-        datasets = (self.digits, self.cifar10, self.cifar100, self.text, self.custom)
+        datasets = (self.digits, self.cifar10, self.cifar100, self.images, self.text, self.custom)
         if sum(dataset is not None for dataset in datasets) != 1:
-            raise ValueError("set exactly one of digits, cifar10, cifar100, text, custom")
+            raise ValueError("set exactly one of digits, cifar10, cifar100, images, text, custom")
         return self
 
     @property
     def channels(self) -> int:
         """Channels of an image, where the dataset has images; CIFAR's where only your own trainer knows."""
+        if self.images is not None:
+            return self.images.channels
         return DigitsDataset.channels if self.digits is not None else CifarDataset.channels
 
     @property
-    def side(self) -> int:
-        """Height and width of an image in pixels; as ``channels``."""
-        return DigitsDataset.side if self.digits is not None else CifarDataset.side
+    def size(self) -> tuple[int, int]:
+        """Height and width of an image in pixels; as ``channels``, and where only the images know."""
+        if self.images is not None and self.images.size is not None:
+            return self.images.size.height, self.images.size.width
+        side = DigitsDataset.side if self.digits is not None else CifarDataset.side
+        return side, side
 
     @property
     def classes(self) -> int:
         """Classes to tell apart; as ``channels``, of CIFAR-10."""
+        if self.images is not None:
+            return self.images.classes
         return 100 if self.cifar100 is not None else 10
 
 
-class OptimizerSpec(Model):
-    """Stochastic gradient descent with Nesterov momentum (paper section 4.1)."""
+Method = Literal["SGD", "AdamW"]
+Schedule = Literal["Constant", "Cosine", "Step"]
+_METHOD: Method = "SGD"
+_SCHEDULE: Schedule = "Constant"
 
+
+class OptimizerSpec(Model):
+    """Stochastic gradient descent with Nesterov momentum (paper section 4.1), or what else is named."""
+
+    name: Annotated[Method, Field(exclude_if=_METHOD.__eq__)] = _METHOD
+    """SGD, with Nesterov momentum, or AdamW, which wants a learningRate of about 0.001 and a weightDecay of about
+    0.01."""
     learning_rate: PositiveDecimal = "0.1"
-    """Learning rate."""
+    """Learning rate; with a schedule, the highest."""
     momentum: Share = "0.9"
-    """Nesterov momentum."""
+    """Nesterov momentum; AdamW's beta1 (its beta2 is 0.999)."""
     weight_decay: PositiveDecimal = "0.0001"
-    """Weight decay."""
+    """Weight decay; AdamW's is multiplied by the learning rate and not part of the gradient."""
+    schedule: Annotated[Schedule, Field(exclude_if=_SCHEDULE.__eq__)] = _SCHEDULE
+    """How the learning rate of images changes from epoch to epoch: not at all; along half a cosine to nearly 0 at the
+    last epoch; or in steps, to a tenth after half of the epochs and to a hundredth after three quarters."""
+    warmup_epochs: Annotated[int, Field(ge=0, le=10_000, exclude_if=operator.not_)] = 0
+    """Epochs over which the learning rate of images rises evenly, before the schedule begins."""
+    label_smoothing: Annotated[Share, Field(exclude_if=_is_zero)] = "0"
+    """Share of an image's label that is spread evenly over all classes."""
+    ema: Annotated[Share, Field(exclude_if=_is_zero)] = "0"
+    """Decay of an exponential moving average of the weights after each step, for images; the average is what is
+    measured and handed over. It starts faster: at step t the decay is at most (1 + t) / (10 + t). 0 for none."""
 
 
 class LanguageSpec(Model):
@@ -408,6 +484,21 @@ class EarlyStoppingSpec(Model):
     """Number of children that must have reached that epoch before any is stopped."""
 
 
+class LatencySpec(Model):
+    """How the built-in trainer measures latencySeconds, where objective.penalties names it: after the training, on the
+    child's node, with the trained network's ONNX model in ONNX Runtime on the CPU; on a GPU, where the child has one.
+
+    Whatever else runs on the node disturbs it: let trainer.template ask for whole CPUs.
+    """
+
+    batch: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Images, or streams of text that are read by a word each, that the network is given at once."""
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    """CPU threads that compute it; a GPU needs none."""
+    runs: Annotated[int, Field(ge=1, le=10_000)] = 50
+    """Number of runs whose median counts, after a tenth as many, but at least three, that warm up."""
+
+
 class TrainingSpec(Model):
     """What the manifest says of a training, and its trainer is told as it is written there."""
 
@@ -463,6 +554,15 @@ class TrainerSpec(TrainingSpec):
                 "earlyStopping must not be set with dataset.custom: your own trainer may stop training by itself",
             ),
             (
+                "!has(self.dataset.text) || (self.optimizer.schedule == 'Constant' && self.optimizer.warmupEpochs == 0"
+                " && double(self.optimizer.labelSmoothing) == 0.0 && double(self.optimizer.ema) == 0.0)",
+                "optimizer.schedule, warmupEpochs, labelSmoothing and ema are for images: text has language",
+            ),
+            (
+                "self.optimizer.warmupEpochs < self.epochs",
+                "optimizer.warmupEpochs must be below epochs: nothing would be left to train at the full learning rate",
+            ),
+            (
                 "!has(self.priorityClass) || has(self.queue)",
                 "priorityClass needs queue: it is the priority in Kueue's queue, not that of the pod",
             ),
@@ -472,6 +572,8 @@ class TrainerSpec(TrainingSpec):
     early_stopping: EarlyStoppingSpec | None = None
     """Ends hopeless children of the search early; the rewards that the policy learns from them are underestimates. If
     not set, all children are trained to the end."""
+    latency: Annotated[LatencySpec | None, Field(exclude_if=_is_none)] = None
+    """How latencySeconds is measured, where objective.penalties names it; as the defaults say if not set."""
     children_per_pod: Annotated[int, Field(ge=1, le=16)] = 1
     """How many children of the search share a pod, and with it a process and a GPU: small networks leave most of a GPU
     unused. The pod ends with its last child; a sample that has no result by then is tried again alone. Each child has
@@ -711,6 +813,12 @@ class NASExperimentSpec(Model):
             (
                 "self.trainer.childrenPerPod == 1 || self.parallelism >= self.trainer.childrenPerPod",
                 "parallelism must be at least trainer.childrenPerPod: it counts children, not pods",
+            ),
+            (
+                "self.trainer.childrenPerPod == 1"
+                " || !self.objective.penalties.exists(penalty, penalty.metric == 'latencySeconds')",
+                "trainer.childrenPerPod must be 1 where objective.penalties names latencySeconds: children of one pod"
+                " would disturb each other's measurement",
             ),
             (
                 "has(self.trainer.dataset.custom) || !has(self.finalTraining) || !has(self.finalTraining.pods)"

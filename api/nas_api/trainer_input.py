@@ -4,9 +4,9 @@ from hashlib import blake2b
 from typing import Protocol
 
 from nas_api.architecture import Architecture
-from nas_api.child import FinalSettings, StoreLocation, TrainerInput
+from nas_api.child import LATENCY, FinalSettings, StoreLocation, TrainerInput
 from nas_api.decisions import longest
-from nas_api.experiment import FinalTrainingSpec, NASExperiment, OptimizerSpec, TrainingSpec
+from nas_api.experiment import FinalTrainingSpec, LatencySpec, NASExperiment, OptimizerSpec, TrainingSpec
 from nas_api.search_space import search_space
 from nas_api.stopping import StopRule
 
@@ -71,9 +71,18 @@ def trainer_input(
         architecture=architecture,
         final=None if final is None else final.settings,
         stop=stop,
+        latency=_latency(experiment),
         store=location,
         **training,
     )
+
+
+def _latency(experiment: NASExperiment) -> LatencySpec | None:
+    """Return how latency is measured, where a penalty asks the built-in trainer for it."""
+    trainer = experiment.spec.trainer
+    asked = any(penalty.metric == LATENCY for penalty in experiment.spec.objective.penalties)
+    # A user's own trainer measures for itself.
+    return (trainer.latency or LatencySpec()) if asked and trainer.dataset.custom is None else None
 
 
 def largest_launches(experiment: NASExperiment, location: StoreLocation) -> tuple[tuple[TrainerInput, ...], ...]:

@@ -166,7 +166,7 @@ from network import Network
 
 network = Network()
 network.eval()
-image = torch.randn(1, {channels}, {size}, {size})
+image = torch.randn(1, {channels}, {height}, {width})
 with torch.no_grad():
     output = network(image)
 ```
@@ -270,7 +270,8 @@ def _fresh(experiment: NASExperiment, architecture: Architecture) -> str:
     trainer = experiment.spec.trainer
     if isinstance(architecture, RecurrentCellArchitecture):
         return _FRESH_TEXT.format(layers=trainer.language.layers, shared=trainer.language.shared_embeddings)
-    return _FRESH_IMAGES.format(channels=trainer.dataset.channels, size=8 if trainer.dataset.digits is not None else 32)
+    height, width = trainer.dataset.size
+    return _FRESH_IMAGES.format(channels=trainer.dataset.channels, height=height, width=width)
 
 
 def _image_code(before: Preprocessing) -> str:

@@ -132,8 +132,8 @@ def found_architecture(earlier: Earlier, fixed: FixedSpec, dataset: DatasetSpec)
     except (LogDamaged, ValidationError) as error:
         raise EarlierUnsuitable(f"what the experiment {earlier.name} has left cannot be read: {error}") from error
     needed = {
-        "convolutional": "images: digits, cifar10, cifar100 or custom",
-        "convolutionalCell": "images: digits, cifar10, cifar100 or custom",
+        "convolutional": "images: digits, cifar10, cifar100, images or custom",
+        "convolutionalCell": "images: digits, cifar10, cifar100, images or custom",
         "recurrentCell": "text or custom",
         "custom": "custom",
     }[architecture.space]

@@ -177,6 +177,37 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({f"{TRAINER}.dataset": {"cifar10": {}}}, f"{TRAINER}.dataset.cifar10.uri"),
     ({f"{TRAINER}.dataset": {"cifar10": {"uri": "http://data/c"}}}, f"{TRAINER}.dataset.cifar10.uri"),
     ({f"{TRAINER}.dataset": {"digits": {"trainingImages": 1401}}}, f"{TRAINER}.dataset.digits.trainingImages"),
+    ({f"{TRAINER}.dataset": {"images": {"uri": "/x"}}}, f"{TRAINER}.dataset.images.classes"),
+    ({f"{TRAINER}.dataset": {"images": {"uri": "/x", "classes": 1}}}, f"{TRAINER}.dataset.images.classes"),
+    (
+        {f"{TRAINER}.dataset": {"images": {"uri": "/x", "classes": 2, "size": {"height": 8}}}},
+        f"{TRAINER}.dataset.images.size.width",
+    ),
+    (
+        {f"{TRAINER}.dataset": {"images": {"uri": "/x", "classes": 2, "augmentation": ["Flip", "Flip"]}}},
+        "options must differ",
+    ),
+    ({f"{TRAINER}.optimizer": {"name": "Adam"}}, f"{TRAINER}.optimizer.name"),
+    ({f"{TRAINER}.optimizer": {"warmupEpochs": 4}}, "optimizer.warmupEpochs must be below epochs"),
+    *(
+        (
+            {
+                f"{TRAINER}.dataset": {"text": {}},
+                "spec.searchSpace": {"recurrentCell": {}},
+                f"{TRAINER}.optimizer": optimizer,
+            },
+            "labelSmoothing and ema are for images",
+        )
+        for optimizer in ({"schedule": "Step"}, {"warmupEpochs": 1}, {"labelSmoothing": "0.1"}, {"ema": "0.9"})
+    ),
+    (
+        {
+            f"{TRAINER}.childrenPerPod": 2,
+            "spec.objective.penalties": [{"metric": "latencySeconds", "target": "1"}],
+        },
+        "trainer.childrenPerPod must be 1 where objective.penalties names latencySeconds",
+    ),
+    ({f"{TRAINER}.latency": {"runs": 0}}, f"{TRAINER}.latency.runs"),
     ({f"{TRAINER}.epochs": 0}, f"{TRAINER}.epochs"),
     ({f"{TRAINER}.earlyStopping": {}}, f"{TRAINER}.earlyStopping.epoch"),
     ({f"{TRAINER}.earlyStopping": {"epoch": 4}}, "earlyStopping.epoch must be below epochs"),

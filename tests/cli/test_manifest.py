@@ -68,7 +68,7 @@ def test_all_faults_are_told_at_once_with_line_path_and_cure(tmp_path: Path) -> 
         "11: spec.objective.goal: 'Minimise' is not valid: use 'Maximize' or 'Minimize'",
         '12: spec.searcher.ppo.learningRate: decimals are strings here: write "0.1" in quotes',
         "12: spec.searcher: set at most one of ppo, reinforce, guided, evolution, tpe, random",
-        "14: spec.trainer.dataset: set exactly one of digits, cifar10, cifar100, text, custom",
+        "14: spec.trainer.dataset: set exactly one of digits, cifar10, cifar100, images, text, custom",
         "15: spec.trainer.optimizer.momentum: must be below 1",
         "16: spec.trainer.deadline: 'tomorrow' is not valid: it should be a duration such as 90s, 15m or 1h30m",
     ]
@@ -299,6 +299,18 @@ def test_every_rule_of_the_schema_can_be_evaluated_here() -> None:
         "double(self) >= 1.0": {"spec.trainer": {"dataset": {"text": {}}, "language": {"learningRateDivisor": "0.5"}}},
         "self.earlyStopping.epoch < self.epochs": {
             "spec.trainer": {"dataset": {"digits": {}}, "epochs": 4, "earlyStopping": {"epoch": 4}}
+        },
+        "!has(self.dataset.text) ||": {
+            "spec.searchSpace": {"recurrentCell": {}},
+            "spec.trainer": {"dataset": {"text": {}}, "optimizer": {"ema": "0.9"}},
+        },
+        "self.optimizer.warmupEpochs <": {
+            "spec.trainer": {"dataset": {"digits": {}}, "epochs": 4, "optimizer": {"warmupEpochs": 4}}
+        },
+        "penalty.metric": {
+            "spec.objective": {"penalties": [{"metric": "latencySeconds", "target": "1"}]},
+            "spec.trainer": {"dataset": {"digits": {}}, "childrenPerPod": 2},
+            "spec.parallelism": 2,
         },
         "!has(self.earlyStopping) || !has": {
             "spec.trainer": {"dataset": {"custom": {}}, "earlyStopping": {"epoch": 4}}

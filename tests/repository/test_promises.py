@@ -44,7 +44,7 @@ IMPORTS = [
     ("three modules declare metrics", "nas_controller.metered", "import prometheus_client"),
     ("one module knows Optuna", "nas_controller.policies.evolution", "import optuna"),
     ("one module knows MLflow", "nas_followers.following", "import mlflow"),
-    ("two modules know the formats of data and of exchange", "nas_trainer.images.digits", "import PIL"),
+    ("three modules know the formats of data and of exchange", "nas_trainer.images.digits", "import PIL"),
     ("floors of the operator", "nas_operator.observed", "import nas_operator.plan"),
     ("floors of the controller", "nas_controller.decisions", "import nas_controller.search"),
     ("floors of the controller", "nas_controller.kubernetes_status", "import nas_controller.search"),

@@ -46,7 +46,7 @@ def images(ranks: Ranks, architecture: ImageArchitecture) -> ImageTraining:
     """Return the training of a network on digits."""
     found = load_images(DatasetSpec(digits=DigitsDataset(training_images=IMAGES)), StoreLocation(folder="/nowhere"))
     found = dataclasses.replace(
-        found, train_images=found.train_images.double(), held_out_images=found.held_out_images.double()
+        found, train_images=found.train_images[:].double(), held_out_images=found.held_out_images[:].double()
     )
     return ImageTraining(architecture, found, OptimizerSpec(), BATCH, 7, CPU, ranks=ranks)
 

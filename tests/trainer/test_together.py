@@ -142,7 +142,7 @@ def test_they_train_at_the_same_time_on_one_copy_of_the_dataset(
 
     def meet(self: training.ImageTraining, epoch: int) -> torch.Tensor:
         met.wait()
-        seen.append(self._images.train_images.data_ptr())
+        seen.append(self._images.train_images[:].data_ptr())
         return train_epoch(self, epoch)
 
     monkeypatch.setattr(training.ImageTraining, "_train_epoch", meet)

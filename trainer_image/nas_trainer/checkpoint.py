@@ -27,6 +27,7 @@ _NOT_OF_THE_STATE = {
     "dataset_cache",
     "checkpoint_every",
     "stop",
+    "latency",
     "store",
 }
 # safetensors keeps metadata as text by name; ours is one JSON document.
@@ -41,13 +42,17 @@ class _Metadata(Model):
 
 
 def fingerprint(document: TrainerInput) -> str:
-    """Return a digest of everything that a training's state depends on; the number of epochs is not among it."""
+    """Return a digest of everything that a training's state depends on.
+
+    The number of epochs is not among it, unless the learning rate depends on that.
+    """
     final = document.final
     if final is not None and final.test and not final.on_validation:
         # What is tested has been trained like this, by the one that it repeats.
         trained = final.model_copy(update={"test": False, "repeats": None})
         document = document.model_copy(update={"final": trained})
-    parts = document.model_dump(mode="json", by_alias=True, exclude=_NOT_OF_THE_STATE)
+    scheduled = {"epochs"} if document.optimizer.schedule != "Constant" else set()
+    parts = document.model_dump(mode="json", by_alias=True, exclude=_NOT_OF_THE_STATE - scheduled)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

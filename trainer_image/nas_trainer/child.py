@@ -20,12 +20,14 @@ import torch
 import nas_api
 from nas_api import names
 from nas_api.base import duration
-from nas_api.child import ExitCode, Result, TrainerInput
+from nas_api.child import LATENCY, ExitCode, Result, TrainerInput
+from nas_api.experiment import LatencySpec
 from nas_api.handover import Vocabulary
 from nas_api.stopping import Rung, Stopped
 from nas_store import Store, open_store
 from nas_store.errors import StoreError
-from nas_trainer import checkpoint
+from nas_trainer import checkpoint, latency
+from nas_trainer.descent import choose_device
 from nas_trainer.distributed import ALONE, RankLost, Ranks, losses
 from nas_trainer.files import DatasetUnavailable
 from nas_trainer.generations import Checkpoints, last_checkpoint
@@ -212,9 +214,27 @@ def _metrics(document: TrainerInput, store: Store, task: Task, ranks: Ranks, log
     if task.progress.diverged:
         return {}
     metrics = task.metrics(document.reward_epochs)
+    if ranks.first and document.latency is not None:
+        metrics[LATENCY] = _latency(document.latency, task)
     if ranks.first and document.final is not None and document.final.test:
         metrics |= _export(document, store, task, log)
     return metrics
+
+
+def _latency(spec: LatencySpec, task: Task) -> float:
+    """Return the seconds that the trained network takes where it was trained."""
+    if choose_device().type == "cuda":
+        return latency.on_gpu(task.once(spec.batch), spec)
+    try:
+        # What is measured need not be compared with torch: nobody is given it.
+        model, _ = task.onnx(compared=False)
+        return latency.on_cpu(model, spec)
+    except ExportFailed as error:
+        raise Failure(
+            ExitCode.INVALID_INPUT,
+            f"{LATENCY} cannot be measured, since there is no ONNX model of this network ({error}): leave the penalty"
+            " out of objective.penalties",
+        ) from error
 
 
 def _export(document: TrainerInput, store: Store, task: Task, log: _Log) -> dict[str, float]:

@@ -3,7 +3,7 @@ in which all that is drawn follows from the seed and the epoch's number.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from nas_api.child import FinalSettings
 from nas_api.experiment import OptimizerSpec
+from nas_trainer.average import Average
 from nas_trainer.distributed import ALONE, Ranks
-from nas_trainer.optimizer import NesterovSGD
+from nas_trainer.optimizer import make_optimizer
 from nas_trainer.task import Progress
 
 N = TypeVar("N", bound=nn.Module)
@@ -37,7 +38,7 @@ class Descent(ABC, Generic[N]):
 
     Args:
         network: on the device where it is trained.
-        optimizer: Nesterov SGD's settings.
+        optimizer: which one, and its settings.
         seed: decides, with an epoch's number, what is drawn in that epoch.
         device: where it is trained.
         final: what only final trainings change. None: nothing.
@@ -56,9 +57,8 @@ class Descent(ABC, Generic[N]):
         self.network = network
         self._ranks = ranks
         self._learning_rate = float(optimizer.learning_rate)
-        self._optimizer = NesterovSGD(
-            network.parameters(), self._learning_rate, float(optimizer.momentum), float(optimizer.weight_decay)
-        )
+        self._optimizer = make_optimizer(network.parameters(), optimizer)
+        self._average = Average(network, float(optimizer.ema)) if float(optimizer.ema) else None
         self._seed = seed
         self._device = device
         self._final = final or FinalSettings()
@@ -84,21 +84,26 @@ class Descent(ABC, Generic[N]):
         """
 
     def state(self) -> dict[str, Tensor]:
-        """See :class:`~nas_trainer.task.Task`: weights, statistics and momentum."""
-        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        tensors |= {f"momentum.{name}": velocity for name, velocity in self._velocities()}
-        return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        """See :class:`~nas_trainer.task.Task`: weights, statistics and the optimiser's state."""
+        return {name: tensor.detach().clone() for name, tensor in self._state().items()}
 
     def restore(self, tensors: dict[str, Tensor], progress: Progress) -> None:
         """See :class:`~nas_trainer.task.Task`."""
-        self.network.load_state_dict({name: tensors[f"network.{name}"] for name in self.network.state_dict()})
-        for name, velocity in self._velocities():
-            velocity.copy_(tensors[f"momentum.{name}"])
+        pairs = [(tensor.detach(), tensors[name]) for name, tensor in self._state().items()]
+        if any(ours.shape != theirs.shape for ours, theirs in pairs):
+            raise RuntimeError("a tensor has another shape")
+        for ours, theirs in pairs:
+            ours.copy_(theirs)
         self.progress = progress
+
+    @property
+    def learned(self) -> N:
+        """The network that is measured and handed over: the average, where there is one."""
+        return self.network if self._average is None else self._average.network
 
     def weights(self) -> dict[str, Tensor]:
         """See :class:`~nas_trainer.task.Task`."""
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.learned.state_dict().items()}
 
     def _generator(self, epoch: int, rank: int = 0) -> torch.Generator:
         """Return what all of an epoch is drawn from; of another ``rank``, what the first one's draws do not tell."""
@@ -111,6 +116,11 @@ class Descent(ABC, Generic[N]):
         decay = self._final.decay_epoch
         return rate / 10 if decay is not None and epoch >= decay else rate
 
-    def _velocities(self) -> Iterator[tuple[str, Tensor]]:
-        for (name, _), velocity in zip(self.network.named_parameters(), self._optimizer.velocities, strict=True):
-            yield name, velocity
+    def _state(self) -> dict[str, Tensor]:
+        """Return the very tensors that training changes, by name."""
+        names = [name for name, _ in self.network.named_parameters()]
+        return {
+            **{f"network.{name}": tensor for name, tensor in self.network.state_dict().items()},
+            **self._optimizer.state(names),
+            **({} if self._average is None else self._average.state()),
+        }

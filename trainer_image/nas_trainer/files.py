@@ -2,7 +2,8 @@
 
 A copy is made once for each node and content: children of a node wait for the one that downloads. It lies in a
 folder named by a digest of what the server lists (names, sizes and ETags), so that a dataset that changes is another
-copy, and every read is checked against the SHA-256 that was taken at the download.
+copy, and every read is checked against the SHA-256 that was taken at the download. What is made of files
+(``images.table``) is kept in the same way.
 """
 
 import fcntl
@@ -10,11 +11,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from nas_api.child import S3Location, StoreLocation
 from nas_store.errors import StoreError, StoreUnreachable
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from nas_store.s3 import S3Store
 
 _DIGESTS = "digests.json"
+T = TypeVar("T")
 
 
 class DatasetUnavailable(Exception):
@@ -35,11 +37,21 @@ class Files(Protocol):
     address: str
     """Without a slash at its end."""
 
+    @property
+    def server(self) -> str | None:
+        """The URL of the S3 server; None on a volume, and for AWS."""
+
     def names(self) -> list[str]:
         """Return the paths of all files, relative to the address, sorted."""
 
+    def versions(self) -> dict[str, list[int | str]]:
+        """Return what changes whenever a file does, by path, sorted."""
+
     def read(self, names: Sequence[str]) -> list[bytes]:
         """Return the contents of some files, in their order."""
+
+    def each(self, names: Sequence[str]) -> Iterator[bytes]:
+        """Yield the contents of some files, one at a time and never from a copy."""
 
 
 def open_files(uri: str, store: StoreLocation, cache: str | None, field: str) -> Files:
@@ -56,8 +68,62 @@ def open_files(uri: str, store: StoreLocation, cache: str | None, field: str) ->
     return _Folder(uri.rstrip("/"), field)
 
 
+def kept(cache: str, identity: str, sound: Callable[[Path], T | None], make: Callable[[Path], None]) -> T:
+    """Return what a node keeps for all its children; the first one makes it while others wait.
+
+    Args:
+        cache: the node's folder.
+        identity: of what is kept: another one is kept beside it.
+        sound: reads it in a folder; None where it is not there, or damaged.
+        make: writes it into an empty folder.
+
+    Raises:
+        DatasetUnavailable: the folder cannot be used.
+    """
+    try:
+        return _kept(Path(cache), hashlib.sha256(identity.encode()).hexdigest(), sound, make)
+    except OSError as error:
+        raise DatasetUnavailable(
+            f"trainer.datasetCache {cache} cannot be used ({error}): mount a volume with enough room there in"
+            " trainer.template, writable for the pod's group"
+        ) from error
+
+
+def _kept(cache: Path, name: str, sound: Callable[[Path], T | None], make: Callable[[Path], None]) -> T:
+    copy = cache / name
+    found = sound(copy)
+    if found is not None:
+        return found
+    cache.mkdir(parents=True, exist_ok=True)
+    # The system drops the lock of whoever dies. The file is never removed, so that all lock the same one.
+    with (cache / f"{name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = sound(copy)
+        if found is None:
+            shutil.rmtree(copy, ignore_errors=True)
+            _make(copy, make)
+            found = sound(copy)
+    if found is None:
+        raise OSError("what has just been written there is damaged")
+    return found
+
+
+def _make(copy: Path, make: Callable[[Path], None]) -> None:
+    """Make a folder aside and rename it when it is whole."""
+    aside = Path(mkdtemp(prefix=".incoming-", dir=copy.parent))
+    try:
+        make(aside)
+        # Children of the node may run under other users of the volume's group.
+        aside.chmod(0o755)
+        aside.rename(copy)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 class _Folder:
     """Files on a volume."""
+
+    server = None
 
     def __init__(self, address: str, field: str) -> None:
         self.address = address
@@ -73,15 +139,30 @@ class _Folder:
             for name in names
         )
 
+    def versions(self) -> dict[str, list[int | str]]:
+        return {name: self._version(Path(self.address) / name) for name in self.names()}
+
     def read(self, names: Sequence[str]) -> list[bytes]:
-        contents = []
+        return list(self.each(names))
+
+    def each(self, names: Sequence[str]) -> Iterator[bytes]:
         for name in names:
             path = Path(self.address) / name
-            try:
-                contents.append(path.read_bytes())
-            except OSError as error:
-                raise DatasetUnavailable(f"{path} cannot be read ({error.strerror}): {self._cure}") from error
-        return contents
+            with self._failures(path):
+                data = path.read_bytes()
+            yield data
+
+    def _version(self, path: Path) -> list[int | str]:
+        with self._failures(path):
+            found = path.stat()
+        return [found.st_size, found.st_mtime_ns]
+
+    @contextmanager
+    def _failures(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DatasetUnavailable(f"{path} cannot be read ({error.strerror}): {self._cure}") from error
 
 
 class _Bucket:
@@ -98,62 +179,45 @@ class _Bucket:
         with self._failures():
             return self._server().list("")
 
+    @property
+    def server(self) -> str | None:
+        return self._location().endpoint
+
+    def versions(self) -> dict[str, list[int | str]]:
+        with self._failures():
+            return {name: [each.size, each.etag] for name, each in self._server().listing("").items()}
+
     def read(self, names: Sequence[str]) -> list[bytes]:
         if self._cache is None:
-            return [self._get(name) for name in names]
-        try:
-            return self._read_copy(Path(self._cache), names)
-        except OSError as error:
-            raise DatasetUnavailable(
-                f"trainer.datasetCache {self._cache} cannot be used ({error}): mount a volume with enough room there in"
-                " trainer.template, writable for the pod's group"
-            ) from error
-
-    def _read_copy(self, cache: Path, names: Sequence[str]) -> list[bytes]:
-        with self._failures():
-            listing = self._server().listing("")
-        missing = next((name for name in names if name not in listing), None)
+            return list(self.each(names))
+        versions = self.versions()
+        missing = next((name for name in names if name not in versions), None)
         if missing is not None:
             raise DatasetUnavailable(f"{self.address}/{missing} is missing: correct {self._field}")
-        wanted = {name: [listing[name].size, listing[name].etag] for name in names}
-        identity = json.dumps([self._location().endpoint, self.address, wanted], sort_keys=True)
-        copy = cache / hashlib.sha256(identity.encode()).hexdigest()
-        contents = _verified(copy, names)
-        if contents is not None:
-            return contents
-        cache.mkdir(parents=True, exist_ok=True)
-        # The system drops the lock of whoever dies. The file is never removed, so that all lock the same one.
-        with (cache / f"{copy.name}.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            contents = _verified(copy, names)
-            if contents is None:
-                shutil.rmtree(copy, ignore_errors=True)
-                contents = self._download(copy, {name: listing[name].size for name in names})
-        return contents
+        wanted = {name: versions[name] for name in names}
+        identity = json.dumps([self.server, self.address, wanted], sort_keys=True)
+        return kept(
+            self._cache,
+            identity,
+            lambda copy: _verified(copy, names),
+            lambda folder: self._download(folder, {name: int(size) for name, (size, _) in wanted.items()}),
+        )
 
-    def _download(self, copy: Path, sizes: dict[str, int]) -> list[bytes]:
-        """Write files aside and rename them together; return their contents."""
-        contents = []
-        aside = Path(mkdtemp(prefix=".incoming-", dir=copy.parent))
-        try:
-            digests = {}
-            for index, (name, size) in enumerate(sizes.items()):
-                data = self._get(name)
-                if len(data) != size:
-                    raise DatasetUnavailable(
-                        f"{self.address}/{name} has {len(data):,} bytes, not {size:,} as its server says: was it just"
-                        " replaced? Correct it there"
-                    )
-                (aside / str(index)).write_bytes(data)
-                digests[name] = hashlib.sha256(data).hexdigest()
-                contents.append(data)
-            (aside / _DIGESTS).write_text(json.dumps(digests))
-            # Children of the node may run under other users of the volume's group.
-            aside.chmod(0o755)
-            aside.rename(copy)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-        return contents
+    def each(self, names: Sequence[str]) -> Iterator[bytes]:
+        return map(self._get, names)
+
+    def _download(self, folder: Path, sizes: dict[str, int]) -> None:
+        digests = {}
+        for index, (name, size) in enumerate(sizes.items()):
+            data = self._get(name)
+            if len(data) != size:
+                raise DatasetUnavailable(
+                    f"{self.address}/{name} has {len(data):,} bytes, not {size:,} as its server says: was it just"
+                    " replaced? Correct it there"
+                )
+            (folder / str(index)).write_bytes(data)
+            digests[name] = hashlib.sha256(data).hexdigest()
+        (folder / _DIGESTS).write_text(json.dumps(digests))
 
     def _get(self, name: str) -> bytes:
         with self._failures():

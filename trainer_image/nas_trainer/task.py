@@ -73,8 +73,18 @@ class Task(Protocol):
     def contract(self) -> Vocabulary | Preprocessing:
         """Return how others come from what they have to what the network takes."""
 
-    def onnx(self) -> tuple[bytes, float]:
+    def once(self, batch: int) -> Callable[[], object]:
+        """Return what runs the trained network once, on its device, with all that its ONNX model does.
+
+        Args:
+            batch: images, or streams that are read by a word each.
+        """
+
+    def onnx(self, *, compared: bool = True) -> tuple[bytes, float]:
         """Return the trained network as an ONNX model, and the largest difference of its outputs from torch's.
+
+        Args:
+            compared: whether the outputs are compared; the difference is 0 otherwise.
 
         Raises:
             ExportFailed: it cannot be converted, or the outputs differ too much.

@@ -288,10 +288,10 @@ def test_a_final_training_leaves_what_others_can_use(tmp_path: Path, text: str) 
         document.dataset, document.store, cache=None, test=final.test, on_validation=final.on_validation
     )
     with torch.no_grad():
-        found = network(held_out.held_out_images).argmax(1) == held_out.held_out_labels
+        found = network(held_out.held_out_images[:]).argmax(1) == held_out.held_out_labels
     assert found.double().mean().item() == pytest.approx(result.metrics["accuracy"], abs=1e-6)
     mean, deviation = held_out.scale or (0.0, 1.0)
-    pixels = (held_out.held_out_images * deviation + mean).numpy()
+    pixels = (held_out.held_out_images[:] * deviation + mean).numpy()
     (logits,) = onnxruntime.InferenceSession(model).run(["logits"], {"pixels": pixels})
     right = logits.argmax(1) == held_out.held_out_labels.numpy()
     assert right.mean() == pytest.approx(result.metrics["accuracy"], abs=0.003)

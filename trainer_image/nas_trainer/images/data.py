@@ -4,8 +4,8 @@ Splits are the same for every child, on every machine and with every version of 
 ordered by the SHA-256 of their index.
 
 CIFAR's images are whitened one by one, as the paper's section 4.1 ("we whiten all images") was done in the software of
-its time: each has mean 0 and deviation 1 over its pixels and channels. Digits have the mean and deviation of the
-training images.
+its time: each has mean 0 and deviation 1 over its pixels and channels. Digits and users' own images have the mean and
+deviation of the training images.
 """
 
 import hashlib
@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas_api.child import StoreLocation
-from nas_api.experiment import CifarDataset, DatasetSpec, DigitsDataset
+from nas_api.experiment import Augmentation, CifarDataset, DatasetSpec, DigitsDataset, ImagesDataset
 from nas_trainer.files import DatasetUnavailable, open_files
 from nas_trainer.images.cifar import Labelled, class_names, read_cifar
 from nas_trainer.images.digits import read_digits
+from nas_trainer.images.pictures import FIELD
 from nas_trainer.images.preprocessing import whiten
+from nas_trainer.images.table import TableRows, read_table, scale, split
 
 DIGITS_VALIDATION_IMAGES = 397
 
@@ -30,9 +32,9 @@ DIGITS_VALIDATION_IMAGES = 397
 class Images:
     """A split dataset: images float32 (n, channels, height, width), whitened; labels int64 (n,)."""
 
-    train_images: Tensor
+    train_images: Tensor | TableRows
     train_labels: Tensor
-    held_out_images: Tensor
+    held_out_images: Tensor | TableRows
     """The validation images; the test images where the others are trained on as well."""
     held_out_labels: Tensor
     classes: int
@@ -44,6 +46,8 @@ class Images:
     """The largest value of a pixel as it is stored."""
     scale: tuple[float, float] | None = None
     """The mean and the deviation that all images were whitened with; None: each one with its own."""
+    augmentation: tuple[Augmentation, ...] = ()
+    """What else is done to training images."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -86,6 +90,8 @@ def load_images(
     cifar = spec.cifar10 or spec.cifar100
     if cifar is not None:
         return _cifar(cifar, spec.classes, store, cache, test, on_validation)
+    if spec.images is not None:
+        return _own(spec.images, store, cache, test, on_validation)
     return _digits(spec.digits or DigitsDataset(), spec.classes, test, on_validation)
 
 
@@ -140,6 +146,33 @@ def _cifar(
         return Images(train_images, train_labels, test_images, test_labels, classes, augmented=True, class_names=known)
     images, labels = _whitened(stored, order)
     return Images(images[:training], labels[:training], images[training:], labels[training:], classes, augmented=True)
+
+
+def _own(spec: ImagesDataset, store: StoreLocation, cache: str | None, test: bool, on_validation: bool) -> Images:
+    table = read_table(open_files(spec.uri, store, cache, f"{FIELD}.uri"), spec, cache)
+    rows = split(table.about, spec)
+    part = "test" if test else "validation"
+    held_out = rows.test if test else rows.validation
+    if not len(held_out):
+        raise DatasetUnavailable(
+            f"{spec.uri} has no {part} images: put {part}/<class>/*.png or {part}*.parquet there, or set {FIELD}.{part}"
+        )
+    train = np.sort(np.concatenate([rows.train, rows.validation])) if test and on_validation else rows.train
+    mean, deviation = scale(table.about, train)
+    labels = torch.tensor(table.about.labels)
+    part_rows, held_out_rows = torch.from_numpy(train), torch.from_numpy(held_out)
+    everything = TableRows(torch.from_numpy(table.pixels), part_rows, mean, deviation, torch.device("cpu"))
+    return Images(
+        everything,
+        labels[part_rows],
+        replace(everything, rows=held_out_rows),
+        labels[held_out_rows],
+        spec.classes,
+        augmented=False,
+        class_names=table.about.classes,
+        scale=(mean, deviation),
+        augmentation=spec.augmentation,
+    )
 
 
 def _whitened(stored: Labelled, order: NDArray[np.int64]) -> tuple[Tensor, Tensor]:

@@ -9,13 +9,14 @@ from nas_trainer.export import BATCHES, onnx_of
 from nas_trainer.images.preprocessing import whiten
 
 
-def onnx_model(network: nn.Module, before: Preprocessing) -> tuple[bytes, float]:
+def onnx_model(network: nn.Module, before: Preprocessing, *, compared: bool = True) -> tuple[bytes, float]:
     """Return a model that takes ``pixels`` (batch, c, h, w) as stored and returns ``logits`` (batch, classes), and its
     largest difference from torch's outputs.
 
     Args:
         network: takes images as they are after the preprocessing; it is put into evaluation mode, on the CPU.
         before: the preprocessing.
+        compared: see :func:`~nas_trainer.export.onnx_of`.
 
     Raises:
         ExportFailed: see :func:`~nas_trainer.export.onnx_of`.
@@ -23,7 +24,7 @@ def onnx_model(network: nn.Module, before: Preprocessing) -> tuple[bytes, float]
     shape = (before.channels, before.height, before.width)
     generator = torch.Generator().manual_seed(0)
     examples = [(before.brightest * torch.rand(batch, *shape, generator=generator),) for batch in BATCHES]
-    return onnx_of(FromPixels(network, before).float(), examples, {"pixels": 0}, ("logits",))
+    return onnx_of(FromPixels(network, before).float(), examples, {"pixels": 0}, ("logits",), compared=compared)
 
 
 class FromPixels(nn.Module):

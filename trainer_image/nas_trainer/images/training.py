@@ -4,6 +4,7 @@ So a training that stops after any epoch and goes on from its state ends, on one
 one that never stopped.
 """
 
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -19,14 +20,17 @@ from nas_api.handover import Preprocessing
 from nas_trainer.descent import Descent, choose_device, seed_weights
 from nas_trainer.distributed import ALONE, Ranks
 from nas_trainer.images.architectures import ImageArchitecture, build, multiply_adds, of_images
+from nas_trainer.images.augmentation import altered
 from nas_trainer.images.cuda_graph import GpuRecorder, RecordedStep, Step
 from nas_trainer.images.data import Images, load_images
-from nas_trainer.images.export import onnx_model
+from nas_trainer.images.export import FromPixels, onnx_model
 from nas_trainer.images.preprocessing import UPSAMPLED_BY, augment, central_crops
+from nas_trainer.schedule import learning_rate
 from nas_trainer.task import Unsuitable
 
 METRIC = "accuracy"
 _HELD_OUT_BATCH = 2048
+_HELD_OUT_PIXELS = _HELD_OUT_BATCH * 32 * 32
 
 
 def images_on_device(spec: DatasetSpec, store: StoreLocation, *, cache: str | None, final: FinalSettings) -> Images:
@@ -73,6 +77,7 @@ def image_training(
         final=document.final,
         gpu=document.gpu,
         ranks=ranks,
+        epochs=document.epochs,
     )
 
 
@@ -82,7 +87,7 @@ class ImageTraining(Descent[nn.Module]):
     Args:
         architecture: what to build.
         images: the dataset, wherever it is; it is moved to the device.
-        optimizer: Nesterov SGD's settings.
+        optimizer: which one, and its settings.
         batch_size: images a step; an epoch's incomplete last batch is left out.
         seed: decides the initial weights, and with the epoch's number its order and augmentation.
         device: where to train.
@@ -90,6 +95,7 @@ class ImageTraining(Descent[nn.Module]):
             whether the images held out are the test set. None: nothing of it.
         gpu: how the device is used when it is a GPU; None: as the manifest's defaults say.
         ranks: the processes that train it together, each with its share of every batch and of the images held out.
+        epochs: how many there will be in all, which schedules of the learning rate depend on.
 
     Raises:
         Unsuitable: there are fewer images in a batch than ranks.
@@ -107,14 +113,17 @@ class ImageTraining(Descent[nn.Module]):
         final: FinalSettings | None = None,
         gpu: GpuSpec | None = None,
         ranks: Ranks = ALONE,
+        epochs: int = 0,
     ) -> None:
         final = final or FinalSettings()
         self._gpu = (gpu or GpuSpec()) if device.type == "cuda" else None
         self._memory_format = _memory_format(device)
         self._images = images.to(device, self._memory_format)
         self._held_out_images = self._images.held_out_images
-        if images.augmented:
+        if isinstance(self._held_out_images, Tensor) and images.augmented:
             self._held_out_images = central_crops(self._held_out_images)
+        # As many pixels at once as 2,048 images of CIFAR have.
+        self._held_out_batch = max(1, min(_HELD_OUT_BATCH, _HELD_OUT_PIXELS // math.prod(images.shape[1:])))
         self._batch_size = min(batch_size, len(images.train_labels))
         if self._batch_size < ranks.count:
             raise Unsuitable(
@@ -126,6 +135,8 @@ class ImageTraining(Descent[nn.Module]):
         network = build(architecture, images.shape[0], images.classes, float(final.batch_norm_epsilon))
         network.to(device).to(memory_format=self._memory_format)  # type: ignore[call-overload]
         super().__init__(network, optimizer, seed, device, final, ranks)
+        self._spec, self._epochs = optimizer, epochs
+        self._smoothing = float(optimizer.label_smoothing)
         # Shares its weights with the network, whose names stay those of a checkpoint.
         parallel = ranks.parallel(self.network)
         compiled = self._gpu is not None and self._gpu.compile
@@ -157,9 +168,22 @@ class ImageTraining(Descent[nn.Module]):
             classes=images.class_names,
         )
 
-    def onnx(self) -> tuple[bytes, float]:
+    def onnx(self, *, compared: bool = True) -> tuple[bytes, float]:
         """See :class:`~nas_trainer.task.Task`; takes ``pixels`` (batch, c, h, w) as stored and returns ``logits``."""
-        return onnx_model(self.network, self.contract())
+        return onnx_model(self.learned, self.contract(), compared=compared)
+
+    def once(self, batch: int) -> Callable[[], object]:
+        """See :class:`~nas_trainer.task.Task`."""
+        whole = FromPixels(self.learned, self.contract()).eval()
+        pixels = torch.rand(batch, *self._images.shape, device=self._device) * self._images.brightest
+        pixels = pixels.contiguous(memory_format=self._memory_format)
+
+        @torch.no_grad()
+        def work() -> object:
+            with self._precision():
+                return whole(pixels)
+
+        return work
 
     def _epoch(self, epoch: int) -> list[float]:
         values = [self._train_epoch(epoch)]
@@ -188,14 +212,15 @@ class ImageTraining(Descent[nn.Module]):
             batch = images[chosen[share]]
             if self._images.augmented:
                 batch = augment(batch, generator, share, self._batch_size)
+            batch = altered(batch, self._images.augmentation, generator, share, self._batch_size)
             total += take_step(batch.contiguous(memory_format=self._memory_format), labels[chosen[share]])
         return self._ranks.sum(total) / self._ranks.count / steps
 
     def _step_of_epoch(self, epoch: int) -> Step:
         """Return what takes a step, with the epoch's learning rate."""
-        learning_rate = self._decayed(self._learning_rate, epoch)
-        if learning_rate != self._optimizer.learning_rate:
-            self._optimizer.learning_rate = learning_rate
+        rate = self._decayed(learning_rate(self._spec, epoch, self._epochs), epoch)
+        if rate != self._optimizer.learning_rate:
+            self._optimizer.learning_rate = rate
             # A recording has the old one in it.
             self._recorded = None
         if self._gpu is None or not self._gpu.cuda_graphs:
@@ -207,11 +232,13 @@ class ImageTraining(Descent[nn.Module]):
     def _step(self, batch: Tensor, labels: Tensor) -> Tensor:
         """Learn from this rank's share of a batch; return what its mean loss adds to the ranks' mean, float32 ()."""
         with self._precision():
-            loss = functional.cross_entropy(self._forward(batch), labels)
+            loss = functional.cross_entropy(self._forward(batch), labels, label_smoothing=self._smoothing)
         if self._ranks.count > 1:
             loss = loss * self._ranks.weight(self._batch_size)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
+        if self._average is not None:
+            self._average.update()
         return loss.detach().float()
 
     @torch.no_grad()
@@ -219,12 +246,13 @@ class ImageTraining(Descent[nn.Module]):
         """Return the accuracy on the images held out as a tensor on the device, float32 ()."""
         self.network.eval()
         share = self._ranks.share(len(self._images.held_out_labels))
-        images, labels = self._held_out_images[share], self._images.held_out_labels[share]
+        forward = self._forward if self._average is None else self._average.network
         correct = torch.zeros((), device=self._device)
-        for start in range(0, len(labels), _HELD_OUT_BATCH):
+        for start in range(share.start, share.stop, self._held_out_batch):
+            part = slice(start, min(start + self._held_out_batch, share.stop))
             with self._precision():
-                logits = self._forward(images[start : start + _HELD_OUT_BATCH])
-            correct += (logits.argmax(1) == labels[start : start + _HELD_OUT_BATCH]).sum()
+                logits = forward(self._held_out_images[part])
+            correct += (logits.argmax(1) == self._images.held_out_labels[part]).sum()
         return self._ranks.sum(correct) / len(self._images.held_out_labels)
 
 

@@ -8,9 +8,13 @@ from nas_trainer.export import BATCHES, onnx_of
 from nas_trainer.text.model import LanguageModel
 
 
-def onnx_model(model: LanguageModel) -> tuple[bytes, float]:
+def onnx_model(model: LanguageModel, *, compared: bool = True) -> tuple[bytes, float]:
     """Return a model that takes ``words`` (batch), ``states`` and ``memories`` (layers, batch, width), and returns
     ``logits`` (batch, words), ``newStates`` and ``newMemories``; and its largest difference from torch's outputs.
+
+    Args:
+        model: what has learnt.
+        compared: see :func:`~nas_trainer.export.onnx_of`.
 
     Raises:
         ExportFailed: see :func:`~nas_trainer.export.onnx_of`.
@@ -25,10 +29,11 @@ def onnx_model(model: LanguageModel) -> tuple[bytes, float]:
         for batch in BATCHES
     ]
     inputs = {"words": 0, "states": 1, "memories": 1}
-    return onnx_of(_Step(model), examples, inputs, ("logits", "newStates", "newMemories"))
+    outputs = ("logits", "newStates", "newMemories")
+    return onnx_of(OneStep(model), examples, inputs, outputs, compared=compared)
 
 
-class _Step(nn.Module):
+class OneStep(nn.Module):
     """A language model that reads one word of each stream at a time."""
 
     def __init__(self, model: LanguageModel) -> None:

@@ -20,7 +20,7 @@ from nas_trainer.descent import Descent, choose_device, seed_weights
 from nas_trainer.distributed import ALONE, Ranks
 from nas_trainer.task import Unsuitable
 from nas_trainer.text.data import END, UNKNOWN, Text, load_text
-from nas_trainer.text.export import onnx_model
+from nas_trainer.text.export import OneStep, onnx_model
 from nas_trainer.text.model import LanguageModel, fitting_width
 
 PERPLEXITY = "perplexity"
@@ -94,7 +94,7 @@ class TextTraining(Descent[LanguageModel]):
         architecture: the cell.
         text: what is learnt, wherever it is; it is moved to the device.
         spec: the model's size and how it is trained.
-        optimizer: Nesterov SGD's settings.
+        optimizer: which one, and its settings.
         streams_count: streams of text side by side: the batch.
         seed: decides the initial weights, and with the epoch's number what is dropped.
         device: where to train.
@@ -159,10 +159,22 @@ class TextTraining(Descent[LanguageModel]):
         """See :class:`~nas_trainer.task.Task`."""
         return self._vocabulary
 
-    def onnx(self) -> tuple[bytes, float]:
+    def onnx(self, *, compared: bool = True) -> tuple[bytes, float]:
         """See :class:`~nas_trainer.task.Task`; one step: takes ``words`` (batch), ``states`` and ``memories``
         (layers, batch, width), and returns ``logits`` (batch, words), ``newStates`` and ``newMemories``."""
-        return onnx_model(self.network)
+        return onnx_model(self.network, compared=compared)
+
+    def once(self, batch: int) -> Callable[[], object]:
+        """See :class:`~nas_trainer.task.Task`; one step."""
+        step = OneStep(self.network)
+        words = torch.zeros(batch, dtype=torch.int64, device=self._device)
+        states, memories = self.network.start(batch)
+
+        @torch.no_grad()
+        def work() -> object:
+            return step(words, states, memories)
+
+        return work
 
     def _epoch(self, epoch: int) -> list[float]:
         loss = self._train_epoch(epoch)
