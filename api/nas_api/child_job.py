@@ -3,6 +3,7 @@
 The operator dry-runs what the controller will create, so both build it here.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from nas_api import custom_trainer, names
@@ -18,6 +19,7 @@ _FATAL_EXIT_CODES = [
     ExitCode.OUT_OF_MEMORY,
     ExitCode.DATASET_UNAVAILABLE,
     ExitCode.STORAGE_REFUSED,
+    ExitCode.NO_CUDA,
 ]
 CA_BUNDLE_FOLDER = "/etc/nas/ca"
 PREPARE_CONTAINER = "prepare"
@@ -27,6 +29,8 @@ UPLOAD_CONTAINER = "upload"
 _LONGEST_VARIABLE = 131_072
 # What a container that runs before or after the trainer may ask for without raising what the pod needs.
 _SHARED_RESOURCES = ("cpu", "memory", "ephemeral-storage")
+# How resources begin that are GPUs or parts of one, after their vendor's name: nvidia.com/gpu, nvidia.com/mig-1g.5gb.
+_GPUS = ("gpu", "mig-")
 # What the one beside it asks for, of the same.
 _KEEP_REQUESTS = {"cpu": "10m", "memory": "64Mi", "ephemeral-storage": "1Mi"}
 
@@ -162,7 +166,31 @@ def trainer_pod_template(
         template = overlay(ours, spec.template or {})
     except ValueError as error:
         raise ValueError(f"spec.trainer.template: {error}") from error
-    return _between_ours(experiment, inputs[0], template, image) if own else template
+    return _between_ours(experiment, inputs[0], template, image) if own else _told_of_gpu(template)
+
+
+def _told_of_gpu(template: dict[str, Any]) -> dict[str, Any]:
+    """Return the pod template with the built-in trainer told that it is to have a GPU, if its container asks for one.
+
+    What the user's template says of that itself stands.
+    """
+    containers = template["spec"].get("containers", ())
+    trainer = next((item for item in containers if item["name"] == names.TRAINER_CONTAINER), {})
+    asked = _asked_gpu(trainer.get("resources"))
+    if asked is None or any(item["name"] == names.ENV_GPU for item in trainer.get("env", ())):
+        return template
+    told = {"name": names.TRAINER_CONTAINER, "env": [{"name": names.ENV_GPU, "value": asked}]}
+    return overlay(template, {"spec": {"containers": [told]}})
+
+
+def _asked_gpu(resources: Any) -> str | None:
+    """Return the name of the GPU among a container's resources; what the API server would refuse has none."""
+    for kind in ("limits", "requests"):
+        amounts = resources.get(kind) if isinstance(resources, Mapping) else None
+        for name, amount in amounts.items() if isinstance(amounts, Mapping) else ():
+            if name.partition("/")[2].startswith(_GPUS) and str(amount) != "0":
+                return str(name)
+    return None
 
 
 def _pods(experiment: NASExperiment, inputs: tuple[TrainerInput, ...]) -> int:

@@ -101,6 +101,8 @@ def train_child(document: TrainerInput, shared: Shared, defer: Defer, ranks: Ran
     torch.set_num_threads(document.threads)
     with _memory_failures(), losses():
         task = _task(document, shared, ranks)
+        if task.gpu is not None:
+            log.info("gpu", **task.gpu.model_dump())
         _restore(document, checkpoints, task, ranks, log)
         stopped = _train(document, checkpoints, task, ranks, log)
         metrics = _metrics(document, store, task, ranks, log)
@@ -236,6 +238,7 @@ def _result(
         stopped=stopped,
         seconds=seconds,
         parameters=task.parameters,
+        gpu=task.gpu,
     )
 
 
@@ -253,14 +256,27 @@ def _memory_failures() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # torch.OutOfMemoryError is a RuntimeError; a CPU's allocator raises a plain one.
-        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _OUT_OF_MEMORY_WORDS):
+        exhausted = _out_of_memory(error)
+        if exhausted is None:
             raise
         raise Failure(
             ExitCode.OUT_OF_MEMORY,
-            f"the network does not fit into memory ({first_line(error)}): lower trainer.batchSize, or give"
+            f"the network does not fit into memory ({first_line(exhausted)}): lower trainer.batchSize, or give"
             " trainers more memory in trainer.template",
         ) from error
+
+
+def _out_of_memory(error: BaseException | None) -> BaseException | None:
+    """Return the error that says that memory was exhausted, among one and those during which it came; None for none.
+
+    A capture of a CUDA graph that runs out of memory ends with an error of its own, about the capture.
+    """
+    while error is not None:
+        # torch.OutOfMemoryError is a RuntimeError; a CPU's allocator raises a plain one.
+        if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY_WORDS):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def first_line(error: BaseException) -> str:

@@ -4,18 +4,22 @@ in which all that is drawn follows from the seed and the epoch's number.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from contextlib import nullcontext
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from nas_api.child import FinalSettings
+from nas_api.child import FinalSettings, UsedGpu
 from nas_api.experiment import OptimizerSpec
+from nas_trainer.cuda_graph import GpuRecorder, RecordedStep
 from nas_trainer.distributed import ALONE, Ranks
+from nas_trainer.gpu import Gpu
 from nas_trainer.optimizer import NesterovSGD
 from nas_trainer.task import Progress
 
 N = TypeVar("N", bound=nn.Module)
+T = TypeVar("T", Tensor, tuple[Tensor, ...])
 # torch takes seeds of 64 bits.
 _SEEDS = 2**63
 # A prime above the most epochs that a manifest may ask for.
@@ -42,6 +46,7 @@ class Descent(ABC, Generic[N]):
         device: where it is trained.
         final: what only final trainings change. None: nothing.
         ranks: the processes that train it together, each of which has one of these.
+        gpu: how the device is used; None: it is a CPU.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class Descent(ABC, Generic[N]):
         device: torch.device,
         final: FinalSettings | None,
         ranks: Ranks = ALONE,
+        gpu: Gpu | None = None,
     ) -> None:
         self.network = network
         self._ranks = ranks
@@ -62,12 +68,20 @@ class Descent(ABC, Generic[N]):
         self._seed = seed
         self._device = device
         self._final = final or FinalSettings()
+        self._gpu = gpu
+        self._scaler = None if gpu is None else gpu.scaler(device)
+        self._recorded: RecordedStep[Any] | None = None
         self.progress = Progress()
 
     @property
     def parameters(self) -> int:
         """Number of trainable parameters."""
         return sum(parameter.numel() for parameter in self.network.parameters())
+
+    @property
+    def gpu(self) -> UsedGpu | None:
+        """See :class:`~nas_trainer.task.Task`."""
+        return None if self._gpu is None else self._gpu.used
 
     def run(self, epochs: int, after_epoch: Callable[[], None]) -> None:
         """See :class:`~nas_trainer.task.Task`."""
@@ -87,6 +101,8 @@ class Descent(ABC, Generic[N]):
         """See :class:`~nas_trainer.task.Task`: weights, statistics and momentum."""
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"momentum.{name}": velocity for name, velocity in self._velocities()}
+        if self._scaler is not None:
+            tensors |= {f"scaler.{name}": torch.tensor(value) for name, value in self._scaler.state_dict().items()}
         return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
     def restore(self, tensors: dict[str, Tensor], progress: Progress) -> None:
@@ -94,6 +110,10 @@ class Descent(ABC, Generic[N]):
         self.network.load_state_dict({name: tensors[f"network.{name}"] for name in self.network.state_dict()})
         for name, velocity in self._velocities():
             velocity.copy_(tensors[f"momentum.{name}"])
+        # An attempt on another GPU may have had none.
+        if self._scaler is not None and "scaler.scale" in tensors:
+            names = self._scaler.state_dict()
+            self._scaler.load_state_dict({name: tensors[f"scaler.{name}"].item() for name in names})
         self.progress = progress
 
     def weights(self) -> dict[str, Tensor]:
@@ -110,6 +130,37 @@ class Descent(ABC, Generic[N]):
         """Return a learning rate, after a final training's ``decay_epoch`` a tenth of it."""
         decay = self._final.decay_epoch
         return rate / 10 if decay is not None and epoch >= decay else rate
+
+    def _precision(self) -> "torch.autocast | nullcontext[None]":
+        """Return the block in which a forward pass runs."""
+        return nullcontext() if self._gpu is None else self._gpu.precision(self._device)
+
+    def _at_rate(self, step: Callable[..., T], learning_rate: float) -> Callable[..., T]:
+        """Return what takes a step with a learning rate: a recording of it, where the manifest asks for that."""
+        if learning_rate != self._optimizer.learning_rate:
+            self._optimizer.learning_rate = learning_rate
+            # A recording has the old one in it.
+            self._recorded = None
+        if self._gpu is None or not self._gpu.settings.cuda_graphs:
+            return step
+        if self._recorded is None:
+            self._recorded = RecordedStep(step, GpuRecorder())
+        return self._recorded
+
+    def _learn(self, loss: Tensor, clip: float | None = None) -> None:
+        """Go down a loss' gradient, whose norm is bounded by ``clip``."""
+        if self._scaler is None:
+            loss.backward()  # type: ignore[no-untyped-call]
+        else:
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            self._scaler.unscale_(self._optimizer)  # type: ignore[arg-type]
+        if clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), clip)
+        if self._scaler is None:
+            self._optimizer.step()
+        else:
+            self._scaler.step(self._optimizer)  # type: ignore[arg-type]
+            self._scaler.update()
 
     def _velocities(self) -> Iterator[tuple[str, Tensor]]:
         for (name, _), velocity in zip(self.network.named_parameters(), self._optimizer.velocities, strict=True):
