@@ -175,7 +175,7 @@ def _told_of_gpu(template: dict[str, Any]) -> dict[str, Any]:
     What the user's template says of that itself stands.
     """
     containers = template["spec"].get("containers", ())
-    trainer = next((item for item in containers if item["name"] == names.TRAINER_CONTAINER), {})
+    trainer: dict[str, Any] = next((item for item in containers if item["name"] == names.TRAINER_CONTAINER), {})
     asked = _asked_gpu(trainer.get("resources"))
     if asked is None or any(item["name"] == names.ENV_GPU for item in trainer.get("env", ())):
         return template

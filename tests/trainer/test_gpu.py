@@ -86,7 +86,7 @@ def test_the_result_says_on_which_gpu_and_how(
     told = {"name": "a CPU", "capability": "7.5", "precision": "float32"}
     assert json.loads(data)["gpu"] == told
     digest = ConvolutionalArchitecture.parse_short("3x3:4 3x3:6<0").digest
-    assert Result.parse(data, sample=3, digest=digest, metric="accuracy").gpu == UsedGpu(**told)  # type: ignore[arg-type]
+    assert Result.parse(data, sample=3, digest=digest, metric="accuracy").gpu == UsedGpu(**told)
     said = capsys.readouterr()
     assert "a CPU" in said.out + said.err
 
@@ -115,7 +115,7 @@ def test_precision_follows_the_capability(
     )
     found = gpu.on_gpu(GpuSpec(autocast=autocast), torch.device("cuda"))
     assert found is not None
-    told = UsedGpu(name="NVIDIA something", capability=f"{capability[0]}.{capability[1]}", precision=precision)  # type: ignore[arg-type]
+    told = UsedGpu(name="NVIDIA something", capability=f"{capability[0]}.{capability[1]}", precision=precision)
     assert (found.used, found.half) == (told, half)
     assert (found.scaler(CPU) is not None) == (half == torch.float16)
     assert gpu.on_gpu(GpuSpec(), CPU) is None

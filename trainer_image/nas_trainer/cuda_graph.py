@@ -100,7 +100,7 @@ class RecordedStep(Generic[T]):
     """
 
     def __init__(self, step: Callable[..., T], recorder: Recorder) -> None:
-        self._step = step
+        self._step: Callable[..., T] = step
         self._recorder = recorder
         self._done = 0
         self._inputs: tuple[Tensor, ...] = ()
