@@ -19,7 +19,7 @@ from nas_api.experiment import DatasetSpec, DigitsDataset, GpuSpec
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_store.folder import FolderStore
 from nas_trainer import gpu, smoke
-from nas_trainer.cuda_graph import AHEAD, WARM_UP_STEPS, RecordedStep, paced
+from nas_trainer.cuda_graph import AHEAD, WARM_UP_STEPS, RecordedStep, first_error, paced
 from nas_trainer.images import training
 from nas_trainer.main import main
 from nas_trainer.optimizer import NesterovSGD
@@ -195,25 +195,39 @@ def test_sigterm_is_heard_while_the_device_is_busy() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def capture() -> Iterator[None]:
+    """End as torch.cuda.graph does when something has gone wrong in it."""
+    try:
+        yield
+    finally:
+        raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+
 def test_out_of_memory_inside_a_capture_is_out_of_memory(
     environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The end of a capture that went wrong raises an error of its own, as torch.cuda.graph's does."""
-
-    @contextmanager
-    def capture() -> Iterator[None]:
-        try:
-            yield
-        finally:
-            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
-
     def fail(*_: object) -> None:
-        with capture():
+        with first_error(), capture():
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(training.ImageTraining, "_train_epoch", fail)
     assert main(environment) == ExitCode.OUT_OF_MEMORY
     assert "Tried to allocate 2.00 GiB" in (tmp_path / "message").read_text()
+
+
+def test_sigterm_inside_a_capture_is_sigterm(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(*_: object) -> None:
+        with first_error(), capture():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(training.ImageTraining, "_train_epoch", end)
+    assert main(environment) == ExitCode.TERMINATED
+
+
+def test_a_capture_that_fails_by_itself_says_so() -> None:
+    with pytest.raises(RuntimeError, match="during capture"), first_error(), capture():
+        pass
 
 
 # ---------------------------------------------------------------- scaled losses

@@ -256,27 +256,14 @@ def _memory_failures() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        exhausted = _out_of_memory(error)
-        if exhausted is None:
+        # torch.OutOfMemoryError is a RuntimeError; a CPU's allocator raises a plain one.
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _OUT_OF_MEMORY_WORDS):
             raise
         raise Failure(
             ExitCode.OUT_OF_MEMORY,
-            f"the network does not fit into memory ({first_line(exhausted)}): lower trainer.batchSize, or give"
+            f"the network does not fit into memory ({first_line(error)}): lower trainer.batchSize, or give"
             " trainers more memory in trainer.template",
         ) from error
-
-
-def _out_of_memory(error: BaseException | None) -> BaseException | None:
-    """Return the error that says that memory was exhausted, among one and those during which it came; None for none.
-
-    A capture of a CUDA graph that runs out of memory ends with an error of its own, about the capture.
-    """
-    while error is not None:
-        # torch.OutOfMemoryError is a RuntimeError; a CPU's allocator raises a plain one.
-        if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY_WORDS):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def first_line(error: BaseException) -> str:

@@ -7,7 +7,8 @@ order as one that is not. What only a GPU can show is the recording itself (``re
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -51,9 +52,20 @@ class GpuRecorder:
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """See :class:`Recorder`."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
+        with first_error(), torch.cuda.graph(graph, stream=self._stream):
             work()
         return paced(graph.replay, torch.cuda.current_stream)
+
+
+@contextmanager
+def first_error() -> Iterator[None]:
+    """Raise what has ended a capture, such as exhausted memory or SIGTERM, and not that its end came too soon."""
+    try:
+        yield
+    except RuntimeError as error:
+        if error.__context__ is not None:
+            raise error.__context__ from None
+        raise
 
 
 class Marks(Protocol):
