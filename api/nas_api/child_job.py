@@ -3,7 +3,6 @@
 The operator dry-runs what the controller will create, so both build it here.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from nas_api import custom_trainer, names
@@ -167,30 +166,6 @@ def trainer_pod_template(
     except ValueError as error:
         raise ValueError(f"spec.trainer.template: {error}") from error
     return _between_ours(experiment, inputs[0], template, image) if own else _told_of_gpu(template)
-
-
-def _told_of_gpu(template: dict[str, Any]) -> dict[str, Any]:
-    """Return the pod template with the built-in trainer told that it is to have a GPU, if its container asks for one.
-
-    What the user's template says of that itself stands.
-    """
-    containers = template["spec"].get("containers", ())
-    trainer: dict[str, Any] = next((item for item in containers if item["name"] == names.TRAINER_CONTAINER), {})
-    asked = _asked_gpu(trainer.get("resources"))
-    if asked is None or any(item["name"] == names.ENV_GPU for item in trainer.get("env", ())):
-        return template
-    told = {"name": names.TRAINER_CONTAINER, "env": [{"name": names.ENV_GPU, "value": asked}]}
-    return overlay(template, {"spec": {"containers": [told]}})
-
-
-def _asked_gpu(resources: Any) -> str | None:
-    """Return the name of the GPU among a container's resources; what the API server would refuse has none."""
-    for kind in ("limits", "requests"):
-        amounts = resources.get(kind) if isinstance(resources, Mapping) else None
-        for name, amount in amounts.items() if isinstance(amounts, Mapping) else ():
-            if name.partition("/")[2].startswith(_GPUS) and str(amount) != "0":
-                return str(name)
-    return None
 
 
 def _pods(experiment: NASExperiment, inputs: tuple[TrainerInput, ...]) -> int:
@@ -412,3 +387,27 @@ def _queue_labels(spec: TrainerSpec) -> dict[str, str]:
     """Return by what Kueue knows a Job's queue and its priority there."""
     chosen = {names.LABEL_QUEUE: spec.queue, names.LABEL_PRIORITY_CLASS: spec.priority_class}
     return {label: value for label, value in chosen.items() if value is not None}
+
+
+def _told_of_gpu(template: dict[str, Any]) -> dict[str, Any]:
+    """Return the pod template with the built-in trainer told that it is to have a GPU, if its container asks for one.
+
+    What the user's template says of that itself stands.
+    """
+    containers = template["spec"].get("containers", ())
+    trainer: dict[str, Any] = next((item for item in containers if item["name"] == names.TRAINER_CONTAINER), {})
+    asked = _asked_gpu(trainer.get("resources"))
+    if asked is None or any(item["name"] == names.ENV_GPU for item in trainer.get("env", ())):
+        return template
+    told = {"name": names.TRAINER_CONTAINER, "env": [{"name": names.ENV_GPU, "value": asked}]}
+    return overlay(template, {"spec": {"containers": [told]}})
+
+
+def _asked_gpu(resources: Any) -> str | None:
+    """Return the name of the GPU among a container's resources; what the API server would refuse has none."""
+    for kind in ("limits", "requests"):
+        amounts = resources.get(kind) if isinstance(resources, dict) else None
+        for name, amount in amounts.items() if isinstance(amounts, dict) else ():
+            if name.partition("/")[2].startswith(_GPUS) and str(amount) != "0":
+                return str(name)
+    return None
