@@ -1,4 +1,4 @@
-# Four images from one file: --target operator | controller | trainer | follower.
+# Four images from one file, --target operator | controller | trainer | follower, and for nodes with GPUs trainer-cuda.
 #
 # BASE_IMAGE needs a python3 of version 3.11 and CA certificates: python:3.11-slim, or a minimal Debian.
 # The build looks for two optional mounts: uv at /usr/local/bin/uv, and a folder of wheels at /wheels. Where torch comes
@@ -55,6 +55,16 @@ RUN touch /tmp/before && uv pip install --require-hashes --compile-bytecode -r /
     && mkdir /opt/added && cd /opt/nas \
     && find . -cnewer /tmp/before ! -type d -print0 | tar --null -T - -cf - | tar -xf - -C /opt/added
 
+# The trainer on PyPI's build of torch, which brings CUDA: no layer is shared with the others.
+FROM build AS build-trainer-cuda
+COPY hack/torch_source.py /build/hack/
+COPY requirements/torch-cpu.txt requirements/torch-pypi.txt requirements/trainer.txt /build/requirements/
+RUN set -eu; \
+    WHEELS= TORCH_INDEX= python3 /build/hack/torch_source.py uv pip install --require-hashes --compile-bytecode; \
+    uv pip install --require-hashes --compile-bytecode -r /build/requirements/trainer.txt; \
+    site="$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \
+    rm -rf "$site/torch/include" "$site/torch/test" "$site/torch/share" "$site"/torch/lib/*.a
+
 # ---- our own packages, apart from the heavy stages: a change of code rebuilds only these -------------------------
 FROM base AS source-operator
 COPY api kube operator /opt/nas/src/
@@ -96,6 +106,14 @@ ENTRYPOINT ["python3", "-m", "nas_controller"]
 
 FROM torch AS trainer
 COPY --from=build-trainer /opt/added /opt/nas
+COPY --from=source-trainer /opt/nas/src /opt/nas/src
+USER 65532:65532
+ENTRYPOINT ["python3", "-m", "nas_trainer"]
+
+FROM base AS trainer-cuda
+# What of the node's driver its container runtime is to bring in; which GPUs, only the device plugin says.
+ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=build-trainer-cuda /opt/nas /opt/nas
 COPY --from=source-trainer /opt/nas/src /opt/nas/src
 USER 65532:65532
 ENTRYPOINT ["python3", "-m", "nas_trainer"]

@@ -86,7 +86,7 @@ wheel: venv ## Build the package into dist/
 	$(BIN)/uv build -q --wheel --no-build-isolation --python $(BIN)/python
 
 .PHONY: images
-images: $(BIN)/uv ## Build the images and load them into the demo's cluster
+images: $(BIN)/uv ## Build the images and load them into the demo's cluster; CUDA=1 the trainer for GPUs, too (5.7 GB)
 	$(PYTHON) -m demo images
 
 .PHONY: demo

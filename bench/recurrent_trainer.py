@@ -1,11 +1,13 @@
 """How fast is a generated cell? Words per second of forward and backward against torch.nn.LSTM's, on one thread.
 
-    python bench/recurrent_trainer.py [--cells 6] [--repeats 15]
+    python bench/recurrent_trainer.py [--cells 6] [--repeats 15] [--device cuda]
 
 Both have the same number of parameters: the cell's width follows from that of the LSTM. Batch 20, windows of 35
 steps. The cells are NASCell and random ones of base 8, with the paper's options and with max and sin. Then whole
 children are compared: two layers, an embedding, a softmax over 10,000 words, and a step of the optimiser, at the LSTM's
 number of parameters. The two take turns, and the medians are compared, so that both see the same machine.
+
+On a GPU the LSTM is cuDNN's, and cells and children are recorded as with ``gpu.cudaGraphs``; all in float32.
 """
 
 import argparse
@@ -30,11 +32,14 @@ from nas_api.spaces.recurrent_cell import (
     RecurrentCellSpace,
     RecurrentCellSpec,
 )
+from nas_trainer.cuda_graph import WARM_UP_STEPS, GpuRecorder, RecordedStep
 from nas_trainer.optimizer import NesterovSGD
 from nas_trainer.text.cell import RecurrentCell
 from nas_trainer.text.model import LanguageModel, fitting_width
 
 STEPS, BATCH, WORDS = 35, 20, 10_000
+# One more than a recording takes.
+_WARM_UP = WARM_UP_STEPS + 1
 NASCELL = RecurrentCellArchitecture.parse_short(
     "add/sigmoid add/relu add/sigmoid elem_mult/relu add/tanh add/sigmoid add/tanh add/sigmoid"
     " elem_mult/tanh add/tanh elem_mult/tanh add/sigmoid elem_mult/identity add/tanh elem_mult/tanh;"
@@ -51,10 +56,28 @@ def drawn(seed: int, spec: RecurrentCellSpec) -> RecurrentCellArchitecture:
     )
 
 
-def lstm_window(width: int) -> Callable[[], None]:
+def recorded(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """Return what does the work: on a GPU a recording of it."""
+    if device.type == "cpu":
+        return work
+
+    def step(nothing: Tensor) -> Tensor:
+        work()
+        return nothing
+
+    replay, nothing = RecordedStep(step, GpuRecorder()), torch.zeros((), device=device)
+
+    def again() -> None:
+        replay(nothing)
+
+    return again
+
+
+def lstm_window(width: int, device: torch.device) -> Callable[[], None]:
     """Return a function that runs one window of an LSTM forward and backward."""
-    lstm = nn.LSTM(width, width)
-    x, gradient = torch.randn(STEPS, BATCH, width, requires_grad=True), torch.randn(STEPS, BATCH, width)
+    lstm = nn.LSTM(width, width).to(device)
+    x, gradient = torch.randn(2, STEPS, BATCH, width, device=device).unbind()
+    x.requires_grad_()
 
     def window() -> None:
         lstm.zero_grad()
@@ -63,17 +86,19 @@ def lstm_window(width: int) -> Callable[[], None]:
     return window
 
 
-def cell_window(cell: RecurrentCellArchitecture, width: int) -> Callable[[], None]:
+def cell_window(cell: RecurrentCellArchitecture, width: int, device: torch.device) -> Callable[[], None]:
     """Return a function that runs one window of a cell forward and backward."""
-    module = RecurrentCell(cell, width, width)
-    x, gradient = torch.randn(STEPS, BATCH, width, requires_grad=True), torch.randn(STEPS, BATCH, width)
-    state = torch.zeros(BATCH, width)
+    module = RecurrentCell(cell, width, width).to(device)
+    x, gradient = torch.randn(2, STEPS, BATCH, width, device=device).unbind()
+    x.requires_grad_()
+    state = torch.zeros(BATCH, width, device=device)
 
     def window() -> None:
         module.zero_grad()
+        x.grad = None
         module(x, state, state)[0].backward(gradient)
 
-    return window
+    return recorded(window, device)
 
 
 class LstmModel(nn.Module):
@@ -91,9 +116,9 @@ class LstmModel(nn.Module):
         return logits
 
 
-def child_step(network: nn.Module, forward: Callable[[Tensor], Tensor]) -> Callable[[], None]:
+def child_step(network: nn.Module, forward: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[], None]:
     """Return a function that takes one step of training, from words to changed weights."""
-    words = torch.randint(WORDS, (2, STEPS, BATCH))
+    words = torch.randint(WORDS, (2, STEPS, BATCH), device=device)
     optimizer = NesterovSGD(network.parameters(), 0.01, 0.0, 0.0)
 
     def step() -> None:
@@ -104,17 +129,25 @@ def child_step(network: nn.Module, forward: Callable[[Tensor], Tensor]) -> Calla
     return step
 
 
-def compare_children(cells: dict[str, RecurrentCellArchitecture], repeats: int) -> None:
+def compare_children(cells: dict[str, RecurrentCellArchitecture], repeats: int, device: torch.device) -> None:
     """Print a line for each cell: whole children of 20M parameters."""
-    lstm = LstmModel(WORDS, 650)
+    lstm = LstmModel(WORDS, 650).to(device)
     spec = LanguageSpec(dropout="0", parameters=sum(parameter.numel() for parameter in lstm.parameters()))
     for name, cell in cells.items():
-        model = LanguageModel(cell, WORDS, fitting_width(cell, WORDS, spec), spec)
+        model = LanguageModel(cell, WORDS, fitting_width(cell, WORDS, spec), spec).to(device)
         state = model.start(BATCH)
         theirs, ours = seconds(
-            child_step(lstm, lstm),
-            child_step(model, partial(lambda words, model, state: model(words, *state)[0], model=model, state=state)),
+            child_step(lstm, lstm, device),
+            recorded(
+                child_step(
+                    model,
+                    partial(lambda words, model, state: model(words, *state)[0], model=model, state=state),
+                    device,
+                ),
+                device,
+            ),
             repeats,
+            device,
         )
         words = STEPS * BATCH
         print(
@@ -124,14 +157,23 @@ def compare_children(cells: dict[str, RecurrentCellArchitecture], repeats: int) 
         )
 
 
-def seconds(one: Callable[[], None], other: Callable[[], None], repeats: int) -> tuple[float, float]:
+def seconds(
+    one: Callable[[], None], other: Callable[[], None], repeats: int, device: torch.device
+) -> tuple[float, float]:
     """Return the median times of two functions that take turns."""
     times: tuple[list[float], list[float]] = ([], [])
-    for turn in range(repeats + 2):
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    for turn in range(repeats + _WARM_UP):
         for function, into in zip((one, other), times, strict=True):
+            wait()
             started = time.perf_counter()
             function()
-            if turn >= 2:
+            wait()
+            if turn >= _WARM_UP:
                 into.append(time.perf_counter() - started)
     return statistics.median(times[0]), statistics.median(times[1])
 
@@ -141,6 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Speed of generated cells.")
     parser.add_argument("--cells", type=int, default=6, help="random cells besides NASCell")
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -154,7 +197,8 @@ def main() -> None:
         for name, cell in cells.items():
             # An LSTM has 8 width^2 weights, a cell 2 base width^2.
             own = round(width * math.sqrt(8 / (2 * cell.base)))
-            lstm, ours = seconds(lstm_window(width), cell_window(cell, own), arguments.repeats)
+            device = arguments.device
+            lstm, ours = seconds(lstm_window(width, device), cell_window(cell, own, device), arguments.repeats, device)
             worst = min(worst, lstm / ours)
             words = STEPS * BATCH
             print(
@@ -163,7 +207,7 @@ def main() -> None:
                 flush=True,
             )
         print(f"LSTM {width}: every cell at least {worst:.2f}x", flush=True)
-    compare_children(dict(list(cells.items())[:3]), max(3, arguments.repeats // 3))
+    compare_children(dict(list(cells.items())[:3]), max(3, arguments.repeats // 3), arguments.device)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 from hack.cluster.errors import ClusterError
 
 from demo.demo import Demo
+from demo.images import CUDA, image_tag, wanted
 from demo.paper import paper, twins
 from demo.places import Current, choose
 from demo.steps import DemoError, Steps
@@ -42,6 +43,8 @@ def main() -> int:
             if isinstance(place, Current):
                 raise DemoError("images are built for CLUSTER=built or CLUSTER=kind")
             steps.step("images, built and loaded", place.load_images)
+            if CUDA in wanted(os.environ):
+                steps.say(f"    for nodes with GPUs, as trainer.image: localhost/nas-{CUDA}:{image_tag(CUDA)}")
             return 0
         demo = Demo(place, steps)
         place.prepare(steps)

@@ -1,12 +1,20 @@
 """What goes into each image, read from the Dockerfile; its tag follows from it, so that no node runs a stale one."""
 
 import hashlib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 from demo.steps import ROOT
 
 COMPONENTS = ("operator", "controller", "trainer", "follower")
+CUDA = "trainer-cuda"
+"""The trainer on a build of torch with CUDA: five times as large, and built when it is asked for."""
+
+
+def wanted(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return which images to build: the chart's four, and with ``CUDA=1`` the trainer for GPUs as well."""
+    return (*COMPONENTS, CUDA) if environment.get("CUDA", "0") not in ("", "0") else COMPONENTS
 
 
 def sources(dockerfile: str, target: str) -> set[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from hack.cluster import binaries, images, lifecycle
 from hack.cluster import instance as instances
 
-from demo.images import COMPONENTS, image_tag
+from demo.images import COMPONENTS, image_tag, wanted
 from demo.steps import ROOT, DemoError, Steps, run
 
 NAMESPACE = "nas-demo"
@@ -50,7 +50,7 @@ class Built:
     def load_images(self) -> None:
         """Build each image and load it into the node; what is there already is kept."""
         cluster = instances.load_existing(self.name)
-        for component in COMPONENTS:
+        for component in wanted(os.environ):
             reference = f"localhost/nas-{component}:{image_tag(component)}"
             archive = images.built(reference) or images.build(component, reference, only="torch: ")
             images.load_if_new(cluster, reference, archive)
@@ -87,7 +87,7 @@ class Kind:
 
     def load_images(self) -> None:
         """Build each image with Docker and load it."""
-        for component in COMPONENTS:
+        for component in wanted(os.environ):
             reference = f"localhost/nas-{component}:{image_tag(component)}"
             # An argument without a value is taken from the environment, if it is there.
             run("docker", "build", "--build-arg", "TORCH_INDEX", "--target", component, "--tag", reference, ".")

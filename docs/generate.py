@@ -130,6 +130,7 @@ _GROUPS = {
             Reason.STORE_UNSUITABLE,
             Reason.LOG_DAMAGED,
             Reason.DATASET_UNAVAILABLE,
+            Reason.NO_CUDA,
         ],
     ),
     "The search has failed": (
@@ -159,6 +160,7 @@ _EXIT = {
     ExitCode.OUT_OF_MEMORY: "The network does not fit: lost, never tried again.",
     ExitCode.DATASET_UNAVAILABLE: "The dataset is missing or broken: the search waits for the cure.",
     ExitCode.STORAGE_REFUSED: "The S3 server refused endpoint, bucket or credentials: the search waits for the cure.",
+    ExitCode.NO_CUDA: "A GPU was asked for, and torch cannot use one: the search waits for the cure.",
     ExitCode.OUT_OF_MEMORY_KILL: "SIGKILL; with reason OOMKilled it came from the kernel's out-of-memory killer: lost.",
     ExitCode.TERMINATED: "SIGTERM: pre-empted or deleted; the next attempt continues from the checkpoint.",
 }

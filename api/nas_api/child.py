@@ -26,6 +26,8 @@ class ExitCode(IntEnum):
     """The dataset is missing or broken: the search waits for the cure, then tries again."""
     STORAGE_REFUSED = 13
     """Bucket, endpoint or credentials refused us: the search waits for the cure, then tries again."""
+    NO_CUDA = 14
+    """A GPU was asked for, and torch cannot use one: the search waits for the cure, then tries again."""
     OUT_OF_MEMORY_KILL = 137
     """SIGKILL; with reason OOMKilled it is the kernel's out-of-memory killer."""
     TERMINATED = 143
@@ -152,6 +154,17 @@ def counted(metrics: dict[str, float], parameters: int) -> dict[str, float]:
     return {"parameters": float(parameters), **metrics} if parameters else metrics
 
 
+class UsedGpu(Model):
+    """On which GPU a network was trained, and how."""
+
+    name: str
+    """As its driver calls it."""
+    capability: str
+    """What it can do, in CUDA's versions: 8.0."""
+    precision: Literal["bfloat16", "float16", "tf32", "float32"]
+    """In which matrices are multiplied and convolved; sums, weights and the optimiser have float32 in any case."""
+
+
 class Result(Model):
     """What a trainer writes once to ``samples/<id>/result.json``."""
 
@@ -172,6 +185,8 @@ class Result(Model):
     """Wall-clock time of the training."""
     parameters: Annotated[int, Field(ge=0)] = 0
     """Weights of the network; 0 where the trainer does not count them."""
+    gpu: Annotated[UsedGpu | None, Field(exclude_if=_is_none)] = None
+    """Where the built-in trainer has trained it; None: on a CPU."""
     message: Annotated[str, StringConstraints(max_length=1000)] = ""
     """What is wrong with an invalid one and where to look, for people."""
     look: str = ""

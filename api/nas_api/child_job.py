@@ -18,6 +18,7 @@ _FATAL_EXIT_CODES = [
     ExitCode.OUT_OF_MEMORY,
     ExitCode.DATASET_UNAVAILABLE,
     ExitCode.STORAGE_REFUSED,
+    ExitCode.NO_CUDA,
 ]
 CA_BUNDLE_FOLDER = "/etc/nas/ca"
 PREPARE_CONTAINER = "prepare"
@@ -27,6 +28,8 @@ UPLOAD_CONTAINER = "upload"
 _LONGEST_VARIABLE = 131_072
 # What a container that runs before or after the trainer may ask for without raising what the pod needs.
 _SHARED_RESOURCES = ("cpu", "memory", "ephemeral-storage")
+# How resources begin that are GPUs or parts of one, after their vendor's name: nvidia.com/gpu, nvidia.com/mig-1g.5gb.
+_GPUS = ("gpu", "mig-")
 # What the one beside it asks for, of the same.
 _KEEP_REQUESTS = {"cpu": "10m", "memory": "64Mi", "ephemeral-storage": "1Mi"}
 
@@ -164,7 +167,7 @@ def trainer_pod_template(
             template = overlay(template, theirs)
         except ValueError as error:
             raise ValueError(f"{field}: {error}") from error
-    return _between_ours(experiment, inputs[0], template, image) if own else template
+    return _between_ours(experiment, inputs[0], template, image) if own else _told_of_gpu(template)
 
 
 def _templates(experiment: NASExperiment, *, final: bool) -> dict[str, PodTemplate]:
@@ -399,3 +402,27 @@ def _queue_labels(spec: TrainerSpec) -> dict[str, str]:
     """Return by what Kueue knows a Job's queue and its priority there."""
     chosen = {names.LABEL_QUEUE: spec.queue, names.LABEL_PRIORITY_CLASS: spec.priority_class}
     return {label: value for label, value in chosen.items() if value is not None}
+
+
+def _told_of_gpu(template: dict[str, Any]) -> dict[str, Any]:
+    """Return the pod template with the built-in trainer told that it is to have a GPU, if its container asks for one.
+
+    What the user's template says of that itself stands.
+    """
+    containers = template["spec"].get("containers", ())
+    trainer: dict[str, Any] = next((item for item in containers if item["name"] == names.TRAINER_CONTAINER), {})
+    asked = _asked_gpu(trainer.get("resources"))
+    if asked is None or any(item["name"] == names.ENV_GPU for item in trainer.get("env", ())):
+        return template
+    told = {"name": names.TRAINER_CONTAINER, "env": [{"name": names.ENV_GPU, "value": asked}]}
+    return overlay(template, {"spec": {"containers": [told]}})
+
+
+def _asked_gpu(resources: Any) -> str | None:
+    """Return the name of the GPU among a container's resources; what the API server would refuse has none."""
+    for kind in ("limits", "requests"):
+        amounts = resources.get(kind) if isinstance(resources, dict) else None
+        for name, amount in amounts.items() if isinstance(amounts, dict) else ():
+            if name.partition("/")[2].startswith(_GPUS) and str(amount) != "0":
+                return str(name)
+    return None

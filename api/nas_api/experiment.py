@@ -456,13 +456,14 @@ class GpuSpec(Model):
     """How the built-in trainer uses a GPU; without one, none of this applies."""
 
     autocast: bool = True
-    """Whether layers are computed in bfloat16; weights, statistics and the optimiser stay in float32."""
+    """Whether layers are computed in bfloat16, or before compute capability 8 in float16 with a scaled loss; weights,
+    statistics and the optimiser stay in float32."""
     compile: bool = False
     """Whether each network is first compiled with torch.compile. That takes a minute or more, so it pays off only in
     long training runs, and it needs a C compiler in trainer.image."""
     cuda_graphs: bool = False
-    """Whether a training step is recorded once and then replayed as a whole, which saves small networks most of their
-    time."""
+    """Whether a training step, or a window of text, is recorded once and then replayed as a whole, which saves small
+    networks and recurrent cells most of their time."""
 
 
 class EarlyStoppingSpec(Model):
@@ -540,6 +541,16 @@ class TrainerSpec(TrainingSpec):
                 "self.childrenPerPod == 1 || !self.gpu.compile",
                 "childrenPerPod must be 1 with gpu.compile: torch.compile does not support several children in one"
                 " process",
+            ),
+            (
+                "self.childrenPerPod == 1 || !self.gpu.cudaGraphs",
+                "childrenPerPod must be 1 with gpu.cudaGraphs: while one child's step is recorded, no other may use the"
+                " GPU",
+            ),
+            (
+                "!has(self.dataset.text) || !self.gpu.compile",
+                "gpu.compile must be false with dataset.text: cells have a backward pass of their own; set"
+                " gpu.cudaGraphs instead",
             ),
             (
                 "self.pods == 1 || has(self.dataset.custom)",

@@ -47,6 +47,8 @@ CREDENTIAL_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 MLFLOW_CREDENTIAL_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 ENV_TRAINER_INPUT = "NAS_INPUT"
 ENV_FOLLOWER_INPUT = "NAS_FOLLOWER_INPUT"
+ENV_GPU = "NAS_GPU"
+"""By which name the trainer's container asks for a GPU; without one in reach the trainer ends. Empty: a CPU will do."""
 
 # Where the pods of one child meet, on the first one's address: torch's default.
 RENDEZVOUS_PORT = 29500

@@ -43,6 +43,7 @@ class Reason(StrEnum):
     STORE_UNSUITABLE = "StoreUnsuitable"
     LOG_DAMAGED = "LogDamaged"
     DATASET_UNAVAILABLE = "DatasetUnavailable"
+    NO_CUDA = "NoCuda"
     WAITING_FOR_EXPERIMENT = "WaitingForExperiment"
     # Suspended
     SUSPENDED_BY_USER = "SuspendedByUser"
@@ -139,6 +140,11 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.DATASET_UNAVAILABLE: Explanation(
         "The trainer cannot read the dataset; the message quotes it.",
         "Put the dataset where trainer.dataset says, or correct it; the search goes on by itself.",
+    ),
+    Reason.NO_CUDA: Explanation(
+        "trainer.template asks for a GPU, and torch cannot use one in the trainer's pod; the message says why.",
+        "Use a trainer image with CUDA (`make images CUDA=1`), or repair the node's driver; the search goes on by"
+        " itself.",
     ),
     Reason.WAITING_FOR_EXPERIMENT: Explanation(
         "The experiment that searcher.warmStart or searchSpace.fixed names has left no log, or has not ended.",

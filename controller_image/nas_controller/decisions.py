@@ -51,6 +51,7 @@ _CURABLE = {
     End.DATASET_UNAVAILABLE: Reason.DATASET_UNAVAILABLE,
     # What the trainer may not do with the bucket, the controller just did: its own credentials are at fault.
     End.STORAGE_REFUSED: Reason.CREDENTIALS_REFUSED,
+    End.NO_CUDA: Reason.NO_CUDA,
 }
 
 

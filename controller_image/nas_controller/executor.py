@@ -22,6 +22,7 @@ class End(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     DATASET_UNAVAILABLE = "DatasetUnavailable"
     STORAGE_REFUSED = "StorageRefused"
+    NO_CUDA = "NoCuda"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     DISRUPTED = "Disrupted"
     """Node gone, pre-empted or evicted: tried again, costs nothing."""
@@ -37,6 +38,7 @@ _ENDS: dict[int, End] = {
     ExitCode.OUT_OF_MEMORY: End.OUT_OF_MEMORY,
     ExitCode.DATASET_UNAVAILABLE: End.DATASET_UNAVAILABLE,
     ExitCode.STORAGE_REFUSED: End.STORAGE_REFUSED,
+    ExitCode.NO_CUDA: End.NO_CUDA,
     # Somebody else ended it, as a node does that is wanted for something else.
     ExitCode.TERMINATED: End.DISRUPTED,
 }

@@ -73,6 +73,7 @@ def test_lint_and_schemas(render: Render, file: str) -> None:
         "embeddedS3.bucket=UPPER",
         "embeddedS3.persistence.size=ten",
         "rbac.wide=true",
+        "gpuTest.enabled=true",
     ],
 )
 def test_unknown_and_wrong_values_are_refused(value: str) -> None:
@@ -186,7 +187,7 @@ def test_an_upgrade_does_not_restart_the_embedded_store(render: Render) -> None:
 @pytest.mark.parametrize("file", CI)
 def test_pods_have_requests_and_a_read_only_root(render: Render, file: str) -> None:
     specs = pod_specs(render("embeddedS3.enabled=true", file=file))
-    assert len(specs) == 3
+    assert len(specs) == (4 if file == "everything" else 3)
     for name, spec in specs.items():
         for container in spec["containers"]:
             assert container["securityContext"]["readOnlyRootFilesystem"] is True, name
@@ -330,6 +331,31 @@ def test_the_pod_of_helm_test_runs_where_the_operator_may(render: Render) -> Non
     specs = pod_specs(render(file="everything"))
     for field in ("nodeSelector", "tolerations"):
         assert specs["Pod/nas-operator-test"][field] == specs["Deployment/nas-operator"][field]
+
+
+# ---------------------------------------------------------------- GPUs
+
+
+def test_a_gpu_is_tried_where_the_chart_is_told_of_one(render: Render) -> None:
+    specs = pod_specs(render(r"gpuTest.limits.nvidia\.com/gpu=1"))
+    spec = specs["Pod/nas-operator-test-gpu"]
+    (container,) = spec["containers"]
+    assert container["image"] == images_of(render())["NAS_TRAINER_IMAGE"]
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": 1}
+    assert container["env"] == [{"name": names.ENV_GPU, "value": "nvidia.com/gpu"}]
+    assert container["command"] == ["python3", "-m", "nas_trainer.smoke"]
+    assert spec["automountServiceAccountToken"] is False
+    said = 'print("skipped", "the GPU: gpuTest.limits asks for none")'
+    assert said not in specs["Pod/nas-operator-test"]["containers"][0]["command"][-1]
+    without = pod_specs(render())
+    assert "Pod/nas-operator-test-gpu" not in without
+    assert said in without["Pod/nas-operator-test"]["containers"][0]["command"][-1]
+
+
+def images_of(objects: Objects) -> dict[str, str]:
+    """Return what the operator is told of images."""
+    (container,) = one(objects, "Deployment", "nas-operator")["spec"]["template"]["spec"]["containers"]
+    return {item["name"]: item["value"] for item in container["env"] if item["name"].endswith("_IMAGE")}
 
 
 # ---------------------------------------------------------------- images, and what Artifact Hub reads

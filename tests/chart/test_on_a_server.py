@@ -42,8 +42,8 @@ def test_every_object_is_taken(control_plane: ControlPlane, namespace: str, rend
 
 
 def test_pods_are_admitted_as_restricted(control_plane: ControlPlane, restricted: str, render: Render) -> None:
-    specs = pod_specs(render(S3, namespace=restricted))
-    assert len(specs) == 3
+    specs = pod_specs(render(S3, r"gpuTest.limits.nvidia\.com/gpu=1", namespace=restricted))
+    assert len(specs) == 4
     control_plane.kubectl("create", "serviceaccount", "nas-operator", "-n", restricted)
     for index, spec in enumerate(specs.values()):
         metadata = {"name": f"pod-{index}", "namespace": restricted}

@@ -282,8 +282,15 @@ def test_every_rule_of_the_schema_can_be_evaluated_here() -> None:
             "spec.trainer": {"dataset": {"text": {}}},
         },
         "self.childrenPerPod == 1 || !has": {"spec.trainer": {"dataset": {"custom": {}}, "childrenPerPod": 2}},
-        "self.childrenPerPod == 1 || !self.gpu": {
+        "self.childrenPerPod == 1 || !self.gpu.compile": {
             "spec.trainer": {"dataset": {"digits": {}}, "gpu": {"compile": True}, "childrenPerPod": 2}
+        },
+        "self.childrenPerPod == 1 || !self.gpu.cudaGraphs": {
+            "spec.trainer": {"dataset": {"digits": {}}, "gpu": {"cudaGraphs": True}, "childrenPerPod": 2}
+        },
+        "!has(self.dataset.text) || !self.gpu": {
+            "spec.searchSpace": {"recurrentCell": {}},
+            "spec.trainer": {"dataset": {"text": {}}, "gpu": {"compile": True}},
         },
         "self.pods == 1": {"spec.trainer": {"dataset": {"digits": {}}, "pods": 2}},
         "self.finalTraining.pods <=": {

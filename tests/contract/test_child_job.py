@@ -90,7 +90,7 @@ def test_the_job_tries_once_and_goes_with_its_experiment() -> None:
     rules = built["spec"]["podFailurePolicy"]["rules"]
     assert rules[0]["onPodConditions"], "a pre-empted pod may exit with any code, so this rule comes first"
     # Neither 137 nor 143: pods of a Job that is suspended end so, and the Job is to go on later.
-    assert rules[1]["onExitCodes"]["values"] == [10, 11, 12, 13]
+    assert rules[1]["onExitCodes"]["values"] == [10, 11, 12, 13, 14]
     assert built["spec"]["suspend"] is False and names.LABEL_QUEUE not in built["metadata"]["labels"]
 
 
@@ -331,6 +331,43 @@ def test_one_pod_is_what_it_was() -> None:
     of = custom(pods=1)
     assert job(of) == job(custom())
     assert "completionMode" not in job(of)["spec"] and "subdomain" not in job(of)["spec"]["template"]["spec"]
+
+
+def on(resources: Any, **more: Any) -> dict[str, Any]:
+    """Return a trainer's template with these resources."""
+    return {"spec": {"containers": [{"name": "trainer", "resources": resources, **more}]}}
+
+
+@pytest.mark.parametrize(
+    ("resources", "asked"),
+    [
+        ({"limits": {"memory": "2Gi", "nvidia.com/gpu": 1}}, "nvidia.com/gpu"),
+        ({"requests": {"nvidia.com/mig-1g.5gb": "2"}}, "nvidia.com/mig-1g.5gb"),
+        ({"limits": {"amd.com/gpu": "1"}}, "amd.com/gpu"),
+        ({"limits": {"nvidia.com/gpu": 0}}, None),
+        ({"limits": {"cpu": "2", "example.com/fpga": 1}}, None),
+        ({"claims": [{"name": "gpu"}]}, None),
+        # For the API server to refuse.
+        ({"limits": "nvidia.com/gpu"}, None),
+        ("nvidia.com/gpu", None),
+        (None, None),
+    ],
+)
+def test_the_trainer_is_told_that_it_is_to_have_a_gpu(resources: Any, asked: str | None) -> None:
+    found = container(job(experiment(template=on(resources))))
+    assert [item["value"] for item in found["env"] if item["name"] == names.ENV_GPU] == ([asked] if asked else [])
+
+
+def test_what_the_template_says_of_a_gpu_stands() -> None:
+    template = on({"limits": {"nvidia.com/gpu": 1}}, env=[{"name": names.ENV_GPU, "value": ""}])
+    found = container(job(experiment(template=template)))
+    assert [item for item in found["env"] if item["name"] == names.ENV_GPU] == template["spec"]["containers"][0]["env"]
+
+
+def test_a_gpu_of_another_container_or_of_a_trainer_of_ones_own_is_none_of_ours() -> None:
+    beside = {"name": "beside", "image": "x", "resources": {"limits": {"nvidia.com/gpu": 1}}}
+    assert names.ENV_GPU not in str(job(experiment(template={"spec": {"containers": [beside]}})))
+    assert names.ENV_GPU not in str(job(custom(template=on({"limits": {"nvidia.com/gpu": 1}}))))
 
 
 @pytest.mark.parametrize("queue", [None, "gpu"])

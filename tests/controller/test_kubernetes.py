@@ -140,6 +140,7 @@ def test_a_child_runs_and_succeeds(bench: Bench) -> None:
         (10, "Error", End.INVALID_INPUT),
         (11, "Error", End.OUT_OF_MEMORY),
         (12, "Error", End.DATASET_UNAVAILABLE),
+        (14, "Error", End.NO_CUDA),
         (13, "Error", End.STORAGE_REFUSED),
         (137, "OOMKilled", End.OUT_OF_MEMORY),
         (137, "Error", End.FAILED),

@@ -552,7 +552,12 @@ def test_duration_ends_the_search_once_nothing_is_in_flight() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fate", "reason"), [("DatasetUnavailable", "DatasetUnavailable"), ("StorageRefused", "CredentialsRefused")]
+    ("fate", "reason"),
+    [
+        ("DatasetUnavailable", "DatasetUnavailable"),
+        ("StorageRefused", "CredentialsRefused"),
+        ("NoCuda", "NoCuda"),
+    ],
 )
 def test_the_environments_fault_waits_for_its_cure(fate: str, reason: str) -> None:
     bench = Bench([fate] * 8)

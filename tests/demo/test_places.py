@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from demo import images
-from demo.images import COMPONENTS, sources
+from demo.images import COMPONENTS, CUDA, sources, wanted
 from demo.places import Built, Current, choose
 from demo.steps import ROOT, DemoError
 from hack.cluster import images as archives
@@ -41,6 +41,12 @@ def test_every_source_of_an_image_exists_and_its_own_are_there(component: str) -
     found = sources(DOCKERFILE, component)
     assert all((ROOT / place).exists() for place in found)
     assert {"api", f"requirements/{component}.txt"} < found
+
+
+def test_the_trainer_for_gpus_is_built_when_it_is_asked_for() -> None:
+    assert wanted({}) == wanted({"CUDA": "0"}) == wanted({"CUDA": ""}) == COMPONENTS
+    assert wanted({"CUDA": "1"}) == (*COMPONENTS, CUDA)
+    assert sources(DOCKERFILE, CUDA) == sources(DOCKERFILE, "trainer")
 
 
 def test_an_image_is_tagged_by_what_goes_into_it(tmp_path: Path) -> None:

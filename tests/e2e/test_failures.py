@@ -91,6 +91,12 @@ def _no_dataset(world: World, document: Document) -> None:
     document["spec"]["trainer"]["dataset"] = {"cifar10": {"uri": "s3://nas/nothing-here"}}
 
 
+def _no_cuda(world: World, document: Document) -> None:
+    # As the controller tells it where a GPU is asked for, of which this node has none.
+    asked = {"name": names.ENV_GPU, "value": "nvidia.com/gpu"}
+    document["spec"]["trainer"]["template"] = {"spec": {"containers": [{"name": "trainer", "env": [asked]}]}}
+
+
 def _quota(world: World, document: Document) -> None:
     metadata = {"name": "small", "namespace": _namespace(document)}
     world.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": {"pods": "1"}}})
@@ -124,6 +130,13 @@ TROUBLES = [
         ("s3://nas/nothing-here",),
         _no_dataset,
         lambda world, document: _patch(world, document, {"trainer": {"dataset": {"cifar10": None, "digits": {}}}}),
+    ),
+    Trouble(
+        "no-cuda",
+        Reason.NO_CUDA,
+        ("nvidia.com/gpu", "this image has no CUDA"),
+        _no_cuda,
+        lambda world, document: _patch(world, document, {"trainer": {"template": None}}),
     ),
     Trouble(
         "quota-exceeded",

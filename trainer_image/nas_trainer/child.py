@@ -104,6 +104,8 @@ def train_child(document: TrainerInput, shared: Shared, defer: Defer, ranks: Ran
     torch.set_num_threads(document.threads)
     with _memory_failures(), losses():
         task = _task(document, shared, ranks)
+        if task.gpu is not None:
+            log.info("gpu", **task.gpu.model_dump())
         _restore(document, store, checkpoints, task, ranks, log)
         stopped = _train(document, checkpoints, task, ranks, log)
         metrics = _metrics(document, store, task, ranks, log)
@@ -276,6 +278,7 @@ def _result(
         stopped=stopped,
         seconds=seconds,
         parameters=task.parameters,
+        gpu=task.gpu,
     )
 
 

@@ -20,6 +20,7 @@ from nas_api import names
 from nas_api.child import ExitCode, TrainerInput, read_trainer_document
 from nas_trainer.child import Failure, Shared, Terminated, first_line, train_child
 from nas_trainer.distributed import RankLost, joined
+from nas_trainer.gpu import NoCuda, prepare
 from nas_trainer.process import leave_message
 from nas_trainer.together import Defer, run_together
 
@@ -38,6 +39,7 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
     try:
         with _terminated_by_sigterm() as defer:
             documents = _read_input(environment)
+            _prepare_gpu(environment)
             several = len(documents) > 1
             message = _run_together(documents) if several else _run_one(documents[0], environment, defer)
     except Failure as failure:
@@ -50,6 +52,13 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
         return ExitCode.TERMINATED
     leave_message(environment, message)
     return ExitCode.OK
+
+
+def _prepare_gpu(environment: Mapping[str, str]) -> None:
+    try:
+        prepare(environment)
+    except NoCuda as error:
+        raise Failure(ExitCode.NO_CUDA, str(error)) from error
 
 
 def _run_one(document: TrainerInput, environment: Mapping[str, str], defer: Defer) -> str:

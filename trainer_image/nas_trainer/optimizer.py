@@ -21,6 +21,11 @@ class Optimizer(Protocol):
 
     learning_rate: float
     """May be changed between steps."""
+    param_groups: list[dict[str, list[Tensor]]]
+    """Where GradScaler looks for the gradients."""
+    skips_by_itself: bool
+    """Whether a step looks itself, on the device, for what GradScaler has found to be not finite; otherwise that keeps
+    the host waiting, and the step cannot be recorded."""
 
     def step(self) -> None:
         """Change the parameters by their gradients, and drop the gradients."""
@@ -56,18 +61,45 @@ class NesterovSGD:
         self._weight_decay = weight_decay
         self.velocities = [torch.zeros_like(parameter) for parameter in self._parameters]
         """One for each parameter, in their order: all of the optimiser's state."""
+        self.param_groups = [{"params": self._parameters}]
+        self.found_inf: Tensor | None = None
+        """Set by GradScaler during a step: not 0 where a gradient is not finite, and nothing is to be changed."""
+
+    skips_by_itself = True
+    # What GradScaler calls it.
+    _step_supports_amp_scaling = True
 
     @torch.no_grad()
     def step(self) -> None:
         """See :class:`Optimizer`."""
         gradients = _gradients(self._parameters)
-        torch._foreach_add_(gradients, self._parameters, alpha=self._weight_decay)
-        torch._foreach_mul_(self.velocities, self._momentum)
-        torch._foreach_add_(self.velocities, gradients)
-        torch._foreach_add_(gradients, self.velocities, alpha=self._momentum)
-        torch._foreach_add_(self._parameters, gradients, alpha=-self.learning_rate)
+        if self.found_inf is None:
+            torch._foreach_add_(gradients, self._parameters, alpha=self._weight_decay)
+            torch._foreach_mul_(self.velocities, self._momentum)
+            torch._foreach_add_(self.velocities, gradients)
+            torch._foreach_add_(gradients, self.velocities, alpha=self._momentum)
+            torch._foreach_add_(self._parameters, gradients, alpha=-self.learning_rate)
+        else:
+            self._step_unless(self.found_inf, gradients)
         for parameter in self._parameters:
             parameter.grad = None
+
+    def _step_unless(self, found_inf: Tensor, gradients: list[Tensor]) -> None:
+        """Take the same step in one kernel, which looks at ``found_inf`` itself."""
+        torch._fused_sgd_(
+            self._parameters,
+            gradients,
+            # The kernel keeps none without momentum, and neither needs any.
+            self.velocities if self._momentum else [],
+            weight_decay=self._weight_decay,
+            momentum=self._momentum,
+            lr=self.learning_rate,
+            dampening=0.0,
+            nesterov=self._momentum > 0,
+            maximize=False,
+            is_first_step=False,
+            found_inf=found_inf,
+        )
 
     def state(self, names: Sequence[str]) -> dict[str, Tensor]:
         """See :class:`Optimizer`."""
@@ -81,8 +113,11 @@ class AdamW:
     v = beta2 * v + (1 - beta2) * g^2; w -= learning_rate * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon).
     """
 
+    skips_by_itself = False
+
     def __init__(self, parameters: Iterable[Tensor], learning_rate: float, beta1: float, weight_decay: float) -> None:
         self._parameters = list(parameters)
+        self.param_groups = [{"params": self._parameters}]
         self.learning_rate = learning_rate
         self._beta1 = beta1
         self._weight_decay = weight_decay

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from nas_api.child import UsedGpu
 from nas_api.handover import Preprocessing, Vocabulary
 
 
@@ -42,6 +43,10 @@ class Task(Protocol):
     """One network that learns: whole epochs, each a function of the state before it, the seed and its number."""
 
     progress: Progress
+
+    @property
+    def gpu(self) -> UsedGpu | None:
+        """The GPU on which it is trained; None: a CPU."""
 
     @property
     def parameters(self) -> int:

@@ -8,7 +8,6 @@ import math
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +18,9 @@ from nas_api.experiment import DatasetSpec, GpuSpec, OptimizerSpec
 from nas_api.handover import Preprocessing
 from nas_trainer.descent import Descent, choose_device, seed_weights
 from nas_trainer.distributed import ALONE, Ranks
+from nas_trainer.gpu import on_gpu
 from nas_trainer.images.architectures import ImageArchitecture, build, multiply_adds, of_images
 from nas_trainer.images.augmentation import altered
-from nas_trainer.images.cuda_graph import GpuRecorder, RecordedStep, Step
 from nas_trainer.images.data import Images, load_images
 from nas_trainer.images.export import FromPixels, onnx_model
 from nas_trainer.images.preprocessing import UPSAMPLED_BY, augment, central_crops
@@ -116,7 +115,6 @@ class ImageTraining(Descent[nn.Module]):
         epochs: int = 0,
     ) -> None:
         final = final or FinalSettings()
-        self._gpu = (gpu or GpuSpec()) if device.type == "cuda" else None
         self._memory_format = _memory_format(device)
         self._images = images.to(device, self._memory_format)
         self._held_out_images = self._images.held_out_images
@@ -134,14 +132,13 @@ class ImageTraining(Descent[nn.Module]):
         seed_weights(seed)
         network = build(architecture, images.shape[0], images.classes, float(final.batch_norm_epsilon))
         network.to(device).to(memory_format=self._memory_format)  # type: ignore[call-overload]
-        super().__init__(network, optimizer, seed, device, final, ranks)
+        super().__init__(network, optimizer, seed, device, final, ranks, on_gpu(gpu or GpuSpec(), device))
         self._spec, self._epochs = optimizer, epochs
         self._smoothing = float(optimizer.label_smoothing)
         # Shares its weights with the network, whose names stay those of a checkpoint.
         parallel = ranks.parallel(self.network)
-        compiled = self._gpu is not None and self._gpu.compile
+        compiled = self._gpu is not None and self._gpu.settings.compile
         self._forward: Callable[[Tensor], Tensor] = torch.compile(parallel) if compiled else parallel
-        self._recorded: RecordedStep | None = None
 
     def metrics(self, last: int) -> dict[str, float]:
         """See :class:`~nas_trainer.task.Task`: accuracy in [0, 1], training loss in nats, and what an image costs."""
@@ -193,10 +190,6 @@ class ImageTraining(Descent[nn.Module]):
         measured: list[float] = torch.stack(values).tolist()
         return measured
 
-    def _precision(self) -> "torch.autocast | nullcontext[None]":
-        autocast = self._gpu is not None and self._gpu.autocast
-        return torch.autocast(self._device.type, torch.bfloat16) if autocast else nullcontext()
-
     def _train_epoch(self, epoch: int) -> Tensor:
         """Train on every image once; return the mean loss as a tensor on the device, float32 ()."""
         images, labels = self._images.train_images, self._images.train_labels
@@ -205,7 +198,8 @@ class ImageTraining(Descent[nn.Module]):
         steps = len(labels) // self._batch_size
         share = self._ranks.share(self._batch_size)
         total = torch.zeros((), device=self._device)
-        take_step = self._step_of_epoch(epoch)
+        rate = self._decayed(learning_rate(self._spec, epoch, self._epochs), epoch)
+        take_step = self._at_rate(self._step, rate)
         self.network.train()
         for step in range(steps):
             chosen = order[step * self._batch_size : (step + 1) * self._batch_size]
@@ -216,27 +210,13 @@ class ImageTraining(Descent[nn.Module]):
             total += take_step(batch.contiguous(memory_format=self._memory_format), labels[chosen[share]])
         return self._ranks.sum(total) / self._ranks.count / steps
 
-    def _step_of_epoch(self, epoch: int) -> Step:
-        """Return what takes a step, with the epoch's learning rate."""
-        rate = self._decayed(learning_rate(self._spec, epoch, self._epochs), epoch)
-        if rate != self._optimizer.learning_rate:
-            self._optimizer.learning_rate = rate
-            # A recording has the old one in it.
-            self._recorded = None
-        if self._gpu is None or not self._gpu.cuda_graphs:
-            return self._step
-        if self._recorded is None:
-            self._recorded = RecordedStep(self._step, GpuRecorder())
-        return self._recorded
-
     def _step(self, batch: Tensor, labels: Tensor) -> Tensor:
         """Learn from this rank's share of a batch; return what its mean loss adds to the ranks' mean, float32 ()."""
         with self._precision():
             loss = functional.cross_entropy(self._forward(batch), labels, label_smoothing=self._smoothing)
         if self._ranks.count > 1:
             loss = loss * self._ranks.weight(self._batch_size)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
+        self._learn(loss)
         if self._average is not None:
             self._average.update()
         return loss.detach().float()

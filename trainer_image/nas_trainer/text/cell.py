@@ -7,6 +7,9 @@ What makes it quick on a CPU, where one step of a small cell is hardly longer th
 - Between U h and h every operation works element by element. So the derivative of h_t and c_t by each leaf is a
   product along the tree's path, which needs nothing from other steps: it is computed for all steps at once. What
   is left of the backward loop, for any cell, are five operations a step.
+
+A GPU, which waits for each of these to be launched, replays the whole window (``nas_trainer.cuda_graph``). Under
+autocast the products are computed in its type, and all that is between them in float32.
 """
 
 import math
@@ -18,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_trainer.text.gradients import Derivatives, back_through_steps, split_leaves
-from nas_trainer.text.operations import COMBINE, PLAIN, product
+from nas_trainer.text.operations import COMBINE, PLAIN, product, product_type
 from nas_trainer.text.window import Window
 
 
@@ -36,19 +39,22 @@ class _AllSteps(torch.autograd.Function):
         state_weight: Tensor,
         bias: Tensor,
         mask: Tensor | None,
+        kind: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
         steps, batch, _ = x.shape
-        inputs = product(x.reshape(steps * batch, -1), input_weight).add_(bias).view(steps, batch, -1)
+        inputs = product(x.reshape(steps * batch, -1), input_weight.to(kind)).to(x.dtype).add_(bias)
+        inputs = inputs.view(steps, batch, -1)
         states = x.new_empty(steps + 1, *state.shape)
         cells = torch.empty_like(states)
         states[0], cells[0] = state, memory
         window = Window(cell, inputs, states, cells)
-        window.run(state_weight, mask)
+        window.run(state_weight.to(kind), mask)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(x, input_weight, state_weight, mask)
             # What is written in place below is the window's own; views for the steps are not needed any more.
             window.program.clear()
             ctx.window = window
+            ctx.kind = kind
         return states[1:], cells[-1].clone()
 
     @staticmethod
@@ -61,16 +67,19 @@ class _AllSteps(torch.autograd.Function):
         gradients = derivatives.factors
         by_input = split_leaves(window, derivatives)
         at_state = states_gradient.clone()
-        at_cell, state, memory = back_through_steps(window, derivatives, at_state, memory_gradient, state_weight, mask)
+        back = state_weight.t().to(ctx.kind).contiguous()
+        at_cell, state, memory = back_through_steps(window, derivatives, at_state, memory_gradient, back, mask)
 
         flat = gradients.view(steps * batch, columns)
         before = window.states[:-1] if mask is None else window.states[:-1] * mask
-        to_state_weight = product(before.reshape(steps * batch, -1).t(), flat)
+        to_state_weight = product(before.reshape(steps * batch, -1).t(), flat.to(ctx.kind))
         for where, factor, below in by_input:
             torch.mul(factor, at_cell if below else at_state, out=gradients[..., where])
-        to_x = product(flat, input_weight.t()).view_as(x) if ctx.needs_input_grad[1] else None
-        to_input_weight = product(x.reshape(steps * batch, -1).t(), flat)
-        return None, to_x, state, memory, to_input_weight, to_state_weight, flat.sum(0), None
+        given = flat.to(ctx.kind)
+        to_x = product(given, input_weight.t().to(ctx.kind)).to(x.dtype).view_as(x) if ctx.needs_input_grad[1] else None
+        to_input_weight = product(x.reshape(steps * batch, -1).t(), given).to(x.dtype)
+        to_state_weight = to_state_weight.to(x.dtype)
+        return None, to_x, state, memory, to_input_weight, to_state_weight, flat.sum(0), None, None
 
 
 class RecurrentCell(nn.Module):
@@ -104,7 +113,7 @@ class RecurrentCell(nn.Module):
             h after each step, (steps, batch, hidden), and c after the last, (batch, hidden).
         """
         out: tuple[Tensor, Tensor] = _AllSteps.apply(  # type: ignore[no-untyped-call]
-            self.architecture, x, state, memory, self.input_weight, self.state_weight, self.bias, mask
+            self.architecture, x, state, memory, self.input_weight, self.state_weight, self.bias, mask, product_type(x)
         )
         return out
 

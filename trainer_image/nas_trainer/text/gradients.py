@@ -81,7 +81,7 @@ def back_through_steps(
     derivatives: Derivatives,
     at_state: Tensor,
     memory: Tensor,
-    state_weight: Tensor,
+    back: Tensor,
     mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Go back through the steps; the factors become the gradients at the leaves, and ``at_state`` that at h.
@@ -91,14 +91,13 @@ def back_through_steps(
         derivatives: what the gradients at h and c are multiplied by.
         at_state: the gradient at h from outside the cell, (steps, batch, hidden).
         memory: the gradient at the last c, (batch, hidden).
-        state_weight: U.
+        back: U transposed, in the type in which it is multiplied.
         mask: what h was multiplied by before U; None: by 1.
 
     Returns:
         The gradients at each c (steps, batch, hidden), at the h before the window and at the c before it.
     """
     at_cell = torch.empty_like(at_state)
-    back = state_weight.t().contiguous()
     factors = derivatives.factors.unbind(0)
     state = at_state.unbind(0)
     cell = at_cell.unbind(0)
@@ -118,7 +117,8 @@ def back_through_steps(
             columns[step].mul_(at[below])
         before = cell[step] if derivatives.carry_below else state[step]
         memory = before if carry is None else before * carry[step]
-    return at_cell, _masked(product(factors[0], back), mask), memory.clone() if memory is before else memory
+    to_state = _masked(product(factors[0], back), mask).to(at_state.dtype)
+    return at_cell, to_state, memory.clone() if memory is before else memory
 
 
 def _masked(gradient: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,6 +1,7 @@
 """The language model made of a cell: an embedding, the cell in layers, a softmax (paper section 4.2); and its size."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +74,30 @@ class LanguageModel(nn.Module):
         zeros = self.bias.new_zeros(len(self.cells), streams, self.width)
         return zeros, zeros
 
+    def masks(self, words: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw what is dropped in a window of training: zeros for that, and 1 / (1 - dropout) for what is kept.
+
+        Apart from ``forward``, which can be recorded without the generator.
+
+        Args:
+            words: int64 (steps, streams).
+            generator: decides what is dropped.
+
+        Returns:
+            The masks in the order in which ``forward`` takes them; none for what is never dropped.
+        """
+        streams, every = (words.shape[1], self.width), (*words.shape, self.width)
+        layer = [(streams, self._input_dropout), (streams, self._recurrent_dropout), (every, self._dropout)]
+        # Words are dropped as such, wherever they are in the window (Gal and Ghahramani, 2016, section 4.2).
+        of_words = ((self.embedding.shape[0], 1), self._embedding_dropout)
+        return tuple(
+            self.bias.new_empty(shape).bernoulli_(1 - dropout, generator=generator).div_(1 - dropout)
+            for shape, dropout in [of_words, (every, self._dropout), *layer * len(self.cells)]
+            if dropout
+        )
+
     def forward(
-        self, words: Tensor, states: Tensor, memories: Tensor, generator: torch.Generator | None = None
+        self, words: Tensor, states: Tensor, memories: Tensor, masks: Sequence[Tensor] = ()
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run a window.
 
@@ -82,35 +105,30 @@ class LanguageModel(nn.Module):
             words: int64 (steps, streams).
             states: h of each layer before it, (layers, streams, width).
             memories: c likewise.
-            generator: decides what is dropped, when training.
+            masks: what ``masks`` has drawn, when training; without, nothing is dropped.
 
         Returns:
             Logits (steps * streams, words), and the new states and memories.
         """
-        # Words are dropped as such, wherever they are in the window (Gal and Ghahramani, 2016, section 4.2).
-        kept_words = _mask((self.embedding.shape[0], 1), self._embedding_dropout, self.embedding, generator)
+        drawn = iter(masks)
+
+        def mask(dropout: float) -> Tensor | None:
+            return next(drawn) if masks and dropout else None
+
+        kept_words = mask(self._embedding_dropout)
         x = functional.embedding(words, self.embedding)
-        x = self._dropped(x if kept_words is None else x * kept_words[words], generator)
+        x = _masked(x if kept_words is None else x * kept_words[words], mask(self._dropout))
         new_states, new_memories = [], []
         for cell, state, memory in zip(self.layers(), states, memories, strict=True):
             # One mask for all steps of the window.
-            kept_inputs = _mask(x.shape[1:], self._input_dropout, x, generator)
-            x = x if kept_inputs is None else x * kept_inputs
-            x, new_memory = cell(x, state, memory, _mask(state.shape, self._recurrent_dropout, x, generator))
+            x = _masked(x, mask(self._input_dropout))
+            x, new_memory = cell(x, state, memory, mask(self._recurrent_dropout))
             new_states.append(x[-1])
             new_memories.append(new_memory)
-            x = self._dropped(x, generator)
+            x = _masked(x, mask(self._dropout))
         logits = linear(x.flatten(0, 1), self.softmax(), self.bias)
         return logits, torch.stack(new_states), torch.stack(new_memories)
 
-    def _dropped(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        mask = _mask(x.shape, self._dropout, x, generator)
-        return x if mask is None else x * mask
 
-
-def _mask(shape: tuple[int, ...], dropout: float, like: Tensor, generator: torch.Generator | None) -> Tensor | None:
-    """Return zeros for what is dropped and 1 / (1 - dropout) for what is kept; None where nothing is dropped."""
-    if generator is None or dropout == 0:
-        return None
-    kept = 1 - dropout
-    return like.new_empty(shape).bernoulli_(kept, generator=generator).div_(kept)
+def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    return x if mask is None else x * mask

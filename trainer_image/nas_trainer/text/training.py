@@ -9,15 +9,16 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from nas_api.child import FinalSettings, TrainerInput
-from nas_api.experiment import LanguageSpec, OptimizerSpec, TextDataset
+from nas_api.experiment import GpuSpec, LanguageSpec, OptimizerSpec, TextDataset
 from nas_api.handover import Vocabulary
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_trainer.descent import Descent, choose_device, seed_weights
 from nas_trainer.distributed import ALONE, Ranks
+from nas_trainer.gpu import on_gpu
 from nas_trainer.task import Unsuitable
 from nas_trainer.text.data import END, UNKNOWN, Text, load_text
 from nas_trainer.text.export import OneStep, onnx_model
@@ -64,6 +65,7 @@ def text_training(
         choose_device(),
         metric=document.metric,
         final=document.final,
+        gpu=document.gpu,
         ranks=ranks,
     )
 
@@ -101,6 +103,7 @@ class TextTraining(Descent[LanguageModel]):
         metric: what the progress tells of: ``PERPLEXITY`` or ``BITS_PER_CHARACTER``.
         final: what only final trainings change: dropout, the scale of the initial weights, when the learning rate
             falls, and whether the text held out is the test text. None: nothing of it.
+        gpu: how the device is used when it is a GPU; None: as the manifest's defaults say.
         ranks: the processes that train it together, each with its share of the streams.
 
     Raises:
@@ -119,6 +122,7 @@ class TextTraining(Descent[LanguageModel]):
         *,
         metric: str = PERPLEXITY,
         final: FinalSettings | None = None,
+        gpu: GpuSpec | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         self._spec = spec
@@ -138,7 +142,7 @@ class TextTraining(Descent[LanguageModel]):
         network = LanguageModel(architecture, words, fitting_width(architecture, words, spec), spec)
         if final is not None and final.initial_scale is not None:
             network.draw_weights(float(final.initial_scale))
-        super().__init__(network.to(device), optimizer, seed, device, final, ranks)
+        super().__init__(network.to(device), optimizer, seed, device, final, ranks, on_gpu(gpu or GpuSpec(), device))
         self._forward: Callable[..., tuple[Tensor, Tensor, Tensor]] = ranks.parallel(self.network)
 
     def metrics(self, last: int) -> dict[str, float]:
@@ -190,45 +194,52 @@ class TextTraining(Descent[LanguageModel]):
 
     def _train_epoch(self, epoch: int) -> float:
         """Read the training text once; return the mean loss of a token in nats."""
-        (read, following), streams_count = self._shares(self._train)
+        read, following = self._shares(self._train)
         generator = self._generator(epoch, self._ranks.number)
-        self._optimizer.learning_rate = self._rate(epoch)
-        clip = float(self._spec.gradient_clip)
-        parameters = list(self.network.parameters())
+        take_step = self._at_rate(self._step, self._rate(epoch))
         states, memories = self.network.start(read.shape[1])
         total = torch.zeros((), device=self._device)
         for start in range(0, len(read), self._spec.steps):
             window = slice(start, start + self._spec.steps)
-            logits, states, memories = self._forward(read[window], states.detach(), memories.detach(), generator)
-            loss = functional.cross_entropy(
-                logits, following[window].flatten(), ignore_index=_NO_TARGET, reduction="sum"
-            )
-            # The mean over all streams, where the ranks' gradients are averaged.
-            (loss / (streams_count / self._ranks.count)).backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(parameters, clip)
-            self._optimizer.step()
-            total += loss.detach()
+            words = read[window]
+            # The last window may be shorter than what was recorded.
+            take = take_step if len(words) == self._spec.steps else self._step
+            masks = self.network.masks(words, generator)
+            loss, states, memories = take(words, following[window], states, memories, *masks)
+            total += loss
         return (self._ranks.sum(total) / (self._train[1] != _NO_TARGET).sum()).item()
+
+    def _step(
+        self, words: Tensor, following: Tensor, states: Tensor, memories: Tensor, *masks: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Learn from a window; return the sum of its tokens' losses in nats, float32 (), and the new state."""
+        with self._precision():
+            logits, states, memories = self._forward(words, states, memories, masks)
+        loss = functional.cross_entropy(logits, following.flatten(), ignore_index=_NO_TARGET, reduction="sum")
+        # The mean over all streams, where the ranks' gradients are averaged.
+        streams_count = self._train[0].shape[1]
+        self._learn(loss / (streams_count / self._ranks.count), float(self._spec.gradient_clip))
+        return loss.detach(), states.detach(), memories.detach()
 
     @torch.no_grad()
     def _measure(self) -> float:
         """Return the mean loss of a token of the text held out, in nats."""
-        (read, following), _ = self._shares(self._held_out)
+        read, following = self._shares(self._held_out)
         states, memories = self.network.start(read.shape[1])
         total = torch.zeros((), device=self._device, dtype=torch.float64)
         for start in range(0, len(read), self._spec.steps):
             window = slice(start, start + self._spec.steps)
-            logits, states, memories = self.network(read[window], states, memories)
+            with self._precision():
+                logits, states, memories = self.network(read[window], states, memories)
             total += functional.cross_entropy(
                 logits, following[window].flatten(), ignore_index=_NO_TARGET, reduction="sum"
             )
         return (self._ranks.sum(total) / (self._held_out[1] != _NO_TARGET).sum()).item()
 
-    def _shares(self, text: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], int]:
-        """Return this rank's streams of a text (steps, streams), which may be none, and how many all have."""
-        streams_count = text[0].shape[1]
-        share = self._ranks.share(streams_count)
-        return tuple(each[:, share] for each in text), streams_count
+    def _shares(self, text: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return this rank's streams of a text (steps, streams), which may be none."""
+        share = self._ranks.share(text[0].shape[1])
+        return tuple(each[:, share] for each in text)
 
 
 def _perplexity(nats: float) -> float:
