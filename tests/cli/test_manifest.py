@@ -205,7 +205,7 @@ def test_a_final_training_is_bounded_by_the_product_of_its_axes() -> None:
     assert check(manifest(finalTraining={"top": 50, "grid": grid}))[1] == []
     _, ((path, message),) = check(manifest(finalTraining={"top": 50, "grid": {**grid, "decayEpoch": [1, 2]}}))
     assert path == ("spec", "finalTraining")
-    assert message.endswith("at most 1,000 training runs: lower top, or give grid fewer values")
+    assert message.endswith("at most 1,000 training runs: lower top or seeds, or give grid fewer values")
 
 
 @pytest.mark.parametrize("content", [None, "", "kind: Secret\n"])
@@ -259,7 +259,7 @@ def test_every_rule_of_the_schema_can_be_evaluated_here() -> None:
             }
         },
         "[has(self.convolutional)": {"spec.searchSpace": {}},
-        "self.top * (size(": {
+        "self.top * self.seeds * (size(": {
             "spec.finalTraining": {"top": 42, "grid": {"learningRate": ["1"] * 8, "decayEpoch": [1, 2, 3]}}
         },
         "self.blockOutput": {"spec.searchSpace": {"convolutional": {"blockOutput": "All"}}},
@@ -307,7 +307,7 @@ def test_every_rule_of_the_schema_can_be_evaluated_here() -> None:
         "self.earlyStopping.epoch < self.epochs": {
             "spec.trainer": {"dataset": {"digits": {}}, "epochs": 4, "earlyStopping": {"epoch": 4}}
         },
-        "!has(self.dataset.text) ||": {
+        "!has(self.dataset.text) || (self.optimizer": {
             "spec.searchSpace": {"recurrentCell": {}},
             "spec.trainer": {"dataset": {"text": {}}, "optimizer": {"ema": "0.9"}},
         },
