@@ -56,7 +56,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"spec": _REMOVE}, "spec: Required value"),
     ({"spec.searchSpace": _REMOVE}, "spec.searchSpace"),
     ({"spec.searchSpace": {}}, "set exactly one of convolutional, convolutionalCell, recurrentCell, custom"),
-    ({"spec.searchSpace.recurrentCell": {}}, "set exactly one of convolutional, convolutionalCell, recurrentCell, custom"),
+    (
+        {"spec.searchSpace.recurrentCell": {}},
+        "set exactly one of convolutional, convolutionalCell, recurrentCell, custom",
+    ),
     ({"spec.searchSpace": {"recurrentCell": {}}}, "searchSpace.recurrentCell needs trainer.dataset.text"),
     ({"spec.searchSpace": {"recurrentCell": {"base": 3}}}, "must be 2, 4, 8 or 16"),
     ({"spec.searchSpace": {"recurrentCell": {"combinations": ["sub"]}}}, "spec.searchSpace.recurrentCell.combinations"),

@@ -134,7 +134,8 @@ TROUBLES = [
     Trouble(
         "no-cuda",
         Reason.NO_CUDA,
-        ("nvidia.com/gpu", "this image has no CUDA"),
+        # In an image with CUDA on a node without a GPU the reason is another one.
+        ("nvidia.com/gpu was asked for",),
         _no_cuda,
         lambda world, document: _patch(world, document, {"trainer": {"template": None}}),
     ),

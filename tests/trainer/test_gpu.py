@@ -57,7 +57,7 @@ def test_without_the_gpu_that_was_asked_for_nothing_is_trained(environment: dict
     assert main({**environment, names.ENV_GPU: "nvidia.com/gpu"}) == ExitCode.NO_CUDA
     message = (tmp_path / "message").read_text()
     assert message.startswith("nvidia.com/gpu was asked for, but this image has no CUDA (")
-    assert "set trainer.image, or the chart's images.trainer" in message
+    assert "use one that has it, in trainer.image or the chart's images.trainer" in message
     assert FolderStore(tmp_path / "store").get(names.result_key(3)) is None
 
 

@@ -47,7 +47,7 @@ def prepare(environment: Mapping[str, str]) -> None:
 def _complaint(error: BaseException) -> str:
     said = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
     if not torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
-        return f"this image has no CUDA ({said}): set trainer.image, or the chart's images.trainer, to a build with it"
+        return f"this image has no CUDA ({said}): use one that has it, in trainer.image or the chart's images.trainer"
     return (
         f"torch {torch.__version__} cannot use it ({said}): repair the node's driver, or use a trainer image whose CUDA"
         " fits it"
