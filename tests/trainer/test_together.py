@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from patience import HANG_SECONDS
+from torch import nn
 
 from nas_api import names
 from nas_api.child import ExitCode, Result, StoreLocation, TrainerInput, TrainerPack, trainer_document
@@ -23,7 +24,7 @@ from nas_api.spaces.recurrent_cell import RecurrentCellSpace, RecurrentCellSpec
 from nas_store.folder import FolderStore
 from nas_trainer import checkpoint
 from nas_trainer.images import training
-from nas_trainer.images.network import Network
+from nas_trainer.images.architectures import build
 from nas_trainer.main import main
 from nas_trainer.together import Defer, run_together
 
@@ -119,11 +120,11 @@ def test_initial_weights_follow_from_the_seed_whoever_else_draws(
     document: Document, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Each has seeded torch before any has drawn its weights, unless they are kept apart.
-    def slowly(*arguments: Any) -> Network:
+    def slowly(*arguments: Any) -> nn.Module:
         time.sleep(0.05)
-        return Network(*arguments)
+        return build(*arguments)
 
-    monkeypatch.setattr(training, "Network", slowly)
+    monkeypatch.setattr(training, "build", slowly)
     pack = [document(sample, architecture=document(0).architecture) for sample in range(3)]
     assert main(environment(tmp_path, *pack)) == ExitCode.OK
     monkeypatch.undo()
