@@ -46,6 +46,11 @@ DnsLabelValue = Annotated[
 ]
 
 
+def is_none(value: object) -> bool:
+    """Return whether a field has no value: as its ``exclude_if`` it leaves no trace in documents then."""
+    return value is None
+
+
 def duration(text: str) -> timedelta:
     """Return the time that a ``Duration`` such as ``1h30m`` stands for.
 

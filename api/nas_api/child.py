@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from nas_api.architecture import Architecture
-from nas_api.base import Duration, MetricName, Model, PositiveDecimal
+from nas_api.base import Duration, MetricName, Model, PositiveDecimal, is_none
 from nas_api.experiment import LatencySpec, Share, TrainingSpec
 from nas_api.stopping import Stopped, StopRule
 
@@ -58,19 +58,15 @@ class StoreLocation(Model):
         return self
 
 
-def _is_none(value: object) -> bool:
-    return value is None
-
-
 class FinalSettings(Model):
     """What a final training has that a search's child has not (paper section 4.1)."""
 
     batch_norm_epsilon: PositiveDecimal = "0.00001"
     decay_epoch: Annotated[int, Field(ge=1)] | None = None
     """The learning rate is divided by 10 after this epoch; None: never."""
-    dropout: Annotated[Share | None, Field(exclude_if=_is_none)] = None
+    dropout: Annotated[Share | None, Field(exclude_if=is_none)] = None
     """Of a language model, instead of ``language.dropout``; None: that."""
-    initial_scale: Annotated[PositiveDecimal | None, Field(exclude_if=_is_none)] = None
+    initial_scale: Annotated[PositiveDecimal | None, Field(exclude_if=is_none)] = None
     """Bound of a language model's initial weights; None: one over the square root of its width."""
     test: bool = False
     """Train on everything but the test set, measure the metric on the test set once at the end, and leave the weights
@@ -78,7 +74,7 @@ class FinalSettings(Model):
     on_validation: Annotated[bool, Field(exclude_if=bool)] = True
     """Whether the test trains on the validation set as well. If not, it is the test of a network that another final
     training has left: each of those leaves its last checkpoint then."""
-    repeats: Annotated[int | None, Field(exclude_if=_is_none)] = None
+    repeats: Annotated[int | None, Field(exclude_if=is_none)] = None
     """Of a test: the sample whose seed it has, and whose last checkpoint it takes over unless ``on_validation`` adds
     images or text; None: the test has a seed of its own."""
 
@@ -100,11 +96,11 @@ class TrainerInput(TrainingSpec, _Attempt):
 
     final: FinalSettings | None = None
     """None: a child of the search."""
-    checkpoint_every: Annotated[Duration | None, Field(exclude_if=_is_none)] = None
+    checkpoint_every: Annotated[Duration | None, Field(exclude_if=is_none)] = None
     """The least time between two checkpoints; None: the trainer's own."""
     stop: StopRule | None = None
     """What ends it early; None: nothing."""
-    latency: Annotated[LatencySpec | None, Field(exclude_if=_is_none)] = None
+    latency: Annotated[LatencySpec | None, Field(exclude_if=is_none)] = None
     """How the trained network's latency is measured; None: not at all."""
     store: StoreLocation
 
@@ -185,7 +181,7 @@ class Result(Model):
     """Wall-clock time of the training."""
     parameters: Annotated[int, Field(ge=0)] = 0
     """Weights of the network; 0 where the trainer does not count them."""
-    gpu: Annotated[UsedGpu | None, Field(exclude_if=_is_none)] = None
+    gpu: Annotated[UsedGpu | None, Field(exclude_if=is_none)] = None
     """Where the built-in trainer has trained it; None: on a CPU."""
     message: Annotated[str, StringConstraints(max_length=1000)] = ""
     """What is wrong with an invalid one and where to look, for people."""

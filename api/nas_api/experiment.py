@@ -11,7 +11,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from nas_api.base import Decimal, DnsLabel, DnsLabelValue, Duration, MetricName, Model, PositiveDecimal, duration
+from nas_api.base import (
+    Decimal,
+    DnsLabel,
+    DnsLabelValue,
+    Duration,
+    MetricName,
+    Model,
+    PositiveDecimal,
+    duration,
+    is_none,
+)
 from nas_api.cel import UNIQUE, at_most_one, cel, exactly_one
 from nas_api.names import MAX_EXPERIMENT_NAME
 from nas_api.search_space import SearchSpaceSpec
@@ -34,10 +44,6 @@ def _is_zero(share: str) -> bool:
 
 def _is_one(count: int) -> bool:
     return count == 1
-
-
-def _is_none(value: object) -> bool:
-    return value is None
 
 
 # ---------------------------------------------------------------- objective
@@ -345,7 +351,7 @@ class DatasetSpec(Model):
     """CIFAR-10 from S3 or a volume."""
     cifar100: CifarDataset | None = None
     """CIFAR-100 from S3 or a volume."""
-    images: Annotated[ImagesDataset | None, Field(exclude_if=_is_none)] = None
+    images: Annotated[ImagesDataset | None, Field(exclude_if=is_none)] = None
     """Images of your own, from S3 or a volume."""
     text: TextDataset | None = None
     """Text, for recurrent cells."""
@@ -583,7 +589,7 @@ class TrainerSpec(TrainingSpec):
     early_stopping: EarlyStoppingSpec | None = None
     """Ends hopeless children of the search early; the rewards that the policy learns from them are underestimates. If
     not set, all children are trained to the end."""
-    latency: Annotated[LatencySpec | None, Field(exclude_if=_is_none)] = None
+    latency: Annotated[LatencySpec | None, Field(exclude_if=is_none)] = None
     """How latencySeconds is measured, where objective.penalties names it; as the defaults say if not set."""
     children_per_pod: Annotated[int, Field(ge=1, le=16)] = 1
     """How many children of the search share a pod, and with it a process and a GPU: small networks leave most of a GPU
