@@ -101,6 +101,16 @@ def parallelism(job: Object) -> int:
     return number
 
 
+def age(pod: Object) -> tuple[bool, str]:
+    """Return what sorts pods that take each other's place, the newest last.
+
+    A timestamp counts whole seconds, so that one may be as old as the one in whose place it is; and that one, being
+    deleted, is never the one to look at.
+    """
+    metadata = pod["metadata"]
+    return "deletionTimestamp" not in metadata, metadata.get("creationTimestamp", "")
+
+
 def completion_index(pod: Object) -> str:
     """Return the number that a pod has among those of its Job; empty for the only one."""
     number: str = (pod["metadata"].get("labels") or {}).get(names.COMPLETION_INDEX, "")

@@ -83,7 +83,7 @@ class Cache:
                 for held in self._pods.values()
                 if held.owner == experiment_uid and isinstance(held.pod, FollowerPod)
             ]
-        return max(found, key=lambda pod: (pod.created, pod.uid), default=None)
+        return max(found, key=lambda pod: (pod.age, pod.uid), default=None)
 
     def take_experiment(self, raw: Object, *, watched: bool = False) -> None:
         """Remember an experiment, unless what is known is newer. ``watched``: a watch brought it."""

@@ -62,7 +62,8 @@ class FollowerPod:
     """A pod of the Job that follows an experiment; its kubelet starts its container again and again."""
 
     uid: str
-    created: datetime
+    age: tuple[bool, str]
+    """Sorts it among those before it, the newest last."""
     inputs: str
     done: bool
     """Whether everything was handed over."""
@@ -170,7 +171,7 @@ def follower_pod(raw: Mapping[str, Any]) -> FollowerPod:
     obstacle = reading.obstacle(raw)
     return FollowerPod(
         uid=metadata["uid"],
-        created=instant(metadata.get("creationTimestamp")) or datetime.fromtimestamp(0, UTC),
+        age=reading.age(raw),
         inputs=(metadata.get("annotations") or {}).get(names.ANNOTATION_INPUTS, ""),
         done=done,
         since=None if ours is None else ours.since,

@@ -56,7 +56,7 @@ def follower(raw: dict[str, Any], **fields: Any) -> FollowerPod:
     """A follower's pod that has run for ten minutes."""
     basis = FollowerPod(
         uid="follower-1",
-        created=NOW - timedelta(minutes=10),
+        age=(True, "2026-05-01T11:50:00Z"),
         inputs=builders.follower_inputs(parsed(raw)),
         done=False,
         since=NOW - timedelta(minutes=10),
@@ -294,3 +294,16 @@ def test_the_cache_keeps_the_newest_follower_apart_from_controllers() -> None:
     assert cache.pods(UID) == () and cache.follower("another") is None
     cache.drop_pod("b")
     assert (cache.follower(UID) or found).uid == "a"
+
+
+@pytest.mark.parametrize("going", ["a", "b"])
+def test_a_followers_pod_that_is_being_deleted_hides_no_other(going: str) -> None:
+    """A Job that is replaced in the second in which it was made leaves a pod as old as the new one."""
+    cache = Cache()
+    for uid in ("a", "b"):
+        pod = raw_pod(uid)
+        if uid == going:
+            pod["metadata"]["deletionTimestamp"] = "2026-05-01T11:50:30Z"
+        cache.take_pod(pod)
+    found = cache.follower(UID)
+    assert found is not None and found.uid != going

@@ -22,6 +22,7 @@ from nas_kube.clock import SYSTEM_CLOCK, Clock, wait_for
 from nas_kube.errors import ApiError, ApiUnavailable, KubeError
 from nas_kube.reading import (
     admission,
+    age,
     completion_index,
     finished,
     parallelism,
@@ -466,5 +467,4 @@ def _blocked(number: int, reason: Reason, cause: str) -> Blocked:
 
 def _newest(pods: list[Object]) -> list[Object]:
     """Return the newest of a Job's pods, of each number that has one where there are several."""
-    by_age = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
-    return list({completion_index(pod): pod for pod in by_age}.values())
+    return list({completion_index(pod): pod for pod in sorted(pods, key=age)}.values())
