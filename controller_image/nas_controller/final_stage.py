@@ -79,12 +79,16 @@ class Trial:
     @property
     def best(self) -> Trained:
         """The training with the highest reward of those that did not diverge; the first of equals."""
-        return max((each for each in self.trained if each.metric is not None), key=attrgetter("reward"))
+        return max(self._whole, key=attrgetter("reward"))
 
     @property
     def first(self) -> Trained:
-        """The training with the first seed that has ended."""
-        return min(self.trained, key=attrgetter("sample"))
+        """The training with the first seed of those that did not diverge."""
+        return min(self._whole, key=attrgetter("sample"))
+
+    @property
+    def _whole(self) -> list[Trained]:
+        return [each for each in self.trained if each.metric is not None]
 
     @property
     def _metrics(self) -> list[float]:

@@ -334,6 +334,17 @@ def test_a_seed_that_diverges_counts_against_its_mean() -> None:
     assert test.run.optimizer.learning_rate == "0.1"
 
 
+def test_a_first_seed_that_diverged_is_not_the_one_that_is_repeated() -> None:
+    def by_rate(asked: TrainerInput) -> float:
+        return 0.99 if asked.optimizer.learning_rate == "0.05" else 0.3
+
+    final = {**FINAL, "top": 1, "seeds": 2}
+    bench = _bench(["result"] * 10 + ["result", "diverged", "result", "result", "result"], by_rate)
+    bench.run(make_experiment(parallelism=1, finalTraining=final))
+    (*_, test) = bench.of_kind(FinalProposed)
+    assert (test.run.optimizer.learning_rate, test.run.settings.repeats) == ("0.05", 13)
+
+
 def test_a_training_past_its_deadline_goes_on_as_long_as_it_saves_checkpoints() -> None:
     final = {"top": 1, "epochs": 2}
     fates = ["result"] * 10 + ["progressed", "progressed", "result"]
