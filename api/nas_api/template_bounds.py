@@ -6,6 +6,7 @@ else of an experiment is bounded by its schema.
 
 import json
 from collections.abc import Iterable, Mapping
+from itertools import chain, islice
 from typing import Any
 
 MOST_BYTES = 64 * 1024
@@ -30,11 +31,20 @@ def check(field: str, template: Mapping[str, Any]) -> None:
 
 
 def excess(template: Any) -> str:
-    """Return by what a template is too large; empty where it is not."""
-    if _levels(template) > MOST_LEVELS:
-        return f"the template has more than {MOST_LEVELS} levels: it may have {MOST_LEVELS}"
-    size = len(json.dumps(template, ensure_ascii=False, separators=(",", ":"), default=str).encode(errors="replace"))
-    return f"the template has {size} bytes as JSON: it may have {MOST_BYTES}" if size > MOST_BYTES else ""
+    """Return by what a template is too large; empty where it is not. It costs little, however large it is."""
+    levels = values = 0
+    layer = [template]
+    while layer:
+        levels, values = levels + 1, values + len(layer)
+        if levels > MOST_LEVELS:
+            return f"the template has more than {MOST_LEVELS} levels: make it flatter"
+        if values > MOST_BYTES:
+            break
+        layer = list(islice(chain.from_iterable(map(_children, layer)), MOST_BYTES + 1))
+    # Each value takes a byte at least.
+    if values > MOST_BYTES or len(_json(template)) > MOST_BYTES:
+        return f"the template has more than {MOST_BYTES // 1024} KiB as JSON: make it smaller"
+    return ""
 
 
 def bounded(template: Any) -> Any:
@@ -43,13 +53,9 @@ def bounded(template: Any) -> Any:
     return {LEFT_OUT: too_large} if too_large else template
 
 
-def _levels(value: Any) -> int:
-    """Return how deep a value is nested: 1 for a scalar; it stops counting beyond ``MOST_LEVELS``."""
-    found, layer = 0, [value]
-    while layer and found <= MOST_LEVELS:
-        found += 1
-        layer = [child for item in layer for child in _children(item)]
-    return found
+def _json(value: Any) -> bytes:
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    return text.encode(errors="replace")
 
 
 def _children(value: Any) -> Iterable[Any]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nas_api import names
-from nas_operator.kept import kept
 from nas_operator.observed import ControllerPod, FollowerPod, Owner, pod_of
 
 Object = dict[str, Any]
@@ -41,7 +40,7 @@ class _Known:
 
     @classmethod
     def of(cls, raw: Object) -> "_Known":
-        small = json.dumps(kept(raw), ensure_ascii=False, separators=(",", ":"))
+        small = json.dumps(raw, ensure_ascii=False, separators=(",", ":"))
         return cls(version(raw), raw["metadata"]["uid"], small.encode(errors="replace"))
 
     def read(self) -> Object:
@@ -60,7 +59,8 @@ class _Held:
 class Cache:
     """The newest of each experiment and of each pod of a controller or follower. Safe to use from several threads.
 
-    It is fed by watches, by lists and by the answers to our own writes, in any order: the newer version stays.
+    It is fed by watches, by lists and by the answers to our own writes, in any order: the newer version stays. What it
+    is given is what is ``kept`` of an object.
     """
 
     def __init__(self) -> None:

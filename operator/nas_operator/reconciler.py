@@ -25,6 +25,7 @@ from nas_kube.resources import (
 )
 from nas_operator.cache import Cache, Key
 from nas_operator.conditions import Event, differs, event_object
+from nas_operator.kept import kept
 from nas_operator.observed import (
     ControllerPod,
     Object,
@@ -367,7 +368,7 @@ class Reconciler:
             if error.status == 409:
                 return _SOON  # It has changed; the watch brings how.
             raise
-        self._cache.take_experiment(written)
+        self._cache.take_experiment(kept(written))
         _log.info("status written", state=decided.status["state"], reason=decided.status["conditions"][0]["reason"])
         self._tell(raw, decided.events, now)
         return decided.requeue_after

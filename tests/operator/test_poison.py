@@ -55,7 +55,7 @@ TEMPLATES: dict[str, tuple[str, Any]] = {
     "a-level-too-deep": ("trainer", nested(32)),
     **{f"large-{i}": ("trainer", '{"a": [' + "{}," * 440_000 + "{}]}") for i in range(5)},
     "large-text": ("controller", {"metadata": {"annotations": {"a": "x" * 1_300_000}}}),
-    "a-byte-too-large": ("trainer", {"spec": {"a": "x" * 65_525}}),
+    "a-byte-too-large": ("trainer", {"spec": {"a": "x" * 65_520}}),
     "metadata-text": ("trainer", {"metadata": "x"}),
     "metadata-list": ("controller", {"metadata": [1]}),
     "labels-list": ("trainer", {"metadata": {"labels": ["x"]}}),
