@@ -44,7 +44,7 @@ def spec(kind: str) -> dict[str, Any]:
     if kind == "ordinary":
         return _SPEC
     # An empty map has three bytes as JSON and 64 decoded. Pods take no such field, so nothing else comes of it.
-    template = {"spec": {"x": [{}] * (21_000 if kind == "largest" else 430_000)}}
+    template: dict[str, Any] = {"spec": {"x": [{}] * (21_000 if kind == "largest" else 430_000)}}
     out: dict[str, Any] = {**_SPEC, "trainer": {**_SPEC["trainer"], "template": template}}
     if kind == "largest":
         out |= {"controller": {"template": template}, "finalTraining": {"top": 1, "template": template}}

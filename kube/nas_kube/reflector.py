@@ -170,8 +170,8 @@ class Reflector:
         with self._changed:
             self._synced = True
             self._changed.notify_all()
-        for error in failed.values():
-            raise error
+        for failure in failed.values():
+            raise failure
 
     def _watch(self) -> None:
         stream = self._client.stream(

@@ -109,14 +109,15 @@ def test_a_template_within_bounds_is_nobodys_business(template: Any) -> None:
 )
 def test_whatever_else_a_template_has_is_no_more_than_an_invalid_template(container: dict[str, Any]) -> None:
     template = {"spec": {"containers": [{"name": "trainer", **container}]}}
-    for dataset in ({"digits": {}}, {"custom": {}}):
-        trainer = {"dataset": dataset, "epochs": 4, "image": "mine:1", "template": template}
+    for dataset in ("digits", "custom"):
+        trainer = {"dataset": {dataset: {}}, "epochs": 4, "image": "mine:1", "template": template}
         _, reason, _ = condition(look(experiment(trainer=trainer)))
         assert reason in ("ControllerStarting", "InvalidTemplate")
 
 
 def test_a_trackers_hostile_template_stops_no_search() -> None:
-    for template in (nested(1_000), {"spec": None}, {"spec": {"containers": {}}}):
+    templates: list[Any] = [nested(1_000), {"spec": None}, {"spec": {"containers": {}}}]
+    for template in templates:
         done = look(kept(with_template(template, "tracking")))
         assert condition(done, "Tracking")[1] == "InvalidTemplate"
         assert "spec.tracking.template" in condition(done, "Tracking")[2]

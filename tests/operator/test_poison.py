@@ -227,7 +227,7 @@ def test_hostile_objects_harm_nobody_else(
         # While it watches: one that is there is changed, another is made.
         late = f"late-{uuid4().hex[:6]}"
         admit(control_plane, elsewhere, late, "trainer", nested(9_000))
-        eventually(lambda name=late: progressing(client, elsewhere, name)[0], message=operator.text)
+        _until_told(client, operator, elsewhere, late)
         assert operator.process.poll() is None, operator.text()
         peak = operator.most_memory()
         print(f"at most {peak / 2**20:.0f} MiB resident")
@@ -235,6 +235,16 @@ def test_hostile_objects_harm_nobody_else(
         assert operator.stop() == 0
     for where, name in pods:
         assert "deletionTimestamp" not in client.get(PODS, where, name)["metadata"], f"{name} is not ours to delete"
+
+
+def _until_told(client: KubeClient, operator: Operator, namespace: str, name: str, reason: str = "") -> None:
+    """Wait until an experiment says how it stands, for this reason if one is given."""
+
+    def told() -> bool:
+        found, _ = progressing(client, namespace, name)
+        return found == reason if reason else bool(found)
+
+    eventually(told, message=lambda: f"{name} is told of\n{operator.text()}")
 
 
 def _see_that_all_is_told(
@@ -256,7 +266,7 @@ def _see_that_all_is_told(
     assert client.get(PODS, namespace, first)["metadata"]["ownerReferences"][0]["uid"] == uid
     assert progressing(client, namespace, "honest")[0] in ("ControllerStarting", "Unschedulable")
     for name in TEMPLATES:
-        eventually(lambda name=name: progressing(client, elsewhere, name)[0], message=operator.text)
+        _until_told(client, operator, elsewhere, name)
     said = {name: progressing(client, elsewhere, name) for name in TEMPLATES}
     harmless = {name for name, (reason, _) in said.items() if reason not in ("InvalidTemplate", "Unreadable")}
     # A node's to refuse.
@@ -265,7 +275,7 @@ def _see_that_all_is_told(
         if name not in harmless and (isinstance(template, str) or name.startswith(("large", "metadata", "labels"))):
             assert f"spec.{part}.template" in said[name][1], (name, said[name])
     for name, object_name in taken.items():
-        eventually(lambda name=name: progressing(client, elsewhere, name)[0] == "NameTaken", message=operator.text)
+        _until_told(client, operator, elsewhere, name, "NameTaken")
         assert object_name in progressing(client, elsewhere, name)[1]
     own = names.controller_pod("recorded", recorded["metadata"]["uid"], 1)
     eventually(lambda: client.get(PODS, elsewhere, own), message=operator.text)

@@ -49,9 +49,9 @@ def raw_pod(index: int = 1, *, version: int = 1, deleted: bool = False, **status
 
 
 def controller_pod(raw: dict[str, Any]) -> ControllerPod | None:
-    found = pod_of(raw)
-    assert found is None or isinstance(found[1], ControllerPod)
-    return None if found is None else found[1]
+    _, pod = pod_of(raw) or (None, None)
+    assert pod is None or isinstance(pod, ControllerPod)
+    return pod
 
 
 def terminated(code: int, *, seconds: int, **more: Any) -> dict[str, Any]:
