@@ -14,6 +14,7 @@ resident, and removes the namespace.
 import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from uuid import uuid4
 
 from nas_api import names
 from nas_kube.client import KubeClient
-from nas_kube.errors import ApiUnavailable
+from nas_kube.errors import ApiError, ApiUnavailable
 from nas_kube.resources import CUSTOM_RESOURCE_DEFINITIONS, EXPERIMENTS, NAMESPACES
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -64,9 +65,13 @@ def make(client: KubeClient, namespace: str, number: int, kind: str) -> None:
     body = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": metadata, "spec": spec(kind)}
     while True:
         try:
-            client.apply(EXPERIMENTS, namespace, metadata["name"], body, field_manager="bench")
+            client.create(EXPERIMENTS, namespace, body)
         except ApiUnavailable:
             time.sleep(1.0)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            return
         else:
             return
 
@@ -88,6 +93,9 @@ def main() -> None:
     subprocess.run(kubectl, check=True, capture_output=True)
     while not client.get(CUSTOM_RESOURCE_DEFINITIONS, None, f"{names.PLURAL}.{names.GROUP}").get("status"):
         time.sleep(0.5)
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
     namespace = f"memory-{uuid4().hex[:6]}"
     client.create(NAMESPACES, None, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
     environment = {
@@ -96,7 +104,7 @@ def main() -> None:
         "NAS_TRAINER_IMAGE": "trainer:1",
         "NAS_FOLLOWER_IMAGE": "follower:1",
         "NAS_WATCH_NAMESPACES": namespace,
-        "NAS_HEALTH_PORT": "18080",
+        "NAS_HEALTH_PORT": str(port),
     }
     try:
         with ThreadPoolExecutor(4) as pool:

@@ -137,7 +137,7 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.watching.inactivity_timeout = 90.0
     settings.watching.connect_timeout = 5.0
     # kopf decodes a page of its lists as a whole, and an object may be 1.5 MB of text and twenty times that decoded.
-    settings.watching.chunk_size = 4
+    settings.watching.chunk_size = 2
     settings.networking.request_timeout = 30.0
     settings.watching.label_selectors["", "v1", "pods"] = PODS_SELECTOR
     settings.process.ultimate_exiting_timeout = 20.0
