@@ -117,6 +117,8 @@ _GROUPS = {
         [
             Reason.INVALID_SPEC,
             Reason.INVALID_TEMPLATE,
+            Reason.UNREADABLE,
+            Reason.NAME_TAKEN,
             Reason.NOT_PERMITTED,
             Reason.QUOTA_EXCEEDED,
             Reason.QUEUED,

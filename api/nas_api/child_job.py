@@ -6,7 +6,7 @@ The operator dry-runs what the controller will create, so both build it here.
 from datetime import timedelta
 from typing import Any
 
-from nas_api import custom_trainer, names
+from nas_api import custom_trainer, names, template_bounds
 from nas_api.child import ExitCode, S3Location, TrainerInput, trainer_document
 from nas_api.experiment import NASExperiment, PodTemplate, S3Spec, TrainerSpec
 from nas_api.pod_template import overlay
@@ -164,6 +164,7 @@ def trainer_pod_template(
         "spec": pod,
     }
     for field, theirs in _templates(experiment, final=final).items():
+        template_bounds.check(field, theirs)
         try:
             template = overlay(template, theirs)
         except ValueError as error:

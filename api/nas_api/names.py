@@ -1,5 +1,7 @@
 """Every label, Kubernetes object name and storage key, in one place, because people script on them."""
 
+import re
+
 GROUP = "nas-operator.io"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -75,6 +77,16 @@ def trainer_service(experiment: str, uid: str) -> str:
 def controller_pod(experiment: str, uid: str, index: int) -> str:
     """Return the name of the index-th controller pod of an experiment, counted from 1."""
     return f"{experiment}-{uid8(uid)}-controller-{index}"
+
+
+def controller_pod_index(name: str, experiment: str, uid: str) -> int | None:
+    """Return the index of an experiment's controller pod of this name; None where the name is not one that we give."""
+    tail = name.rpartition("-")[2]
+    # No experiment has had a billion controllers, whatever a name says: the next one's name must stay one.
+    if re.fullmatch("[1-9][0-9]{0,8}", tail) is None:
+        return None
+    index = int(tail)
+    return index if name == controller_pod(experiment, uid, index) else None
 
 
 def controller_service_account(experiment: str, uid: str) -> str:

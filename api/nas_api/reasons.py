@@ -30,6 +30,8 @@ class Reason(StrEnum):
     # Progressing=False, and it goes on by itself once cured
     INVALID_SPEC = "InvalidSpec"
     INVALID_TEMPLATE = "InvalidTemplate"
+    UNREADABLE = "Unreadable"
+    NAME_TAKEN = "NameTaken"
     NOT_PERMITTED = "NotPermitted"
     QUOTA_EXCEEDED = "QuotaExceeded"
     QUEUED = "Queued"
@@ -87,6 +89,14 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.INVALID_TEMPLATE: Explanation(
         "The API server refused a pod built from a template of the spec; the message names and quotes it.",
         "Correct the template; the search goes on by itself.",
+    ),
+    Reason.UNREADABLE: Explanation(
+        "The operator cannot make a plan of the experiment; the message says where it gave up.",
+        "Correct the spec, most likely a template in it; if nothing is wrong with it, report what the message says.",
+    ),
+    Reason.NAME_TAKEN: Explanation(
+        "An object that the experiment needs exists and is somebody else's; the message names it.",
+        "Delete it, or give the experiment another name; the search goes on by itself.",
     ),
     Reason.NOT_PERMITTED: Explanation(
         "The operator or the controller lacks a permission in this namespace.",

@@ -6,6 +6,7 @@ the manifest and the run's uid, ``status.json``, and ``children/`` with what eac
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -245,4 +246,11 @@ def _last_words(
 
 def silence_logs(verbose: bool) -> None:
     """Keep the search's own log off the display, unless somebody asks for it."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("info" if verbose else "critical"))
+    # As structlog has it, but without the values of variables in tracebacks.
+    for_people = structlog.dev.ConsoleRenderer(
+        colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+    structlog.configure(
+        processors=[*structlog.get_config()["processors"][:-1], for_people],
+        wrapper_class=structlog.make_filtering_bound_logger("info" if verbose else "critical"),
+    )

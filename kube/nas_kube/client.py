@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ import urllib3
 import yaml
 from urllib3.exceptions import HTTPError
 
+from nas_kube.decoding import decode
 from nas_kube.errors import ApiError, ApiUnavailable, KubeConfigError
 from nas_kube.resources import Resource
 
 _SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _CONNECT_SECONDS = 5.0
-# One page of a list: small enough that the server need not hold thousands of Jobs in one answer.
+# One page of a list: small enough that the server need not hold thousands of Jobs in one answer,
 _PAGE = 500
+# nor we more than a few MB: an object may have 1.5 MB, and decoded twenty times as much.
+_PAGE_BYTES = 2 * 1024 * 1024
 
 # The package ships no types for its configuration loaders.
 _loaders: Any = kubernetes.config
@@ -72,6 +75,8 @@ class KubeClient:
         self._pool: urllib3.PoolManager = kubernetes.client.ApiClient(configuration).rest_client.pool_manager
         self._timeout_seconds = timeout_seconds
         self._user_agent = user_agent
+        self._page_sizes: dict[str, int] = {}
+        """How many objects a page has, where that is fewer than usual because some are large."""
 
     @classmethod
     def from_environment(cls, *, context: str | None = None, **options: Any) -> "KubeClient":
@@ -136,17 +141,44 @@ class KubeClient:
         *,
         label_selector: str | None = None,
         field_selector: str | None = None,
+        keep: Callable[[Object], Object | None] = lambda item: item,
     ) -> Listing:
-        """Return the objects of a namespace, or of all namespaces, read page by page."""
-        query = {"labelSelector": label_selector, "fieldSelector": field_selector, "limit": str(_PAGE)}
+        """Return the objects of a namespace, or of all namespaces, read page by page.
+
+        Args:
+            resource: the collection.
+            namespace: its namespace; None for all.
+            label_selector: as kubectl has it.
+            field_selector: as kubectl has it.
+            keep: what is kept of each object, asked page by page; None: nothing.
+        """
+        query = {"labelSelector": label_selector, "fieldSelector": field_selector}
         items: list[Object] = []
         while True:
-            page = self._json("GET", resource.path(namespace), query)
-            items += page.get("items") or []
+            page = self._page(resource.path(namespace), query)
+            items += [kept for item in page.get("items") or () if (kept := keep(item)) is not None]
             token = page["metadata"].get("continue")
             if not token:
                 return Listing(items, page["metadata"]["resourceVersion"])
             query["continue"] = token
+
+    def _page(self, path: str, query: Mapping[str, str | None]) -> Object:
+        """Return a page of a list; one that is too large is asked for again in halves."""
+        while True:
+            size = self._page_sizes.get(path, _PAGE)
+            response = self._send("GET", path, {**query, "limit": str(size)}, None, "application/json", preload=False)
+            try:
+                data = response.read(None if size == 1 else _PAGE_BYTES)
+                more = size > 1 and response.read(1)
+            except HTTPError as error:
+                raise ApiUnavailable(f"GET {path}: {error}") from error
+            finally:
+                # What is left is not waited for.
+                response.close()
+            if not more:
+                self._page_sizes[path] = min(_PAGE, size if len(data) > _PAGE_BYTES // 4 else 2 * size)
+                return _document(data, f"GET {path}")
+            self._page_sizes[path] = size // 2
 
     def create(
         self,
@@ -253,8 +285,7 @@ class KubeClient:
         body: Object | None = None,
         content_type: str = "application/json",
     ) -> Object:
-        document: Object = json.loads(self._send(method, path, query or {}, body, content_type).data)
-        return document
+        return _document(self._send(method, path, query or {}, body, content_type).data, f"{method} {path}")
 
     def _send(
         self,
@@ -297,6 +328,15 @@ class KubeClient:
             # The kubelet swaps the file; a moment without one is a moment without an answer.
             raise ApiUnavailable(f"cannot read the API token: {error}") from error
         return {"Authorization": setting["value"]} if setting else {}
+
+
+def _document(data: bytes, call: str) -> Object:
+    try:
+        document: Object = decode(data)
+    except ValueError as error:
+        # Something between us and the API server has answered, or the answer has no end.
+        raise ApiUnavailable(f"{call}: the answer is no JSON: {error}") from error
+    return document
 
 
 class Stream:

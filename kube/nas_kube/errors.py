@@ -6,8 +6,9 @@ KubeError
 └── ApiError             the API server's refusal, from the Status it answered
 """
 
-import json
 from dataclasses import dataclass
+
+from nas_kube.decoding import decode
 
 
 class KubeError(Exception):
@@ -72,7 +73,7 @@ class ApiError(KubeError):
         """Return the error that a response stands for; a body that is no Status is quoted."""
         seconds = float(retry_after) if retry_after is not None and retry_after.isdigit() else None
         try:
-            document = json.loads(body)
+            document = decode(body)
         except ValueError:
             document = None
         if not isinstance(document, dict) or document.get("kind") != "Status":

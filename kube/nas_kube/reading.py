@@ -85,6 +85,17 @@ def true_condition(raw: Object, kind: str) -> Object | None:
     return found if found is not None and found.get("status") == "True" else None
 
 
+def controller(raw: Object) -> Object:
+    """Return the reference to what an object belongs to and goes with: there is one at most; empty for none."""
+    owners = raw["metadata"].get("ownerReferences") or ()
+    return next((owner for owner in owners if owner.get("controller")), {})
+
+
+def belongs(raw: Object, uid: str) -> bool:
+    """Return whether an object belongs to the one with this uid, whatever its labels say."""
+    return bool(uid) and controller(raw).get("uid") == uid
+
+
 def finished(job: Object) -> bool:
     """Return whether a Job has ended, one way or the other."""
     return true_condition(job, "Complete") is not None or true_condition(job, "Failed") is not None
@@ -166,8 +177,11 @@ def obstacle(pod: Object) -> Obstacle | None:
 
 
 def instant(text: str | None) -> datetime | None:
-    """Return the moment of a timestamp as Kubernetes writes it; None for none."""
-    return datetime.fromisoformat(text) if text else None
+    """Return the moment of a timestamp as Kubernetes writes it; None for none, and for one before the year 1."""
+    try:
+        return datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None
 
 
 def _is_false(condition: Object | None) -> bool:

@@ -1,6 +1,5 @@
 """Follows a collection: one list, then one watch that goes on where it stopped."""
 
-import json
 import random
 import threading
 from collections.abc import Callable
@@ -11,6 +10,7 @@ import structlog
 
 from nas_kube.client import KubeClient, Object, Stream
 from nas_kube.clock import SYSTEM_CLOCK, Clock, wait_for
+from nas_kube.decoding import decode
 from nas_kube.errors import ApiError, KubeError
 from nas_kube.resources import Resource
 
@@ -35,7 +35,8 @@ class Reflector:
     An object is delivered as it was last seen, without ``managedFields``. Changes that happened while no watch
     was open are found by comparing lists and delivered as if they had been watched: several changes may arrive
     as one, and an object replaced under its name arrives as DELETED and ADDED. When ``on_event`` raises, the
-    error is logged and the event is delivered again after a pause.
+    error is logged and the event is delivered again after a pause, which grows; in between, all other objects are
+    listed and their changes delivered.
     """
 
     def __init__(
@@ -147,19 +148,30 @@ class Reflector:
         )
         self._last_alive = self._clock.monotonic()
         found = {_key(item): item for item in listing.items}
-        for key, gone in list(self._known.items()):
+        changes: list[tuple[EventType, Object]] = []
+        for key, gone in self._known.items():
             if key not in found or found[key]["metadata"]["uid"] != gone["metadata"]["uid"]:
-                self._deliver(EventType.DELETED, gone)
+                changes.append((EventType.DELETED, gone))
         for key, item in found.items():
             known = self._known.get(key)
-            if known is None:
-                self._deliver(EventType.ADDED, item)
+            if known is None or known["metadata"]["uid"] != item["metadata"]["uid"]:
+                changes.append((EventType.ADDED, item))
             elif known["metadata"]["resourceVersion"] != item["metadata"]["resourceVersion"]:
-                self._deliver(EventType.MODIFIED, item)
+                changes.append((EventType.MODIFIED, item))
+        failed: dict[tuple[str, str], Exception] = {}
+        for kind, item in changes:
+            if (key := _key(item)) in failed:
+                continue
+            try:
+                self._deliver(kind, item)
+            except Exception as error:  # noqa: BLE001  The thread's edge: one object must not keep us from the others.
+                failed[key] = error
         self._version = listing.resource_version
         with self._changed:
             self._synced = True
             self._changed.notify_all()
+        for failure in failed.values():
+            raise failure
 
     def _watch(self) -> None:
         stream = self._client.stream(
@@ -185,7 +197,7 @@ class Reflector:
                     return
                 self._last_alive = self._clock.monotonic()
                 if line:
-                    self._take(json.loads(line))
+                    self._take(decode(line))
         finally:
             with self._changed:
                 self._stream = None

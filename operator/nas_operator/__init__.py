@@ -7,6 +7,7 @@ Read it in this order:
 - ``builders``: the objects that we make; pure.
 - ``observed``: what we know of an experiment and of its pods, as plain values.
 - ``reconciler``: looks, plans, acts, writes the status once.
+- ``intake``, ``kept``, ``connection``: the door for what the API server sends, and how kopf is put behind it.
 - ``cache``, ``workqueue``, ``resync``: how changes reach the reconciler, and what mends a lost watch.
 - ``handlers``: what we ask kopf for, as a table of contents.
 - ``main``: settings, logs, health, and everything started.

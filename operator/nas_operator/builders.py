@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from nas_api import names
+from nas_api import names, template_bounds
 from nas_api.child import StoreLocation
 from nas_api.child_job import (
     child_job,
@@ -159,6 +159,7 @@ def controller_pod(experiment: NASExperiment, index: int, quick_failures: int, s
     pod["terminationGracePeriodSeconds"] = 30
     if settings.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    template_bounds.check("spec.controller.template", spec.controller.template or {})
     try:
         template = overlay({"metadata": {"annotations": _STAYS}, "spec": pod}, spec.controller.template or {})
     except ValueError as error:
@@ -239,6 +240,7 @@ def follower_job(experiment: NASExperiment, settings: Settings) -> Object:
     pod["restartPolicy"] = "OnFailure"
     if settings.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    template_bounds.check("spec.tracking.template", spec.tracking.template or {})
     try:
         template = overlay({"spec": pod}, spec.tracking.template or {})
     except ValueError as error:

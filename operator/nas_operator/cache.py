@@ -1,12 +1,13 @@
 """What the watches last said, kept so that a look at an experiment costs no call."""
 
+import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from nas_api import names
-from nas_operator.observed import ControllerPod, FollowerPod, controller_pod, follower_pod
+from nas_operator.observed import ControllerPod, FollowerPod, Owner, pod_of
 
 Object = dict[str, Any]
 Key = tuple[str, str]
@@ -30,91 +31,109 @@ def version(raw: Object) -> int:
 
 
 @dataclass(frozen=True)
+class _Known:
+    """An experiment, as the JSON of what is kept of it: a tenth of what it takes decoded."""
+
+    version: int
+    uid: str
+    data: bytes
+
+    @classmethod
+    def of(cls, raw: Object) -> "_Known":
+        small = json.dumps(raw, ensure_ascii=False, separators=(",", ":"))
+        return cls(version(raw), raw["metadata"]["uid"], small.encode(errors="replace"))
+
+    def read(self) -> Object:
+        raw: Object = json.loads(self.data)
+        return raw
+
+
+@dataclass(frozen=True)
 class _Held:
     version: int
     namespace: str
-    owner: str
+    owner: Owner
     pod: ControllerPod | FollowerPod
 
 
 class Cache:
     """The newest of each experiment and of each pod of a controller or follower. Safe to use from several threads.
 
-    It is fed by watches, by lists and by the answers to our own writes, in any order: the newer version stays.
+    It is fed by watches, by lists and by the answers to our own writes, in any order: the newer version stays. What it
+    is given is what is ``kept`` of an object.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._experiments: dict[Key, Object] = {}
+        self._experiments: dict[Key, _Known] = {}
         self._pods: dict[str, _Held] = {}
         self._condemned: set[str] = set()
         self._watched: dict[str, int] = {}
 
     def experiment(self, key: Key) -> Object | None:
-        """Return an experiment as last seen."""
+        """Return what is kept of an experiment as last seen."""
         with self._lock:
-            return self._experiments.get(key)
+            known = self._experiments.get(key)
+        return None if known is None else known.read()
 
-    def experiments(self) -> tuple[Object, ...]:
-        """Return all experiments as last seen."""
+    def experiments(self) -> Iterator[Object]:
+        """Yield what is kept of all experiments as last seen, one at a time."""
         with self._lock:
-            return tuple(self._experiments.values())
+            everything = tuple(self._experiments.values())
+        for known in everything:
+            yield known.read()
 
     def keys(self) -> tuple[Key, ...]:
         """Return the keys of all experiments."""
         with self._lock:
             return tuple(self._experiments)
 
-    def pods(self, experiment_uid: str) -> tuple[ControllerPod, ...]:
+    def pods(self, owner: Owner) -> tuple[ControllerPod, ...]:
         """Return an experiment's controller pods by index; one that we deleted counts as terminating."""
         with self._lock:
             found = [
                 replace(held.pod, terminating=True, running=False) if uid in self._condemned else held.pod
                 for uid, held in self._pods.items()
-                if held.owner == experiment_uid and isinstance(held.pod, ControllerPod)
+                if held.owner == owner and isinstance(held.pod, ControllerPod)
             ]
         return tuple(sorted(found, key=lambda pod: pod.index))
 
-    def follower(self, experiment_uid: str) -> FollowerPod | None:
+    def follower(self, owner: Owner) -> FollowerPod | None:
         """Return the newest pod of an experiment's follower."""
         with self._lock:
             found = [
-                held.pod
-                for held in self._pods.values()
-                if held.owner == experiment_uid and isinstance(held.pod, FollowerPod)
+                held.pod for held in self._pods.values() if held.owner == owner and isinstance(held.pod, FollowerPod)
             ]
         return max(found, key=lambda pod: (pod.age, pod.uid), default=None)
 
     def take_experiment(self, raw: Object, *, watched: bool = False) -> None:
         """Remember an experiment, unless what is known is newer. ``watched``: a watch brought it."""
+        taken = _Known.of(raw)
         with self._lock:
             if watched:
-                self._watched[raw["metadata"]["uid"]] = version(raw)
+                self._watched[taken.uid] = taken.version
             known = self._experiments.get(key_of(raw))
-            if known is None or version(known) <= version(raw):
-                self._experiments[key_of(raw)] = raw
+            if known is None or known.version <= taken.version:
+                self._experiments[key_of(raw)] = taken
 
     def drop_experiment(self, raw: Object) -> None:
         """Forget an experiment that is gone; a namesake stays."""
         with self._lock:
             self._watched.pop(raw["metadata"]["uid"], None)
             known = self._experiments.get(key_of(raw))
-            if known is not None and known["metadata"]["uid"] == raw["metadata"]["uid"]:
+            if known is not None and known.uid == raw["metadata"]["uid"]:
                 del self._experiments[key_of(raw)]
 
     def take_pod(self, raw: Object) -> None:
-        """Remember a pod of a controller or follower, unless what is known is newer or its name is not one of ours."""
-        metadata = raw["metadata"]
-        labels = metadata.get("labels") or {}
-        following = labels.get(names.LABEL_ROLE) == names.ROLE_FOLLOWER
-        pod = follower_pod(raw) if following else controller_pod(raw)
-        if pod is None:
+        """Remember a pod of a controller or follower, unless what is known is newer or it is not one of ours."""
+        ours = pod_of(raw)
+        if ours is None:
             return
-        owner = labels.get(names.LABEL_EXPERIMENT_UID, "")
+        owner, pod = ours
         with self._lock:
             known = self._pods.get(pod.uid)
             if known is None or known.version <= version(raw):
-                self._pods[pod.uid] = _Held(version(raw), metadata["namespace"], owner, pod)
+                self._pods[pod.uid] = _Held(version(raw), raw["metadata"]["namespace"], owner, pod)
 
     def condemn_pod(self, uid: str) -> None:
         """Note that a pod was deleted by us, before a watch says so."""
@@ -132,19 +151,19 @@ class Cache:
 
         What is known, older than the list and not in it, is gone.
         """
-        found = {key_of(raw): raw for raw in listed}
+        found = {key_of(raw): _Known.of(raw) for raw in listed}
         changed: set[Key] = set()
         with self._lock:
-            for key, raw in list(self._experiments.items()):
+            for key, known in list(self._experiments.items()):
                 outside = namespace is not None and key[0] != namespace
-                if not outside and key not in found and version(raw) <= at:
+                if not outside and key not in found and known.version <= at:
                     del self._experiments[key]
-                    self._watched.pop(raw["metadata"]["uid"], None)
+                    self._watched.pop(known.uid, None)
                     changed.add(key)
-            for key, raw in found.items():
-                known = self._experiments.get(key)
-                if known is None or version(known) < version(raw):
-                    self._experiments[key] = raw
+            for key, listing in found.items():
+                before = self._experiments.get(key)
+                if before is None or before.version < listing.version:
+                    self._experiments[key] = listing
                     changed.add(key)
         return changed
 
@@ -164,5 +183,5 @@ class Cache:
     def unwatched(self, versions: dict[str, int]) -> list[str]:
         """Return the uids of experiments of which the watch has not yet brought these versions."""
         with self._lock:
-            present = {raw["metadata"]["uid"] for raw in self._experiments.values()}
+            present = {known.uid for known in self._experiments.values()}
             return [uid for uid, at in versions.items() if uid in present and self._watched.get(uid, -1) < at]

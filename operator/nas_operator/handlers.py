@@ -19,11 +19,11 @@ class Inbox:
     cache: Cache
     add: Callable[[Key], None]
     forget: Callable[[str], None]
-    connection: Callable[[], kopf.ConnectionInfo]
+    connection: Callable[[], kopf.AiohttpSession]
 
 
 @kopf.on.login(registry=registry)
-async def login(memo: Inbox, **_: Any) -> kopf.ConnectionInfo:
+async def login(memo: Inbox, **_: Any) -> kopf.AiohttpSession:
     """Connect as our own client does."""
     return memo.connection()
 

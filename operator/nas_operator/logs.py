@@ -5,6 +5,9 @@ import sys
 
 import structlog
 
+# Without the values of variables, which are structlog's default: users' templates are among them, and tokens.
+_tracebacks = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+
 
 def configure(*, level: str = "info", terminal: bool | None = None) -> None:
     """Send every log line of this process to standard error in one form.
@@ -22,9 +25,9 @@ def configure(*, level: str = "info", terminal: bool | None = None) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     renderers: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if readable
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        else [_tracebacks, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import kopf
@@ -14,8 +14,10 @@ from nas_kube.errors import ApiError, KubeConfigError, KubeError
 from nas_kube.resources import EXPERIMENTS
 from nas_operator import logs
 from nas_operator.cache import Cache, Key
+from nas_operator.connection import connection
 from nas_operator.handlers import Inbox, registry
 from nas_operator.health import health_server
+from nas_operator.intake import Intake
 from nas_operator.reconciler import Reconciler
 from nas_operator.resync import PODS_SELECTOR, Resync
 from nas_operator.settings import Settings, SettingsError
@@ -69,8 +71,9 @@ async def run(settings: Settings, client: KubeClient, metrics: "Metrics | None")
     """Run until kopf ends, as it does on SIGTERM and when a watch breaks beyond repair."""
     cache = Cache()
     queue: WorkQueue[Key] = WorkQueue()
-    reconciler = Reconciler(client, cache, settings, reporter=socket.gethostname())
-    resync = Resync(client, cache, settings.watch_namespaces, queue.add)
+    intake = Intake() if metrics is None else Intake(metrics.unreadable)
+    reconciler = Reconciler(client, cache, settings, reporter=socket.gethostname(), unreadable=intake.tell)
+    resync = Resync(client, cache, settings.watch_namespaces, queue.add, intake)
 
     reconcile: Callable[[Key], timedelta | None] = reconciler.reconcile
     if metrics is not None:
@@ -86,7 +89,7 @@ async def run(settings: Settings, client: KubeClient, metrics: "Metrics | None")
         await _resource_is_served(settings, client)
         await resync.first()
         _log.info("operator started", experiments=len(cache.keys()), namespaces=settings.watch_namespaces or "all")
-        inbox = Inbox(cache, queue.add, reconciler.forget, lambda: _connection(client))
+        inbox = Inbox(cache, queue.add, reconciler.forget, lambda: connection(client, intake))
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(queue.work(handle, _failed)) for _ in range(settings.workers)]
             tasks.append(group.create_task(resync.run()))
@@ -133,25 +136,9 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = 240
     settings.watching.inactivity_timeout = 90.0
     settings.watching.connect_timeout = 5.0
+    # kopf decodes a page of its lists as a whole, and an object may be 1.5 MB of text and twenty times that decoded.
+    settings.watching.chunk_size = 2
     settings.networking.request_timeout = 30.0
     settings.watching.label_selectors["", "v1", "pods"] = PODS_SELECTOR
     settings.process.ultimate_exiting_timeout = 20.0
     return settings
-
-
-def _connection(client: KubeClient) -> kopf.ConnectionInfo:
-    """Return our client's connection for kopf, which asks again when the token is old."""
-    configuration = client.configuration
-    bearer = configuration.auth_settings().get("BearerToken")
-    scheme, _, token = bearer["value"].partition(" ") if bearer else ("", "", "")
-    return kopf.ConnectionInfo(
-        server=configuration.host,
-        ca_path=configuration.ssl_ca_cert,
-        insecure=not configuration.verify_ssl,
-        certificate_path=configuration.cert_file,
-        private_key_path=configuration.key_file,
-        scheme=scheme.capitalize() or None,
-        token=token.strip() or None,
-        # The kubelet renews a pod's token well before its hour is over.
-        expiration=datetime.now(UTC) + timedelta(minutes=10) if token else None,
-    )

@@ -16,6 +16,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from nas_api import names
 from nas_api.reasons import ConditionType, Reason
 from nas_kube.metered import ApiMetrics, counted, process_registry
 from nas_kube.reading import conditions, status
@@ -85,6 +86,19 @@ class Metrics:
             "Experiments that a list found newer than the watch did.",
             registry=registry,
         )
+
+        self._unreadable = Counter(
+            "nas_unreadable_objects",
+            "Versions of experiments and pods that the operator could not make anything of; its log names them.",
+            ["kind"],
+            registry=registry,
+        )
+        for kind in (names.KIND, "Pod"):
+            self._unreadable.labels(kind)
+
+    def unreadable(self, kind: str) -> None:
+        """Count an object that cannot be read."""
+        self._unreadable.labels(kind).inc()
 
     def observe(
         self, cache: Cache, depth: Callable[[], int], list_age: Callable[[], float], lagging: Callable[[], int]

@@ -1,5 +1,6 @@
 """What we know of an experiment and of its controller pods, as plain values. Pure."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,9 @@ from nas_kube import reading
 from nas_kube.reading import Obstacle, Termination, instant
 
 Object = dict[str, Any]
+
+Owner = tuple[str, str, str]
+"""Namespace, name and uid of an experiment."""
 
 QUICK = timedelta(seconds=60)
 """A controller that ends sooner than this after its start has hardly done anything."""
@@ -121,12 +125,34 @@ def starts_late(pods: tuple[ControllerPod, ...], now: datetime) -> ControllerPod
     return newest if now - newest.created >= STARTED_LATE else None
 
 
-def controller_pod(raw: Mapping[str, Any]) -> ControllerPod | None:
-    """Return what matters of a pod, or None if its name is not one that we give."""
+def owner_of(raw: Mapping[str, Any]) -> Owner:
+    """Return what says of an experiment that it is an owner."""
     metadata = raw["metadata"]
-    index = pod_index(metadata["name"])
-    if index is None:
-        return None
+    return metadata["namespace"], metadata["name"], metadata["uid"]
+
+
+def pod_of(raw: Mapping[str, Any]) -> tuple[Owner, ControllerPod | FollowerPod] | None:
+    """Return what matters of a controller's or follower's pod, and whose it is; None where it is nobody's.
+
+    An experiment's is what it controls (a follower's: what its Job controls), in its own namespace, under a name that
+    we give. What a pod's labels say of it counts for nothing beyond that.
+    """
+    metadata = raw["metadata"]
+    controller = reading.controller(raw)
+    kind, name, uid = (controller.get(key, "") for key in ("kind", "name", "uid"))
+    if kind == names.KIND:
+        index = names.controller_pod_index(metadata["name"], name, uid)
+        return None if index is None else ((metadata["namespace"], name, uid), controller_pod(raw, index))
+    labels = metadata.get("labels") or {}
+    owner = labels.get(names.LABEL_EXPERIMENT, ""), labels.get(names.LABEL_EXPERIMENT_UID, "")
+    if kind == "Job" and name == names.follower_job(*owner):
+        return (metadata["namespace"], *owner), follower_pod(raw)
+    return None
+
+
+def controller_pod(raw: Mapping[str, Any], index: int) -> ControllerPod:
+    """Return what matters of a pod that is an experiment's index-th controller."""
+    metadata = raw["metadata"]
     annotations = metadata.get("annotations") or {}
     failures = annotations.get(names.ANNOTATION_QUICK_FAILURES, "0")
     status = reading.status(raw)
@@ -154,7 +180,7 @@ def controller_pod(raw: Mapping[str, Any]) -> ControllerPod | None:
         terminating=terminating,
         running=phase == "Running" and not terminating,
         inputs=annotations.get(names.ANNOTATION_INPUTS, ""),
-        quick_failures=int(failures) if failures.isdigit() else 0,
+        quick_failures=int(failures) if re.fullmatch("[0-9]{1,9}", failures) else 0,
         ended=ended,
         quick=quick,
         last_words=_last_words(status, termination) if ended is not None else "",
@@ -181,16 +207,16 @@ def follower_pod(raw: Mapping[str, Any]) -> FollowerPod:
     )
 
 
-def pod_index(name: str) -> int | None:
-    """Return the number at the end of a controller pod's name."""
-    _, separator, tail = name.rpartition("-controller-")
-    return int(tail) if separator and tail.isdigit() else None
+def pod_index(raw: Mapping[str, Any], name: str) -> int:
+    """Return the number of an experiment's controller pod of this name; 0 where it is none."""
+    metadata = raw["metadata"]
+    return names.controller_pod_index(name, metadata["name"], metadata["uid"]) or 0
 
 
 def recorded_pod(raw: Mapping[str, Any]) -> str | None:
     """Return the newest controller pod's name as an experiment's status has it; None as long as there is none."""
-    name: str | None = (reading.status(raw).get("controller") or {}).get("pod")
-    return name
+    name: str = (reading.status(raw).get("controller") or {}).get("pod", "")
+    return name if pod_index(raw, name) else None
 
 
 def _termination(raw: Mapping[str, Any]) -> Termination | None:

@@ -10,8 +10,9 @@ from datetime import datetime, timedelta
 from pydantic import ValidationError
 
 from nas_api import names
-from nas_api.experiment import NASExperiment
+from nas_api.experiment import NASExperiment, Outcome
 from nas_api.reasons import EXPLANATIONS, ConditionType, Reason, queue_words
+from nas_kube import reading
 from nas_kube.reading import conditions, true_condition
 from nas_operator import builders
 from nas_operator.builders import Object, Trial
@@ -128,10 +129,12 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
     try:
         experiment = NASExperiment.model_validate(raw, extra="ignore")
     except ValidationError as error:
-        stands = standing("Waiting", condition(False, Reason.INVALID_SPEC, _fields(error)))
-        return _plan(observed, stands, now)
+        if (outcome := _outcome(raw)) is not None:
+            # What was searched, nothing takes away.
+            return _plan(observed, _finished(outcome), now)
+        return _plan(observed, standing("Waiting", condition(False, Reason.INVALID_SPEC, _fields(error))), now)
     if experiment.status is not None and experiment.status.outcome is not None:
-        stands, steps = _finished(experiment), _Steps()
+        stands, steps = _finished(experiment.status.outcome), _Steps()
     elif experiment.spec.suspend:
         stands, steps = _suspend(observed, experiment, now, settings)
     else:
@@ -145,10 +148,28 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
     return _plan(observed, replace(stands, tracking=follower.problem), now, steps)
 
 
-def _finished(experiment: NASExperiment) -> Standing:
+def unreadable(observed: Observed, error: Exception, now: datetime, again: timedelta) -> Plan:
+    """Return what to say of an experiment that no plan can be made for, and to look at it again after a while."""
+    said = condition(False, Reason.UNREADABLE, f"The operator cannot make a plan of it ({_words(error)})")
+    outcome = _outcome(observed.raw)
+    stands = standing("Waiting", said) if outcome is None else _finished(outcome)
+    return replace(_plan(observed, stands, now), requeue_after=again)
+
+
+def _outcome(raw: Object) -> Outcome | None:
+    """Return how a search has ended, as its status alone says."""
+    try:
+        return Outcome.model_validate(reading.status(raw).get("outcome"), extra="ignore")
+    except ValidationError:
+        return None
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+
+
+def _finished(outcome: Outcome) -> Standing:
     """The log has the last word; the pod stays for its logs, and goes with the experiment."""
-    assert experiment.status is not None and experiment.status.outcome is not None
-    outcome = experiment.status.outcome
     over = told(False, outcome.reason, outcome.message)
     end = told(True, outcome.reason, outcome.message)
     if outcome.type == "Complete":
@@ -211,7 +232,7 @@ def _queue(experiment: NASExperiment, meaning: str) -> str:
 
 def _controller(observed: Observed, experiment: NASExperiment, now: datetime, settings: Settings) -> _Steps:
     """Return the steps to exactly one live controller pod that is built from the present spec."""
-    recorded = _recorded_index(experiment)
+    recorded = pod_index(observed.raw, recorded_pod(observed.raw) or "")
     living = [pod for pod in observed.pods if pod.live]
     # One below the number in the status comes from an operator that did not know it yet: it gives way.
     live = [pod for pod in living if pod.index >= recorded][-1:]
@@ -228,6 +249,9 @@ def _controller(observed: Observed, experiment: NASExperiment, now: datetime, se
         body = builders.controller_pod(experiment, index, failures, settings)
     except ValueError as error:
         return _Steps(tidy, condition(False, Reason.INVALID_TEMPLATE, str(error)))
+    except Exception as error:  # noqa: BLE001  The designed edge: a template has any shape that somebody gives it.
+        said = f"No pod can be built from the templates in spec.trainer, finalTraining and controller ({_words(error)})"
+        return _Steps(tidy, condition(False, Reason.INVALID_TEMPLATE, said))
     key = builders.digest([trial.body for trial in trials])
     refusal = observed.refusal if observed.refusal is not None and observed.refusal.key == key else None
     problem = condition(False, refusal.reason, refusal.detail) if refusal is not None else None
@@ -273,6 +297,9 @@ def _follower(observed: Observed, experiment: NASExperiment, now: datetime, sett
         body = builders.follower_job(experiment, settings)
     except ValueError as error:
         return _Steps(problem=condition(False, Reason.INVALID_TEMPLATE, str(error)))
+    except Exception as error:  # noqa: BLE001  As above.
+        said = f"No Job can be built from spec.tracking.template ({_words(error)})"
+        return _Steps(problem=condition(False, Reason.INVALID_TEMPLATE, said))
     pod = observed.follower if observed.follower is not None and observed.follower.inputs == wanted else None
     if pod is not None and pod.done:
         return _Steps(problem=told(True, Reason.CAUGHT_UP, pod.last_words))
@@ -351,13 +378,7 @@ def _pod_name(observed: Observed) -> str | None:
     """Return the newest controller pod's name, known from the pods or from the status: numbers never fall."""
     recorded = recorded_pod(observed.raw)
     candidates = [pod.name for pod in observed.pods] + ([recorded] if recorded else [])
-    return max(candidates, key=lambda name: pod_index(name) or 0, default=None)
-
-
-def _recorded_index(experiment: NASExperiment) -> int:
-    if experiment.status is None or experiment.status.controller is None:
-        return 0
-    return pod_index(experiment.status.controller.pod) or 0
+    return max(candidates, key=lambda name: pod_index(observed.raw, name), default=None)
 
 
 def _was_suspended(raw: Object) -> bool:
@@ -374,5 +395,5 @@ def _sooner(one: timedelta | None, other: timedelta) -> timedelta:
 
 
 def _fields(error: ValidationError) -> str:
-    problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:5]]
-    return "; ".join(problems)
+    found = error.errors(include_url=False, include_input=False)[:5]
+    return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in found)

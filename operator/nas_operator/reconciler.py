@@ -11,7 +11,7 @@ from nas_api import names
 from nas_api.reasons import ConditionType, Reason
 from nas_kube.client import KubeClient
 from nas_kube.errors import ApiError, KubeError
-from nas_kube.reading import finished, true_condition
+from nas_kube.reading import belongs, controller, finished, true_condition
 from nas_kube.resources import (
     CORE_EVENTS,
     EVENTS,
@@ -25,7 +25,17 @@ from nas_kube.resources import (
 )
 from nas_operator.cache import Cache, Key
 from nas_operator.conditions import Event, differs, event_object
-from nas_operator.observed import ControllerPod, Object, Observed, Refusal, pod_index, recorded_pod, starts_late
+from nas_operator.kept import kept
+from nas_operator.observed import (
+    ControllerPod,
+    Object,
+    Observed,
+    Refusal,
+    owner_of,
+    pod_index,
+    recorded_pod,
+    starts_late,
+)
 from nas_operator.plan import (
     Action,
     CreatePod,
@@ -37,6 +47,7 @@ from nas_operator.plan import (
     RemoveFollower,
     Try,
     plan,
+    unreadable,
 )
 from nas_operator.settings import Settings
 
@@ -71,6 +82,10 @@ class _Unsettled(Exception):
     """The rounds were used up: the plan's actions do not bring about what it wants."""
 
 
+class _Taken(Exception):
+    """The name of an object that we need is that of something else."""
+
+
 class _Refused(Exception):
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.detail)
@@ -87,13 +102,24 @@ class Reconciler:
         settings: Settings,
         *,
         reporter: str,
+        unreadable: Callable[[Object, Exception], None] = lambda raw, error: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Use a client and what the watches said; ``reporter`` names this process in events."""
+        """Use a client and what the watches said.
+
+        Args:
+            client: the API.
+            cache: what the watches said.
+            settings: the operator's.
+            reporter: names this process in events.
+            unreadable: told of each experiment that no plan can be made for.
+            clock: whose time it is.
+        """
         self._client = client
         self._cache = cache
         self._settings = settings
         self._reporter = reporter
+        self._tell_unreadable = unreadable
         self._clock = clock
         self._memories: dict[str, _Memory] = {}
 
@@ -114,11 +140,18 @@ class Reconciler:
                 return None
             now = self._clock()
             memory = self._memories.setdefault(raw["metadata"]["uid"], _Memory())
-            decided = plan(self._observe(raw, memory, now), now, self._settings)
+            decided = self._decide(self._observe(raw, memory, now), now)
             if not decided.actions:
                 return self._write(raw, decided, now)
             self._carry_out(raw, decided, memory, now)
         raise _Unsettled(f"{key[0]}/{key[1]} does not settle")
+
+    def _decide(self, observed: Observed, now: datetime) -> Plan:
+        try:
+            return plan(observed, now, self._settings)
+        except Exception as error:  # noqa: BLE001  The designed edge: what we did not foresee in an experiment is told.
+            self._tell_unreadable(observed.raw, error)
+            return unreadable(observed, error, now, _RETRY_LATER)
 
     def _observe(self, raw: Object, memory: _Memory, now: datetime) -> Observed:
         children = None
@@ -134,7 +167,7 @@ class Reconciler:
             accepted=memory.accepted,
             refusal=memory.refusal,
             children=children,
-            follower=self._cache.follower(raw["metadata"]["uid"]),
+            follower=self._cache.follower(owner_of(raw)),
             followed=memory.followed if now < memory.followed_until else "",
             follower_refusal=memory.follower_refusal,
             mount_failure=self._mount_failure(raw["metadata"]["namespace"], late) if late is not None else "",
@@ -146,9 +179,13 @@ class Reconciler:
         The watches of pods and of experiments run apart: another operator's status may be here before its pod
         is, and taking that pod for gone would make one too many.
         """
-        pods = self._cache.pods(raw["metadata"]["uid"])
+        pods = self._cache.pods(owner_of(raw))
         recorded = recorded_pod(raw)
-        if recorded in (None, memory.gone_pod) or any(pod.index >= (pod_index(recorded) or 0) for pod in pods):
+        if (
+            recorded is None
+            or recorded == memory.gone_pod
+            or any(pod.index >= pod_index(raw, recorded) for pod in pods)
+        ):
             return pods
         try:
             self._cache.take_pod(self._client.get(PODS, raw["metadata"]["namespace"], recorded))
@@ -156,7 +193,7 @@ class Reconciler:
             if error.status != 404:
                 raise
             memory.gone_pod = recorded
-        return self._cache.pods(raw["metadata"]["uid"])
+        return self._cache.pods(owner_of(raw))
 
     def _mount_failure(self, namespace: str, pod: ControllerPod) -> str:
         """Return what the kubelet last said about a volume: only an event tells that a ConfigMap is missing."""
@@ -177,19 +214,26 @@ class Reconciler:
             return 0  # No controller has ever written its first record, and before that it makes no child.
         selector = f"{names.LABEL_EXPERIMENT_UID}={metadata['uid']},{names.LABEL_ROLE}={names.ROLE_TRAINER}"
         jobs = self._client.list(JOBS, metadata["namespace"], label_selector=selector).items
-        return sum(1 for job in jobs if not finished(job) and "deletionTimestamp" not in job["metadata"])
+        ours = [job for job in jobs if belongs(job, metadata["uid"])]
+        return sum(1 for job in ours if not finished(job) and "deletionTimestamp" not in job["metadata"])
 
     def _carry_out(self, raw: Object, decided: Plan, memory: _Memory, now: datetime) -> None:
         try:
             for action in decided.actions:
                 self._act(raw["metadata"]["namespace"], action, decided.key, memory, now)
         except _Refused as refused:
-            _log.info("refused", reason=refused.refusal.reason.value, detail=refused.refusal.detail)
-            memory.refusal = refused.refusal
+            self._remember(refused.refusal, memory)
+            return
+        except _Taken as taken:
+            self._remember(Refusal(decided.key, Reason.NAME_TAKEN, str(taken), now + _RETRY_SOON), memory)
             return
         if any(isinstance(action, EnsureAccess | EnsureService | Try | CreatePod) for action in decided.actions):
             memory.refusal = None
         self._tell(raw, decided.told_with_actions, now)
+
+    def _remember(self, refusal: Refusal, memory: _Memory) -> None:
+        _log.info("refused", reason=refusal.reason.value, detail=refusal.detail)
+        memory.refusal = refusal
 
     def _act(self, namespace: str, action: Action, key: str, memory: _Memory, now: datetime) -> None:
         match action:
@@ -222,6 +266,8 @@ class Reconciler:
                 except ApiError as error:
                     refusal = _refusal(error, "spec.tracking.template", key, now)
                     memory.follower_refusal, memory.followed_until = refusal.detail, now + _RETRY_LATER
+                except _Taken as taken:
+                    memory.follower_refusal, memory.followed_until = str(taken), now + _RETRY_LATER
             case RemoveFollower():
                 self._client.delete(JOBS, namespace, action.name)
                 memory.followed, memory.followed_until = None, now + _FOLLOWER_HOLDS
@@ -234,8 +280,9 @@ class Reconciler:
         except ApiError as error:
             if error.status != 409:
                 raise _Refused(_refusal(error, "spec.controller.template", key, now)) from error
-            # Another operator, or ourselves before a lost answer: the name says that it is the one we want.
+            # Another operator, or ourselves before a lost answer: then it is the one that we want.
             pod = self._client.get(PODS, namespace, name)
+            _see_that_it_is(pod, action.body)
         self._cache.take_pod(pod)
 
     def _ensure_follower(self, namespace: str, body: Object) -> None:
@@ -268,19 +315,30 @@ class Reconciler:
             raise _Refused(_refusal(error, "the Service of trainers with several pods", key, now)) from error
 
     def _ensure(self, resource: Resource, namespace: str, body: Object) -> Object:
-        """Return the object as it is, made if it was not there: looking first keeps a restart free of writes."""
-        name = body["metadata"]["name"]
+        """Return the object as it is, made if it was not there: looking first keeps a restart free of writes.
+
+        Raises:
+            ApiError: it can neither be looked at nor be made.
+            _Taken: another object has its name.
+        """
+        found = self._found(resource, namespace, body)
+        if found is None:
+            try:
+                return self._client.create(resource, namespace, body, field_manager=names.FIELD_MANAGER_OPERATOR)
+            except ApiError as error:
+                if error.status != 409:
+                    raise
+            found = self._client.get(resource, namespace, body["metadata"]["name"])  # Another operator was faster.
+        _see_that_it_is(found, body)
+        return found
+
+    def _found(self, resource: Resource, namespace: str, body: Object) -> Object | None:
         try:
-            return self._client.get(resource, namespace, name)
+            return self._client.get(resource, namespace, body["metadata"]["name"])
         except ApiError as error:
             if error.status != 404:
                 raise
-        try:
-            return self._client.create(resource, namespace, body, field_manager=names.FIELD_MANAGER_OPERATOR)
-        except ApiError as error:
-            if error.status != 409:
-                raise
-            return self._client.get(resource, namespace, name)  # Another operator was faster.
+        return None
 
     def _write(self, raw: Object, decided: Plan, now: datetime) -> timedelta | None:
         """Write the status if it differs; return when to look again."""
@@ -310,7 +368,7 @@ class Reconciler:
             if error.status == 409:
                 return _SOON  # It has changed; the watch brings how.
             raise
-        self._cache.take_experiment(written)
+        self._cache.take_experiment(kept(written))
         _log.info("status written", state=decided.status["state"], reason=decided.status["conditions"][0]["reason"])
         self._tell(raw, decided.events, now)
         return decided.requeue_after
@@ -342,6 +400,21 @@ def _refusal(error: ApiError, field_path: str, key: str, now: datetime) -> Refus
         return Refusal(key, Reason.NOT_PERMITTED, f"The operator may not do this: {said}", now + _RETRY_SOON)
     causes = "; ".join(f"{cause.field}: {cause.message}" for cause in error.causes if cause.field)
     return Refusal(key, Reason.INVALID_TEMPLATE, f"{field_path}: {causes or said}", now + _RETRY_LATER)
+
+
+def _see_that_it_is(found: Object, wanted: Object) -> None:
+    """Do nothing where an object is the one that we made or would have made.
+
+    Raises:
+        _Taken: it belongs to something else, or binds another role.
+    """
+    what = f"{wanted['kind']} {wanted['metadata']['name']}"
+    if not belongs(found, controller(wanted)["uid"]):
+        whose = "to {kind} {name}".format(**owner) if (owner := controller(found)) else "to nothing"
+        raise _Taken(f"{what} is needed for this experiment, and the one that exists belongs {whose}")
+    if found.get("roleRef") != wanted.get("roleRef"):
+        ref = found.get("roleRef") or {}
+        raise _Taken(f"{what} binds {ref.get('kind')} {ref.get('name')} and not {wanted['roleRef']['name']}")
 
 
 def _lacks_permission(message: str) -> bool:

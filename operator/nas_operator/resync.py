@@ -7,7 +7,7 @@ from collections.abc import Callable
 import structlog
 
 from nas_api import names
-from nas_kube.client import KubeClient
+from nas_kube.client import KubeClient, Object
 from nas_kube.errors import KubeError
 from nas_kube.resources import EXPERIMENTS, PODS
 from nas_operator.cache import Cache, Key, version
@@ -27,10 +27,24 @@ class Resync:
     """Compares what the API server has with what the watches brought."""
 
     def __init__(
-        self, client: KubeClient, cache: Cache, namespaces: tuple[str, ...], add: Callable[[Key], None]
+        self,
+        client: KubeClient,
+        cache: Cache,
+        namespaces: tuple[str, ...],
+        add: Callable[[Key], None],
+        keep: Callable[[Object], Object | None],
     ) -> None:
-        """Look at some namespaces (none: all of them); ``add`` is told of each experiment to look at."""
+        """Look at some namespaces.
+
+        Args:
+            client: the API.
+            cache: takes what is there.
+            namespaces: which ones; none: all of them.
+            add: told of each experiment to look at.
+            keep: what is kept of an object; None: it is left out.
+        """
         self._client = client
+        self._keep = keep
         self._cache = cache
         self._namespaces: tuple[str | None, ...] = namespaces or (None,)
         self._add = add
@@ -77,6 +91,9 @@ class Resync:
         except KubeError as error:
             _log.warning("cannot list", error=str(error))
             return False
+        except Exception:  # noqa: BLE001  The designed edge: nothing that a list holds may end the process.
+            _log.exception("cannot take a list, will try again")
+            return False
         self._listed_at = time.monotonic()
         self._expected = expected
         for key in self._cache.keys() if everything else changed:
@@ -87,10 +104,10 @@ class Resync:
         changed: set[Key] = set()
         expected: dict[str, int] = {}
         for namespace in self._namespaces:
-            experiments = self._client.list(EXPERIMENTS, namespace)
+            experiments = self._client.list(EXPERIMENTS, namespace, keep=self._keep)
             changed |= self._cache.replace_experiments(experiments.items, int(experiments.resource_version), namespace)
             # After the experiments: a pod that a status names must not be missing from an older list.
-            pods = self._client.list(PODS, namespace, label_selector=PODS_SELECTOR)
+            pods = self._client.list(PODS, namespace, label_selector=PODS_SELECTOR, keep=self._keep)
             self._cache.replace_pods(pods.items, int(pods.resource_version), namespace)
             expected.update({raw["metadata"]["uid"]: version(raw) for raw in experiments.items})
         return changed, expected

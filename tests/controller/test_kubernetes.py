@@ -231,6 +231,38 @@ def test_a_namesakes_job_is_not_adopted(bench: Bench) -> None:
     assert isinstance(ended, Ended) and ended.end is End.FAILED and "does not belong" in ended.message
 
 
+def test_what_only_looks_like_a_child_is_none(bench: Bench) -> None:
+    """Labels are anybody's to set: a Job counts by owner and name, a pod by its Job."""
+    uid = bench.experiment.metadata.uid
+    mine = {"apiVersion": names.API_VERSION, "kind": names.KIND, "name": "demo", "uid": uid}
+    labels = names.labels("demo", uid, names.ROLE_TRAINER)
+    pod = {"restartPolicy": "Never", "containers": [{"name": names.TRAINER_CONTAINER, "image": "x"}]}
+    forged = [
+        ("another-name", "0", [{**mine, "controller": True}]),
+        (names.child_job("demo", uid, 1), "1", [mine]),
+        (names.child_job("demo", uid, 2), "3", [{**mine, "controller": True}]),
+    ]
+    for name, launch, owners in forged:
+        metadata = {"name": name, "labels": {**labels, names.LABEL_LAUNCH: launch}, "ownerReferences": owners}
+        job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {"template": {"spec": pod}}}
+        bench.client.create(JOBS, bench.namespace, job)
+    executor, existing = bench.executor()
+    assert existing == frozenset()
+    executor.launch(bench.child(5))
+    made = bench.pod(5)["metadata"]["name"]
+    # It ends as the real one did not, and is newer.
+    metadata = {"name": "forged", "labels": {**labels, names.LABEL_LAUNCH: "5"}}
+    bench.client.create(PODS, bench.namespace, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod})
+    for name, reason, code in (("forged", "OOMKilled", 137), (made, "Error", 12)):
+        state = {"terminated": {"exitCode": code, "reason": reason, "message": f"words of {name}"}}
+        status = {"name": names.TRAINER_CONTAINER, "image": "x", "imageID": "", "ready": False, "restartCount": 0}
+        body = {"phase": "Failed", "containerStatuses": [{**status, "state": state}]}
+        bench.client.patch(PODS, bench.namespace, name, {"status": body}, subresource="status")
+    ended = bench.next_event()
+    assert isinstance(ended, Ended) and ended.launch == 5 and f"words of {made}" in ended.message
+    bench.no_event()
+
+
 def test_a_cancelled_child_is_gone_without_a_word(bench: Bench) -> None:
     executor, _ = bench.executor()
     executor.launch(bench.child(0))

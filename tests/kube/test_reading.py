@@ -138,7 +138,7 @@ def test_containers_in_their_order_and_how_each_ended() -> None:
 )
 def test_operator_and_controller_name_the_same_reason_for_a_pod_that_waits(word: str, reason: Reason | None) -> None:
     raw = pod(reason=word, message="so the kubelet says")
-    ours, child = controller_pod(raw), diagnose([raw], ())
+    ours, child = controller_pod(raw, 1), diagnose([raw], ())
     assert ours is not None
     assert (ours.finding.reason if ours.finding else None) == (child[0] if child else None) == reason
     if ours.finding is not None and child is not None:
@@ -149,7 +149,7 @@ def test_operator_and_controller_name_the_same_reason_for_a_pod_that_waits(word:
 @pytest.mark.parametrize("more", [{"reason": "Unschedulable"}, {"reason": "SchedulingGated"}])
 def test_a_pod_without_a_node_is_unschedulable_for_both(more: dict[str, str]) -> None:
     raw = pod(condition={"type": "PodScheduled", "status": "False", "message": "0/3 nodes", **more})
-    ours = controller_pod(raw)
+    ours = controller_pod(raw, 1)
     assert ours is not None and ours.finding is not None
     assert (ours.finding.reason, ours.finding.detail) == (Reason.UNSCHEDULABLE, "0/3 nodes")
     assert diagnose([raw], ()) == (Reason.UNSCHEDULABLE, "pod digits-controller-1: 0/3 nodes")

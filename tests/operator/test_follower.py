@@ -22,6 +22,7 @@ SETTINGS = Settings(
     controller_image="controller:1", trainer_image="trainer:1", follower_image="follower:1", image_pull_secrets=("hub",)
 )
 UID = "12345678-aaaa-bbbb-cccc-1234567890ab"
+OWNER = ("lab", "digits", UID)
 URI = "http://mlflow.example:5000"
 TRACKING = {"mlflow": {"uri": URI, "credentialsSecret": {"name": "mlflow"}}}
 SEARCHING = {"epoch": 1, "observedGeneration": 1, "state": "Searching", "samples": {"running": 2}}
@@ -259,6 +260,7 @@ def raw_pod(name: str = "digits-12345678-follower-x", *, version: int = 1, **sta
         "resourceVersion": str(version),
         "creationTimestamp": "2026-05-01T11:00:00Z",
         "labels": names.labels("digits", UID, names.ROLE_FOLLOWER),
+        "ownerReferences": [{"kind": "Job", "name": "digits-12345678-follower", "uid": "job", "controller": True}],
         "annotations": {names.ANNOTATION_INPUTS: "abc"},
     }
     return {"metadata": metadata, "status": {"phase": "Running", **status}}
@@ -289,11 +291,11 @@ def test_the_cache_keeps_the_newest_follower_apart_from_controllers() -> None:
     new["metadata"]["creationTimestamp"] = "2026-05-01T11:30:00Z"
     for each in (new, old):
         cache.take_pod(each)
-    found = cache.follower(UID)
+    found = cache.follower(OWNER)
     assert found is not None and found.uid == "b"
-    assert cache.pods(UID) == () and cache.follower("another") is None
+    assert cache.pods(OWNER) == () and cache.follower(("lab", "digits", "another")) is None
     cache.drop_pod("b")
-    assert (cache.follower(UID) or found).uid == "a"
+    assert (cache.follower(OWNER) or found).uid == "a"
 
 
 @pytest.mark.parametrize("going", ["a", "b"])
@@ -305,5 +307,5 @@ def test_a_followers_pod_that_is_being_deleted_hides_no_other(going: str) -> Non
         if uid == going:
             pod["metadata"]["deletionTimestamp"] = "2026-05-01T11:50:30Z"
         cache.take_pod(pod)
-    found = cache.follower(UID)
+    found = cache.follower(OWNER)
     assert found is not None and found.uid != going

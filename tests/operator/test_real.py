@@ -408,8 +408,12 @@ def test_suspend_and_resume(operator: Operator, lab: Lab) -> None:
     uid = lab.experiment()["metadata"]["uid"]
     labels = names.labels("digits", uid, names.ROLE_TRAINER)
     pod = {"restartPolicy": "Never", "containers": [{"name": "trainer", "image": "i"}]}
-    job = {"metadata": {"name": "child", "labels": labels}, "spec": {"template": {"spec": pod}}}
-    lab.client.create(JOBS, lab.namespace, {"apiVersion": "batch/v1", "kind": "Job", **job})
+    owner = {"apiVersion": names.API_VERSION, "kind": names.KIND, "name": "digits", "uid": uid, "controller": True}
+    # One that only bears the labels holds up nothing.
+    for name, owners in (("child", [owner]), ("foreign", [])):
+        metadata = {"name": name, "labels": labels, "ownerReferences": owners}
+        job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {"template": {"spec": pod}}}
+        lab.client.create(JOBS, lab.namespace, job)
     lab.spec(suspend=True)
     waiting = lab.until("Progressing", "True", "SuspendedByUser")
     assert "ending 1 children" in waiting["message"]

@@ -20,13 +20,14 @@ from nas_kube.errors import ApiError
 from nas_operator import builders, logs
 from nas_operator.cache import Cache
 from nas_operator.conditions import Event, differs, event_object, explain, told
-from nas_operator.observed import controller_pod, pod_index, starts_late
+from nas_operator.observed import ControllerPod, pod_of, starts_late
 from nas_operator.reconciler import _refusal
 from nas_operator.settings import Settings, SettingsError
 from nas_operator.workqueue import WorkQueue
 
 NOW = datetime(2026, 5, 1, 12, 0, 0, tzinfo=UTC)
 UID = "12345678-aaaa-bbbb-cccc-1234567890ab"
+OWNER = ("lab", "digits", UID)
 UNSCHEDULED = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
 T = TypeVar("T")
 
@@ -39,11 +40,18 @@ def raw_pod(index: int = 1, *, version: int = 1, deleted: bool = False, **status
         "resourceVersion": str(version),
         "creationTimestamp": "2026-05-01T11:00:00Z",
         "labels": names.labels("digits", UID, names.ROLE_CONTROLLER),
+        "ownerReferences": [{"kind": names.KIND, "name": "digits", "uid": UID, "controller": True}],
         "annotations": {names.ANNOTATION_QUICK_FAILURES: "2", names.ANNOTATION_INPUTS: "abc"},
     }
     if deleted:
         metadata["deletionTimestamp"] = "2026-05-01T11:59:00Z"
     return {"metadata": metadata, "status": {"phase": "Pending", **status}}
+
+
+def controller_pod(raw: dict[str, Any]) -> ControllerPod | None:
+    _, pod = pod_of(raw) or (None, None)
+    assert pod is None or isinstance(pod, ControllerPod)
+    return pod
 
 
 def terminated(code: int, *, seconds: int, **more: Any) -> dict[str, Any]:
@@ -154,18 +162,32 @@ def test_a_pod_that_merely_starts_waits_for_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("name", "index"),
-    [("digits-12345678-controller-12", 12), ("digits-controller-x", None), ("x", None), ("controller-3", None)],
+    [
+        ("digits-12345678-controller-12", 12),
+        ("digits-12345678-controller-999999999", 999_999_999),
+        ("digits-12345678-controller-1000000000", None),
+        (f"digits-12345678-controller-{'9' * 5000}", None),
+        ("digits-12345678-controller-012", None),
+        ("digits-12345678-controller-²", None),
+        ("digits-12345678-controller-", None),
+        ("digits-87654321-controller-12", None),
+        ("x-digits-12345678-controller-12", None),
+        ("digits-controller-x", None),
+        ("controller-3", None),
+        ("", None),
+    ],
 )
 def test_numbers_in_names(name: str, index: int | None) -> None:
-    assert pod_index(name) == index
+    assert names.controller_pod_index(name, "digits", UID) == index
 
 
 def test_damaged_annotations_are_no_trouble() -> None:
     raw = raw_pod()
-    raw["metadata"]["annotations"] = {names.ANNOTATION_QUICK_FAILURES: "many"}
-    pod = controller_pod(raw)
-    assert pod is not None
-    assert (pod.quick_failures, pod.inputs) == (0, "")
+    for damaged in ("many", "²", "-1", "9" * 5000):
+        raw["metadata"]["annotations"] = {names.ANNOTATION_QUICK_FAILURES: damaged}
+        pod = controller_pod(raw)
+        assert pod is not None
+        assert (pod.quick_failures, pod.inputs) == (0, "")
 
 
 # ---------------------------------------------------------------- cache
@@ -186,7 +208,7 @@ def test_the_newer_version_stays_whatever_comes_first() -> None:
     assert kept["metadata"]["resourceVersion"] == "7"
     cache.take_pod(raw_pod(version=9, phase="Running"))
     cache.take_pod(raw_pod(version=8))
-    assert [pod.running for pod in cache.pods(UID)] == [True]
+    assert [pod.running for pod in cache.pods(OWNER)] == [True]
 
 
 def test_the_end_of_a_namesake_is_not_ours() -> None:
@@ -203,10 +225,10 @@ def test_a_pod_that_we_deleted_is_gone_for_us_at_once() -> None:
     cache.take_pod(raw_pod(1, phase="Running"))
     cache.condemn_pod("pod-1")
     cache.take_pod(raw_pod(1, version=2, phase="Running"))
-    (pod,) = cache.pods(UID)
+    (pod,) = cache.pods(OWNER)
     assert (pod.live, pod.running) == (False, False)
     cache.drop_pod("pod-1")
-    assert cache.pods(UID) == ()
+    assert cache.pods(OWNER) == ()
 
 
 def test_a_list_mends_what_a_watch_missed_and_keeps_what_is_newer() -> None:
@@ -225,7 +247,7 @@ def test_a_list_mends_what_a_watch_missed_and_keeps_what_is_newer() -> None:
     cache.take_pod(raw_pod(1, version=5))
     cache.take_pod(raw_pod(2, version=20))
     cache.replace_pods([raw_pod(3, version=7)], 10, None)
-    assert [pod.index for pod in cache.pods(UID)] == [2, 3]
+    assert [pod.index for pod in cache.pods(OWNER)] == [2, 3]
 
 
 def test_a_watch_that_lags_is_found_out() -> None:

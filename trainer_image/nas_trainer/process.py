@@ -36,7 +36,8 @@ def configure_logging(environment: Mapping[str, str] = os.environ) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *(
-                [structlog.dev.ConsoleRenderer()]
+                # Without the values of variables, which are its default.
+                [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
                 if sys.stderr.isatty()
                 else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
             ),

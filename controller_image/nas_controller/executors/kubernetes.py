@@ -23,6 +23,7 @@ from nas_kube.errors import ApiError, ApiUnavailable, KubeError
 from nas_kube.reading import (
     admission,
     age,
+    belongs,
     completion_index,
     finished,
     parallelism,
@@ -187,9 +188,8 @@ class KubernetesExecutor:
     # ------------------------------------------------------------ the watch
 
     def _on_job(self, kind: EventType, job: Object) -> None:
-        metadata = job["metadata"]
-        number = metadata.get("labels", {}).get(names.LABEL_LAUNCH, "")
-        if number.isdigit() and self._is_ours(job):
+        number = (job["metadata"].get("labels") or {}).get(names.LABEL_LAUNCH, "")
+        if number.isdecimal() and self._is_ours(job, int(number)):
             self._take(int(number), kind, job)
 
     def _take(self, number: int, kind: EventType, job: Object) -> None:
@@ -236,15 +236,17 @@ class KubernetesExecutor:
             child.ready = True
             self._post(Running(child.number))
 
-    def _is_ours(self, job: Object) -> bool:
-        return any(owner["uid"] == self._uid for owner in job["metadata"].get("ownerReferences") or ())
+    def _is_ours(self, job: Object, number: int) -> bool:
+        """Return whether a Job is our experiment's and has the name of a launch's: its labels alone say nothing."""
+        name = names.child_job(self._experiment.metadata.name, self._uid, number)
+        return belongs(job, self._uid) and job["metadata"]["name"] == name
 
     def _end(self, child: _Child, job: Object) -> None:
         """Post how a finished Job's child ended, after a look at its pods if it failed."""
         pods: list[Object] = []
         if job_end(job)[0] is not End.SUCCEEDED:
             try:
-                pods = _newest(self._pods([child.number]))
+                pods = _newest(_of(child, self._pods([child.number])))
             except KubeError as error:
                 _log.info("no look at a failed child's pod", launch=child.number, error=str(error))
         with self._lock:
@@ -262,9 +264,16 @@ class KubernetesExecutor:
             return
         try:
             job = child_job(self._experiment, launch.number, launch.inputs, self._image)
-            created = self._client.create(JOBS, self._namespace, job)
         except ValueError as error:
             self._refused(child, _blocked(child.number, Reason.INVALID_TEMPLATE, str(error)))
+            return
+        except Exception as error:  # noqa: BLE001  The designed edge: a template has any shape that somebody gives it.
+            field = template_field(self._experiment, final=launch.inputs[0].final is not None)
+            said = f"{field}: no pod can be built from it ({type(error).__name__}: {error})"
+            self._refused(child, _blocked(child.number, Reason.INVALID_TEMPLATE, said))
+            return
+        try:
+            created = self._client.create(JOBS, self._namespace, job)
         except ApiUnavailable as error:
             self._refused(child, None, str(error))
         except ApiError as error:
@@ -302,7 +311,7 @@ class KubernetesExecutor:
             # Gone again, or no answer: the next POST tells.
             self._refused(child, None, str(error))
             return
-        if self._is_ours(job):
+        if self._is_ours(job, child.number):
             self._created(child, job)
             self._take(child.number, EventType.MODIFIED, job)
             return
@@ -413,9 +422,8 @@ class KubernetesExecutor:
             return False
         news = False
         for child in idle:
-            own = [pod for pod in pods if pod["metadata"]["labels"].get(names.LABEL_LAUNCH) == str(child.number)]
             about = [event for event in events if (event.get("regarding") or {}).get("uid") == child.uid]
-            newest = _newest(own)
+            newest = _newest(_of(child, pods))
             # Those that train wait for these; with none of them, for pods that there are not yet.
             idle_pods = [pod for pod in newest if not trains(pod)]
             if len(newest) == child.pods and not idle_pods:
@@ -463,6 +471,11 @@ class KubernetesExecutor:
 def _blocked(number: int, reason: Reason, cause: str) -> Blocked:
     """Return what to tell people: the cause in the words of whoever refused, and the cure."""
     return Blocked(number, reason, f"{cause.rstrip('.')}. {EXPLANATIONS[reason].cure}")
+
+
+def _of(child: _Child, pods: list[Object]) -> list[Object]:
+    """Return the pods that a child's Job has made: others may bear its labels."""
+    return [pod for pod in pods if belongs(pod, child.uid or "")]
 
 
 def _newest(pods: list[Object]) -> list[Object]:
