@@ -85,7 +85,8 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Correct the field that the message names, or upgrade the operator.",
     ),
     Reason.INVALID_TEMPLATE: Explanation(
-        "The API server refused a pod built from a template of the spec; the message names and quotes it.",
+        "A pod built from a template of the spec was refused, by the API server or by the list of what templates may"
+        " ask for; the message names and quotes it.",
         "Correct the template; the search goes on by itself.",
     ),
     Reason.NOT_PERMITTED: Explanation(

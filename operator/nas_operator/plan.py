@@ -29,10 +29,11 @@ _TRIED_AGAIN = frozenset({Reason.INVALID_TEMPLATE, Reason.QUOTA_EXCEEDED, Reason
 
 @dataclass(frozen=True)
 class EnsureAccess:
-    """See that the controller's ServiceAccount (None: the user's own) and RoleBinding are there."""
+    """See that the controller's ServiceAccount (None: the user's own), Role and RoleBindings are there."""
 
     service_account: Object | None
-    role_binding: Object
+    role: Object
+    role_bindings: tuple[Object, ...]
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,8 @@ def _controller(observed: Observed, experiment: NASExperiment, now: datetime, se
     actions: list[Action] = list(tidy)
     # First, because a trial pod is refused as long as its ServiceAccount is not there.
     if not observed.access:
-        actions.append(EnsureAccess(builders.service_account(experiment), builders.role_binding(experiment)))
+        account, role = builders.service_account(experiment), builders.role(experiment)
+        actions.append(EnsureAccess(account, role, builders.role_bindings(experiment)))
     service = builders.trainer_service(experiment)
     if service is not None and not observed.service:
         actions.append(EnsureService(service))

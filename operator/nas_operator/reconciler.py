@@ -19,6 +19,7 @@ from nas_kube.resources import (
     JOBS,
     PODS,
     ROLE_BINDINGS,
+    ROLES,
     SERVICE_ACCOUNTS,
     SERVICES,
     Resource,
@@ -254,10 +255,14 @@ class Reconciler:
         try:
             if action.service_account is not None:
                 self._ensure(SERVICE_ACCOUNTS, namespace, action.service_account)
-            binding = self._ensure(ROLE_BINDINGS, namespace, action.role_binding)
-            if binding.get("subjects") != action.role_binding["subjects"]:
-                body = {"subjects": action.role_binding["subjects"]}
-                self._client.patch(ROLE_BINDINGS, namespace, action.role_binding["metadata"]["name"], body)
+            role = self._ensure(ROLES, namespace, action.role)
+            if role.get("rules") != action.role["rules"]:
+                self._client.patch(ROLES, namespace, action.role["metadata"]["name"], {"rules": action.role["rules"]})
+            for wanted in action.role_bindings:
+                binding = self._ensure(ROLE_BINDINGS, namespace, wanted)
+                if binding.get("subjects") != wanted["subjects"]:
+                    body = {"subjects": wanted["subjects"]}
+                    self._client.patch(ROLE_BINDINGS, namespace, wanted["metadata"]["name"], body)
         except ApiError as error:
             raise _Refused(_refusal(error, "the controller's access", key, now)) from error
 
