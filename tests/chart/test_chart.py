@@ -18,6 +18,8 @@ from nas_api import crd, names
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("programs")]
 Render = Callable[..., Objects]
+# Rendered without a cluster, the chart draws no keys.
+S3 = ("embeddedS3.enabled=true", "embeddedS3.existingSecret=nas-s3")
 
 
 def one(objects: Objects, kind: str, name: str) -> dict[str, Any]:
@@ -161,10 +163,8 @@ def test_watched_namespaces_bind_only_there(render: Render) -> None:
 
 
 def test_names_that_the_contract_fixes(render: Render) -> None:
-    objects = render("embeddedS3.enabled=true", release="other")
+    objects = render(*S3, release="other")
     assert one(objects, "ClusterRole", names.CONTROLLER_CLUSTER_ROLE)
-    secret = one(objects, "Secret", "nas-s3")
-    assert set(secret["data"]) == set(names.CREDENTIAL_KEYS)
     assert one(objects, "Service", "nas-s3")["spec"]["ports"][0]["port"] == 7070
     assert one(objects, "Deployment", "other-nas-operator")
 
@@ -183,15 +183,28 @@ def test_images_reach_the_operator(render: Render) -> None:
 
 def test_an_upgrade_does_not_restart_the_embedded_store(render: Render) -> None:
     """Its objects may be in an emptyDir, which goes with the pod."""
-    before = one(render("embeddedS3.enabled=true", "images.tag=v1"), "Deployment", "nas-s3")
-    after = one(render("embeddedS3.enabled=true", "images.tag=v2"), "Deployment", "nas-s3")
+    before = one(render(*S3, "images.tag=v1"), "Deployment", "nas-s3")
+    after = one(render(*S3, "images.tag=v2"), "Deployment", "nas-s3")
     assert before["spec"] == after["spec"]
     assert "version" not in str(before["spec"]["template"]["metadata"])
 
 
+def test_two_renderings_are_the_same(render: Render) -> None:
+    """As GitOps tools compare them: keys that were drawn anew would take the store from running searches."""
+    assert render(*S3) == render(*S3)
+    store = one(render(*S3[:1], "embeddedS3.existingSecret=mine"), "Deployment", "nas-s3")
+    (container,) = store["spec"]["template"]["spec"]["containers"]
+    named = {item["valueFrom"]["secretKeyRef"]["name"]: item["name"] for item in container["env"]}
+    assert set(named) == {"mine"}
+    assert not [item for item in render(*S3) if item["kind"] == "Secret"]
+    refused = helm("template", "x", str(CHART), "--set", S3[0])
+    assert refused.returncode != 0
+    assert "embeddedS3.existingSecret: helm has no cluster here, so it cannot keep the keys" in refused.stderr
+
+
 @pytest.mark.parametrize("file", CI)
 def test_pods_have_requests_and_a_read_only_root(render: Render, file: str) -> None:
-    specs = pod_specs(render("embeddedS3.enabled=true", file=file))
+    specs = pod_specs(render(*S3, file=file))
     assert len(specs) == (4 if file == "everything" else 3)
     for name, spec in specs.items():
         for container in spec["containers"]:
@@ -224,14 +237,9 @@ DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
 EVERYTHING = yaml.safe_load(values_file("everything").read_text(encoding="utf-8"))
 
 
-def without_keys(objects: Objects) -> Objects:
-    """Leave the store's keys out, which are drawn anew each time."""
-    return [item for item in objects if item["kind"] != "Secret"]
-
-
 @pytest.fixture(scope="module")
 def everything(render: Render) -> Objects:
-    return without_keys(render(file="everything"))
+    return render(file="everything")
 
 
 @pytest.mark.parametrize("path", tuple(leaves(DEFAULTS)), ids=".".join)
@@ -250,7 +258,7 @@ def test_something_comes_of_every_value(
     at(changed, path[:-1])[path[-1]] = other
     file = tmp_path / "values.yaml"
     file.write_text(yaml.safe_dump(changed))
-    assert without_keys(render(file=file)) != everything
+    assert render(file=file) != everything
 
 
 def test_every_value_has_a_meaning_on_the_charts_page() -> None:
@@ -301,7 +309,7 @@ SELECTORS = {"nas-operator": selector("operator"), "nas-s3": selector("s3")}
 def test_no_label_of_a_user_reaches_a_selector(render: Render, file: str, labels: str) -> None:
     """The selector of a Deployment cannot be changed, so every later version has these."""
     mine = rf"{labels}.app\.kubernetes\.io/name=mine"
-    objects = render(mine, "embeddedS3.enabled=true", file=file)
+    objects = render(mine, *S3, file=file)
     for name, own in SELECTORS.items():
         deployment = one(objects, "Deployment", name)["spec"]
         assert deployment["selector"] == {"matchLabels": own}
@@ -384,7 +392,7 @@ def annotation(name: str) -> Any:
 
 def test_the_list_of_images_is_the_charts(render: Render) -> None:
     listed = [item["image"] for item in annotation("images")]
-    assert sorted(listed) == sorted(images(render("embeddedS3.enabled=true")))
+    assert sorted(listed) == sorted(images(render(*S3)))
     page = (generate.ROOT / "docs" / "installing.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `([^`]+:[^`]+)` \|", page, re.MULTILINE) == listed
 
