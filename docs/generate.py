@@ -125,6 +125,7 @@ _GROUPS = {
             Reason.INVALID_SPEC,
             Reason.INVALID_TEMPLATE,
             Reason.NOT_PERMITTED,
+            Reason.ENDPOINT_REFUSED,
             Reason.QUOTA_EXCEEDED,
             Reason.QUEUED,
             Reason.IMAGE_PULL_FAILED,

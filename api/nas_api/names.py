@@ -89,6 +89,11 @@ def controller_own_binding(experiment: str, uid: str) -> str:
     return f"{controller_service_account(experiment, uid)}-own"
 
 
+def network_policy(experiment: str, uid: str, role: str) -> str:
+    """Return the name of the NetworkPolicy of an experiment's pods of a role."""
+    return f"{experiment}-{uid8(uid)}-{role}"
+
+
 def follower_job(experiment: str, uid: str) -> str:
     """Return the name of the Job that follows an experiment."""
     return f"{experiment}-{uid8(uid)}-follower"

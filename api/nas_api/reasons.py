@@ -31,6 +31,7 @@ class Reason(StrEnum):
     INVALID_SPEC = "InvalidSpec"
     INVALID_TEMPLATE = "InvalidTemplate"
     NOT_PERMITTED = "NotPermitted"
+    ENDPOINT_REFUSED = "EndpointRefused"
     QUOTA_EXCEEDED = "QuotaExceeded"
     QUEUED = "Queued"
     IMAGE_PULL_FAILED = "ImagePullFailed"
@@ -92,6 +93,10 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.NOT_PERMITTED: Explanation(
         "The operator or the controller lacks a permission in this namespace.",
         "Install the chart's RBAC for this namespace; the message names the verb and the resource.",
+    ),
+    Reason.ENDPOINT_REFUSED: Explanation(
+        "The operator's installation does not allow the endpoint of the store or of the tracker; the message says why.",
+        "Correct the endpoint, or ask an administrator of the operator.",
     ),
     Reason.QUOTA_EXCEEDED: Explanation(
         "A ResourceQuota leaves no room for another pod.",

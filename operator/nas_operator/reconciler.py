@@ -17,6 +17,7 @@ from nas_kube.resources import (
     EVENTS,
     EXPERIMENTS,
     JOBS,
+    NETWORK_POLICIES,
     PODS,
     ROLE_BINDINGS,
     ROLES,
@@ -263,6 +264,11 @@ class Reconciler:
                 if binding.get("subjects") != wanted["subjects"]:
                     body = {"subjects": wanted["subjects"]}
                     self._client.patch(ROLE_BINDINGS, namespace, wanted["metadata"]["name"], body)
+            for wanted in action.network_policies:
+                policy = self._ensure(NETWORK_POLICIES, namespace, wanted)
+                if policy.get("spec") != wanted["spec"]:
+                    body = {"spec": {"ingress": None, **wanted["spec"]}}
+                    self._client.patch(NETWORK_POLICIES, namespace, wanted["metadata"]["name"], body)
         except ApiError as error:
             raise _Refused(_refusal(error, "the controller's access", key, now)) from error
 

@@ -80,6 +80,9 @@ def test_lint_and_schemas(render: Render, file: str) -> None:
         "templates.restricted=true",
         "limits.samples=-1",
         "limits.epochs=5",
+        "networkPolicy.enabled=maybe",
+        "networkPolicy.apiServerPorts={}",
+        "storage.requireTLS=true",
     ],
 )
 def test_unknown_and_wrong_values_are_refused(value: str) -> None:
