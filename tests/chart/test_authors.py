@@ -120,7 +120,7 @@ def place(control_plane: ControlPlane, shared_namespace: str, render: Render) ->
         {"kind": "ServiceAccount", "name": account, "namespace": shared_namespace}, rule("batch", "jobs", "create")
     )
     who = f"system:serviceaccount:{shared_namespace}:{account}"
-    eventually(lambda: "for its own experiment only" in place.create(who, job), message="that of Jobs, too")
+    eventually(lambda: "of its own experiment only" in place.create(who, job), message="that of Jobs, too")
     yield place
     for document in policies:
         place.done("delete", document["kind"], document["metadata"]["name"])
@@ -286,7 +286,11 @@ def grant(place: Place, account: str, experiment: Object) -> None:
     """Give a ServiceAccount what the operator gives a controller."""
     subject = {"kind": "ServiceAccount", "name": account, "namespace": place.namespace}
     named = {"resourceNames": [experiment["metadata"]["name"]]}
-    place.allow(subject, rule("batch", "jobs", "create"), rule(names.GROUP, f"{names.PLURAL}/status", "patch", **named))
+    place.allow(
+        subject,
+        rule("batch", "jobs", "create", "get", "delete"),
+        rule(names.GROUP, f"{names.PLURAL}/status", "patch", **named),
+    )
 
 
 def test_a_controllers_token_makes_jobs_for_its_own_experiment_only(
@@ -296,7 +300,7 @@ def test_a_controllers_token_makes_jobs_for_its_own_experiment_only(
     account = names.controller_service_account(mine["metadata"]["name"], mine["metadata"]["uid"])
     grant(place, account, mine)
     who = f"system:serviceaccount:{place.namespace}:{account}"
-    refused = "may make Jobs for its own experiment only"
+    refused = "may make and end Jobs of its own experiment only"
     assert place.create(who, job_for(mine)) == ""
     assert refused in place.create(who, job_for(None))
     assert refused in place.create(who, job_for(other))
@@ -305,6 +309,21 @@ def test_a_controllers_token_makes_jobs_for_its_own_experiment_only(
     assert refused in place.create(who, loose)
     # Nobody else's Jobs are asked about.
     assert place.create("", job_for(None)) == ""
+
+
+def test_a_controllers_token_ends_the_jobs_of_its_own_experiment_only(
+    place: Place, experiments: tuple[Object, Object]
+) -> None:
+    mine, other = experiments
+    account = names.controller_service_account(mine["metadata"]["name"], mine["metadata"]["uid"])
+    grant(place, account, mine)
+    who = f"system:serviceaccount:{place.namespace}:{account}"
+    for owner, ended in ((mine, True), (other, False), (None, False)):
+        job = job_for(owner)
+        assert place.create("", job, keep=True) == ""
+        done = place.kubectl("delete", "job", job["metadata"]["name"], "--dry-run=server", who=who)
+        assert (done.returncode == 0) is ended, done.stderr
+        assert ended or "may make and end Jobs of its own experiment only" in done.stderr
 
 
 def test_a_controller_under_a_named_account_is_known_by_its_pod(
@@ -328,7 +347,7 @@ def test_a_controller_under_a_named_account_is_known_by_its_pod(
         done = place.kubectl("create", "--dry-run=server", f"--kubeconfig={file}", "-f", "-", document=job)
         return "" if done.returncode == 0 else done.stderr
 
-    assert "may make Jobs for its own experiment only" in told(job_for(None))
+    assert "may make and end Jobs of its own experiment only" in told(job_for(None))
     assert told(job_for(mine)) == ""
     # The same account in another pod is no controller.
     assert place.create(f"system:serviceaccount:{place.namespace}:{account}", job_for(None)) == ""
