@@ -282,15 +282,10 @@ def experiments(place: Place) -> tuple[Object, Object]:
     return found[0], found[1]
 
 
-def grant(place: Place, account: str, experiment: Object) -> None:
-    """Give a ServiceAccount what the operator gives a controller."""
+def allow_jobs(place: Place, account: str) -> None:
+    """Give a ServiceAccount what every controller may in its namespace."""
     subject = {"kind": "ServiceAccount", "name": account, "namespace": place.namespace}
-    named = {"resourceNames": [experiment["metadata"]["name"]]}
-    place.allow(
-        subject,
-        rule("batch", "jobs", "create", "get", "delete"),
-        rule(names.GROUP, f"{names.PLURAL}/status", "patch", **named),
-    )
+    place.allow(subject, rule("batch", "jobs", "create", "get", "delete"))
 
 
 def test_a_controllers_token_makes_jobs_for_its_own_experiment_only(
@@ -298,7 +293,7 @@ def test_a_controllers_token_makes_jobs_for_its_own_experiment_only(
 ) -> None:
     mine, other = experiments
     account = names.controller_service_account(mine["metadata"]["name"], mine["metadata"]["uid"])
-    grant(place, account, mine)
+    allow_jobs(place, account)
     who = f"system:serviceaccount:{place.namespace}:{account}"
     refused = "may make and end Jobs of its own experiment only"
     assert place.create(who, job_for(mine)) == ""
@@ -316,7 +311,7 @@ def test_a_controllers_token_ends_the_jobs_of_its_own_experiment_only(
 ) -> None:
     mine, other = experiments
     account = names.controller_service_account(mine["metadata"]["name"], mine["metadata"]["uid"])
-    grant(place, account, mine)
+    allow_jobs(place, account)
     who = f"system:serviceaccount:{place.namespace}:{account}"
     for owner, ended in ((mine, True), (other, False), (None, False)):
         job = job_for(owner)
@@ -332,7 +327,7 @@ def test_a_controller_under_a_named_account_is_known_by_its_pod(
     mine, _ = experiments
     account = f"named-{uuid4().hex[:8]}"
     place.done("create", "serviceaccount", account)
-    grant(place, account, mine)
+    allow_jobs(place, account)
     pod = names.controller_pod(mine["metadata"]["name"], mine["metadata"]["uid"], 1)
     spec = {"serviceAccountName": account, "containers": [{"name": "x", "image": "x"}]}
     document = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod}, "spec": spec}
