@@ -2,6 +2,7 @@
 
 import copy
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -234,16 +235,20 @@ def mutations(document: Any) -> st.SearchStrategy[Any]:
     options: list[st.SearchStrategy[Any]] = [LEAVES]
     if isinstance(document, dict):
         for key, value in document.items():
-            options.append(mutations(value).map(lambda new, key=key: {**document, key: new}))
+            options.append(st.builds(partial(_with, document, key), mutations(value)))
             options.append(st.just({other: item for other, item in document.items() if other != key}))
         keys = st.sampled_from(["name", "secret", "privileged", "hostPath", "type", "drop", "securityContext", "x"])
-        options.append(st.tuples(keys, LEAVES).map(lambda pair: {**document, pair[0]: pair[1]}))
+        options.append(st.builds(partial(_with, document), keys, LEAVES))
     if isinstance(document, list):
         for index, value in enumerate(document):
-            options.append(
-                mutations(value).map(lambda new, index=index: [*document[:index], new, *document[index + 1 :]])
-            )
+            options.append(st.builds(partial(_with, document, index), mutations(value)))
     return st.one_of(options)
+
+
+def _with(document: Any, place: Any, value: Any) -> Any:
+    changed = copy.copy(document)
+    changed[place] = value
+    return changed
 
 
 SEEDS = [*EVERYBODYS.values(), *(template for template, _ in BEYOND.values()), *CONTROLLERS.values()]

@@ -498,7 +498,7 @@ def test_a_controller_may_write_its_own_status_and_no_other() -> None:
 
 def test_what_a_template_may_not_ask_for_is_refused_before_anything_is_made() -> None:
     beyond: dict[str, Any] = {"template": {"spec": {"hostNetwork": True}}}
-    dataset = {"dataset": {"digits": {}}}
+    dataset: dict[str, Any] = {"dataset": {"digits": {}}}
     refused = pytest.raises(ValueError, match=r"spec\.\w+\.template: spec.hostNetwork: beyond what a")
     with refused:
         builders.trials(parsed(trainer={**dataset, **beyond}), SETTINGS)
