@@ -164,7 +164,6 @@ def controller_pod(experiment: NASExperiment, index: int, quick_failures: int, s
             the place.
     """
     meta, spec = experiment.metadata, experiment.spec
-    authority.refuse(spec, "controller", unrestricted=settings.templates_unrestricted)
     container: Object = {
         "name": names.CONTROLLER_CONTAINER,
         "image": settings.controller_image,
@@ -196,6 +195,7 @@ def controller_pod(experiment: NASExperiment, index: int, quick_failures: int, s
         template = overlay({"metadata": {"annotations": _STAYS}, "spec": pod}, spec.controller.template or {})
     except ValueError as error:
         raise ValueError(f"spec.controller.template: {error}") from error
+    authority.refuse(spec, "controller", unrestricted=settings.templates_unrestricted)
     ours = _metadata(experiment, names.controller_pod(meta.name, meta.uid, index))
     ours["annotations"] = {
         names.ANNOTATION_INPUTS: inputs(experiment),
@@ -237,7 +237,6 @@ def follower_job(experiment: NASExperiment, settings: Settings) -> Object:
     meta, spec = experiment.metadata, experiment.spec
     wanted = follower_inputs(experiment)
     assert spec.tracking is not None
-    authority.refuse(spec, "tracking", unrestricted=settings.templates_unrestricted)
     mlflow = spec.tracking.mlflow
     document = FollowerInput(
         experiment=meta.name,
@@ -277,6 +276,7 @@ def follower_job(experiment: NASExperiment, settings: Settings) -> Object:
         template = overlay({"spec": pod}, spec.tracking.template or {})
     except ValueError as error:
         raise ValueError(f"spec.tracking.template: {error}") from error
+    authority.refuse(spec, "tracking", unrestricted=settings.templates_unrestricted)
     ours = _metadata(experiment, names.follower_job(meta.name, meta.uid), names.ROLE_FOLLOWER)
     ours["annotations"] = {names.ANNOTATION_INPUTS: wanted}
     theirs = template.get("metadata")
@@ -307,7 +307,6 @@ def trials(experiment: NASExperiment, settings: Settings) -> tuple[Trial, ...]:
             children; the message names the place.
     """
     tried: list[Trial] = []
-    authority.refuse(experiment.spec, "trainer", "finalTraining", unrestricted=settings.templates_unrestricted)
     for inputs in largest_launches(experiment, StoreLocation(s3=s3_location(experiment))):
         job = child_job(experiment, 0, inputs, settings.trainer_image)
         template = job["spec"]["template"]
@@ -319,6 +318,7 @@ def trials(experiment: NASExperiment, settings: Settings) -> tuple[Trial, ...]:
         }
         field = template_field(experiment, final=inputs[0].final is not None)
         tried += [Trial(JOBS, _unnamed(job), field), Trial(PODS, _unnamed(pod), field)]
+    authority.refuse(experiment.spec, "trainer", "finalTraining", unrestricted=settings.templates_unrestricted)
     controller = controller_pod(experiment, 1, 0, settings)
     return (*tried, Trial(PODS, _unnamed(controller), "spec.controller.template"))
 

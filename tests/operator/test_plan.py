@@ -409,10 +409,7 @@ def test_a_template_that_cannot_be_laid_over_ours_is_told_without_a_call() -> No
     done = plan(Observed(raw=raw), NOW, SETTINGS)
     assert done.actions == ()
     assert condition(done, "Progressing")["reason"] == "InvalidTemplate"
-    assert (
-        "spec.trainer.template: spec.containers[0].name (which must be set)"
-        in condition(done, "Progressing")["message"]
-    )
+    assert "spec.trainer.template: containers[0]" in condition(done, "Progressing")["message"]
 
 
 @pytest.mark.parametrize(

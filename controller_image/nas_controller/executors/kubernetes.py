@@ -264,9 +264,9 @@ class KubernetesExecutor:
         if launch is None or child.cancelled or child.uid is not None:
             return
         try:
+            job = child_job(self._experiment, launch.number, launch.inputs, self._image)
             # A template may have changed since the operator looked at it.
             authority.refuse(self._experiment.spec, "trainer", "finalTraining", unrestricted=self._unrestricted)
-            job = child_job(self._experiment, launch.number, launch.inputs, self._image)
             created = self._client.create(JOBS, self._namespace, job)
         except ValueError as error:
             self._refused(child, _blocked(child.number, Reason.INVALID_TEMPLATE, str(error)))
