@@ -49,6 +49,8 @@ CREDENTIAL_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 MLFLOW_CREDENTIAL_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 ENV_TRAINER_INPUT = "NAS_INPUT"
 ENV_FOLLOWER_INPUT = "NAS_FOLLOWER_INPUT"
+ENV_UNRESTRICTED = "NAS_TEMPLATES_UNRESTRICTED"
+"""Of operator and controllers: ``true`` where templates may ask for more than stands on the list."""
 ENV_GPU = "NAS_GPU"
 """By which name the trainer's container asks for a GPU; without one in reach the trainer ends. Empty: a CPU will do."""
 
@@ -90,8 +92,18 @@ def controller_pod_index(name: str, experiment: str, uid: str) -> int | None:
 
 
 def controller_service_account(experiment: str, uid: str) -> str:
-    """Return the name of the ServiceAccount and of the RoleBinding that the operator makes."""
+    """Return the name of the ServiceAccount, of the Role and of the RoleBinding that the operator makes."""
     return f"{experiment}-{uid8(uid)}-controller"
+
+
+def controller_own_binding(experiment: str, uid: str) -> str:
+    """Return the name of the RoleBinding to the Role for this one experiment."""
+    return f"{controller_service_account(experiment, uid)}-own"
+
+
+def network_policy(experiment: str, uid: str, role: str) -> str:
+    """Return the name of the NetworkPolicy of an experiment's pods of a role."""
+    return f"{experiment}-{uid8(uid)}-{role}"
 
 
 def follower_job(experiment: str, uid: str) -> str:

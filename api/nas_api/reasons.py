@@ -33,6 +33,7 @@ class Reason(StrEnum):
     UNREADABLE = "Unreadable"
     NAME_TAKEN = "NameTaken"
     NOT_PERMITTED = "NotPermitted"
+    ENDPOINT_REFUSED = "EndpointRefused"
     QUOTA_EXCEEDED = "QuotaExceeded"
     QUEUED = "Queued"
     IMAGE_PULL_FAILED = "ImagePullFailed"
@@ -87,7 +88,8 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Correct the field that the message names, or upgrade the operator.",
     ),
     Reason.INVALID_TEMPLATE: Explanation(
-        "The API server refused a pod built from a template of the spec; the message names and quotes it.",
+        "A pod built from a template of the spec was refused, by the API server or by the list of what templates may"
+        " ask for; the message names and quotes it.",
         "Correct the template; the search goes on by itself.",
     ),
     Reason.UNREADABLE: Explanation(
@@ -101,6 +103,10 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.NOT_PERMITTED: Explanation(
         "The operator or the controller lacks a permission in this namespace.",
         "Install the chart's RBAC for this namespace; the message names the verb and the resource.",
+    ),
+    Reason.ENDPOINT_REFUSED: Explanation(
+        "The operator's installation does not allow the endpoint of the store or of the tracker; the message says why.",
+        "Correct the endpoint, or ask an administrator of the operator.",
     ),
     Reason.QUOTA_EXCEEDED: Explanation(
         "A ResourceQuota leaves no room for another pod.",

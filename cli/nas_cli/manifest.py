@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from nas_api import names
+from nas_api.authority import PARTS, claims
 from nas_api.crd import openapi_schema
 from nas_api.experiment import NASExperiment
 from nas_api.pod_template import overlay
@@ -25,6 +26,10 @@ from nas_cli.kubectl_yaml import KubectlLoader
 from nas_cli.sentences import sentence
 
 _Path = tuple[str | int, ...]
+_ENTITLED = (
+    "a cluster takes that from an author who may create pods in the namespace, or where the operator is installed with"
+    " templates.unrestricted"
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class Document:
     """Kind and name, for people."""
     experiment: NASExperiment | None
     faults: tuple[Fault, ...]
+    remarks: tuple[Fault, ...] = ()
+    """What is right, and is refused where its author may not have it."""
     foreign: bool = False
     """Whether it is another kind of object, which is not looked at."""
     manifest: dict[str, Any] = field(default_factory=dict)
@@ -140,7 +147,11 @@ def _document(node: yaml.Node, value: Any) -> Document:
     located = [Fault(_line(node, path), _place(path), message) for path, message in [*_repeated(node), *faults]]
     if located or experiment is None:
         return Document(title, None, tuple(sorted(located, key=lambda fault: fault.line)))
-    return Document(title, experiment, (), manifest=value)
+    remarks = [
+        Fault(_line(node, claim.path), claim.field, f"{claim.what}: {_ENTITLED}")
+        for claim in claims(experiment.spec, *PARTS)
+    ]
+    return Document(title, experiment, (), remarks=tuple(remarks), manifest=value)
 
 
 def check(value: dict[str, Any], node: yaml.Node | None = None) -> tuple[NASExperiment | None, list[tuple[_Path, str]]]:
@@ -231,6 +242,9 @@ def _name_faults(experiment: NASExperiment) -> Iterator[tuple[_Path, str]]:
 
 def _template_faults(experiment: NASExperiment) -> Iterator[tuple[_Path, str]]:
     spec, final, tracking = experiment.spec, experiment.spec.final_training, experiment.spec.tracking
+    for claim in claims(spec, *PARTS):
+        if not claim.granted:
+            yield claim.path, claim.what
     for place, container, template in (
         ("trainer", names.TRAINER_CONTAINER, spec.trainer.template),
         ("finalTraining", names.TRAINER_CONTAINER, None if final is None else final.template),

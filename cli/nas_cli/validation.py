@@ -1,4 +1,4 @@
-"""``nas validate``: what is wrong with the manifests of a file, each fault with its line."""
+"""``nas validate``: what is wrong with the manifests of a file, and what not everybody may ask for, with its line."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from nas_cli.manifest import read_documents
 
 
 def validate_file(file: Path) -> None:
-    """Print what each document of a file is, and on standard error its faults.
+    """Print what each document of a file is, and on standard error its faults and what it needs a right for.
 
     Raises:
         Refusal: the file cannot be read, or holds no experiment.
@@ -28,6 +28,8 @@ def validate_file(file: Path) -> None:
     for document in ours:
         for fault in document.faults:
             click.echo(f"{file}:{fault.line}: {fault.text}", err=True)
+        for remark in document.remarks:
+            click.echo(f"{file}:{remark.line}: note: {remark.text}", err=True)
     if not ours:
         raise Refusal(f"{file} holds no NASExperiment")
     if any(document.faults for document in ours):

@@ -66,6 +66,8 @@ class Controller:
         uid: str,
         trainer_image: str,
         instruments: Instruments = _NO_INSTRUMENTS,
+        *,
+        unrestricted: bool = False,
     ) -> None:
         """Prepare; ``run`` does everything.
 
@@ -76,11 +78,13 @@ class Controller:
             uid: the experiment's; another experiment of that name is none of ours.
             trainer_image: for manifests that name none.
             instruments: put around the parts of each search.
+            unrestricted: whether templates may ask for more than stands on the list (``nas_api.authority``).
         """
         self._client = client
         self._namespace, self._name, self._uid = namespace, name, uid
         self._image = trainer_image
         self._instruments = instruments
+        self._unrestricted = unrestricted
         self._lock = threading.Lock()
         self._experiment: NASExperiment | None = None
         self._search: Search | None = None
@@ -157,7 +161,7 @@ class Controller:
         store.probe()
         jobs = ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="jobs")
         executor = self._instruments.executor(
-            KubernetesExecutor(self._client, experiment, self._image, jobs), experiment
+            KubernetesExecutor(self._client, experiment, self._image, jobs, unrestricted=self._unrestricted), experiment
         )
         search = Search(
             experiment,

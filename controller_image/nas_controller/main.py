@@ -1,7 +1,8 @@
 """Puts the controller of one experiment together, from its pod's environment, and runs it.
 
 Environment: NAS_NAMESPACE, NAS_EXPERIMENT, NAS_UID (whose search), NAS_TRAINER_IMAGE (for manifests that name
-none), NAS_METRICS_PORT (where metrics are served; nowhere and none if it is not set), and the store's credentials.
+none), NAS_METRICS_PORT (where metrics are served; nowhere and none if it is not set), NAS_TEMPLATES_UNRESTRICTED (true
+where templates may ask for more than stands on the list), and the store's credentials.
 The exit codes are ``nas_controller.controller.ControllerExit``.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 import structlog
 import torch
 
+from nas_api import names
 from nas_controller.controller import Controller, ControllerExit
 from nas_kube.client import KubeClient
 from nas_kube.errors import KubeError
@@ -39,16 +41,17 @@ def main() -> ControllerExit:
     torch.use_deterministic_algorithms(True)
     try:
         port = os.environ.get("NAS_METRICS_PORT")
+        unrestricted = os.environ.get(names.ENV_UNRESTRICTED) == "true"
         if port is None:
             client = KubeClient.from_environment(user_agent=_USER_AGENT)
-            return Controller(client, namespace, name, uid, image).run()
-        return _metered(int(port), namespace, name, uid, image).run()
+            return Controller(client, namespace, name, uid, image, unrestricted=unrestricted).run()
+        return _metered(int(port), namespace, name, uid, image, unrestricted=unrestricted).run()
     except KubeError as error:
         _log.error("no API server to talk to", error=str(error))
         return ControllerExit.REFUSED
 
 
-def _metered(port: int, namespace: str, name: str, uid: str, image: str) -> Controller:
+def _metered(port: int, namespace: str, name: str, uid: str, image: str, *, unrestricted: bool) -> Controller:
     """Return a controller that counts what it does and serves that at a port."""
     # Whoever does not ask for it need not wait for its libraries.
     from nas_controller.metered import MeteredInstruments
@@ -62,7 +65,7 @@ def _metered(port: int, namespace: str, name: str, uid: str, image: str) -> Cont
         # As on a node's own network, where another has it: a search goes on unwatched.
         _log.warning("metrics are not served", port=port, error=str(error))
     client = MeteredClient.from_environment(metrics=metrics.api, user_agent=_USER_AGENT)
-    return Controller(client, namespace, name, uid, image, MeteredInstruments(metrics))
+    return Controller(client, namespace, name, uid, image, MeteredInstruments(metrics), unrestricted=unrestricted)
 
 
 def _configure_logging(**bound: str) -> None:

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from nas_api import names, template_bounds
+from nas_api import authority, names, template_bounds
 from nas_api.child import StoreLocation
 from nas_api.child_job import (
     child_job,
@@ -24,6 +24,7 @@ from nas_operator.settings import Settings
 
 Object = dict[str, Any]
 
+_RBAC = "rbac.authorization.k8s.io/v1"
 # Ends that a Job bears; its kubelet counts them, and pauses longer and longer.
 _WITHOUT_END = 2**31 - 1
 # Asks autoscalers to leave a controller's node alone: a new controller would go on, but only once it has read the log,
@@ -82,19 +83,47 @@ def service_account(experiment: NASExperiment) -> Object | None:
     }
 
 
-def role_binding(experiment: NASExperiment) -> Object:
-    """Return the RoleBinding that lets the controller work in its namespace."""
+def role(experiment: NASExperiment) -> Object:
+    """Return the Role that lets the controller follow its own experiment and write its status, and no other's.
+
+    The operator has these verbs itself, so that it may hand them out without `escalate`.
+    """
     meta = experiment.metadata
+    own = {"apiGroups": [names.GROUP], "resourceNames": [meta.name]}
     return {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "RoleBinding",
+        "apiVersion": _RBAC,
+        "kind": "Role",
         "metadata": _metadata(experiment, names.controller_service_account(meta.name, meta.uid)),
-        "roleRef": {
-            "apiGroup": "rbac.authorization.k8s.io",
-            "kind": "ClusterRole",
-            "name": names.CONTROLLER_CLUSTER_ROLE,
-        },
-        "subjects": [{"kind": "ServiceAccount", "name": service_account_name(experiment), "namespace": meta.namespace}],
+        "rules": [
+            {**own, "resources": [names.PLURAL], "verbs": ["get", "list", "watch"]},
+            {**own, "resources": [f"{names.PLURAL}/status"], "verbs": ["patch"]},
+        ],
+    }
+
+
+def role_bindings(experiment: NASExperiment) -> tuple[Object, ...]:
+    """Return the RoleBindings of the controller: what all of them may do in their namespaces, and its own Role."""
+    meta = experiment.metadata
+    account = names.controller_service_account(meta.name, meta.uid)
+    own = names.controller_own_binding(meta.name, meta.uid)
+    return (
+        _role_binding(experiment, account, "ClusterRole", names.CONTROLLER_CLUSTER_ROLE),
+        _role_binding(experiment, own, "Role", account),
+    )
+
+
+def _role_binding(experiment: NASExperiment, name: str, kind: str, to: str) -> Object:
+    subject = {
+        "kind": "ServiceAccount",
+        "name": service_account_name(experiment),
+        "namespace": experiment.metadata.namespace,
+    }
+    return {
+        "apiVersion": _RBAC,
+        "kind": "RoleBinding",
+        "metadata": _metadata(experiment, name),
+        "roleRef": {"apiGroup": _RBAC.partition("/")[0], "kind": kind, "name": to},
+        "subjects": [subject],
     }
 
 
@@ -131,7 +160,8 @@ def controller_pod(experiment: NASExperiment, index: int, quick_failures: int, s
         settings: the operator's.
 
     Raises:
-        ValueError: spec.controller.template cannot be laid over ours; the message names the place.
+        ValueError: spec.controller.template cannot be laid over ours, or asks for what it may not; the message names
+            the place.
     """
     meta, spec = experiment.metadata, experiment.spec
     container: Object = {
@@ -151,6 +181,8 @@ def controller_pod(experiment: NASExperiment, index: int, quick_failures: int, s
     if settings.controller_metrics_port is not None:
         container["env"].append({"name": "NAS_METRICS_PORT", "value": str(settings.controller_metrics_port)})
         container["ports"] = [{"name": "metrics", "containerPort": settings.controller_metrics_port}]
+    if settings.templates_unrestricted:
+        container["env"].append({"name": names.ENV_UNRESTRICTED, "value": "true"})
     if settings.image_pull_policy is not None:
         container["imagePullPolicy"] = settings.image_pull_policy
     pod = restricted_pod(
@@ -164,6 +196,7 @@ def controller_pod(experiment: NASExperiment, index: int, quick_failures: int, s
         template = overlay({"metadata": {"annotations": _STAYS}, "spec": pod}, spec.controller.template or {})
     except ValueError as error:
         raise ValueError(f"spec.controller.template: {error}") from error
+    authority.refuse(spec, "controller", unrestricted=settings.templates_unrestricted)
     ours = _metadata(experiment, names.controller_pod(meta.name, meta.uid, index))
     ours["annotations"] = {
         names.ANNOTATION_INPUTS: inputs(experiment),
@@ -199,8 +232,8 @@ def follower_job(experiment: NASExperiment, settings: Settings) -> Object:
     same pod; the Job makes another one where its node is lost.
 
     Raises:
-        ValueError: spec.tracking.template cannot be laid over ours, the message names the place; or spec.tracking is
-            not set.
+        ValueError: spec.tracking.template cannot be laid over ours, or asks for what it may not, the message names the
+            place; or spec.tracking is not set.
     """
     meta, spec = experiment.metadata, experiment.spec
     wanted = follower_inputs(experiment)
@@ -245,6 +278,7 @@ def follower_job(experiment: NASExperiment, settings: Settings) -> Object:
         template = overlay({"spec": pod}, spec.tracking.template or {})
     except ValueError as error:
         raise ValueError(f"spec.tracking.template: {error}") from error
+    authority.refuse(spec, "tracking", unrestricted=settings.templates_unrestricted)
     ours = _metadata(experiment, names.follower_job(meta.name, meta.uid), names.ROLE_FOLLOWER)
     ours["annotations"] = {names.ANNOTATION_INPUTS: wanted}
     theirs = template.get("metadata")
@@ -271,8 +305,8 @@ def trials(experiment: NASExperiment, settings: Settings) -> tuple[Trial, ...]:
     admission (quota, Pod Security) once its pod is made.
 
     Raises:
-        ValueError: a template cannot be laid over ours, or a pod cannot be told of so many children; the message names
-            the place.
+        ValueError: a template cannot be laid over ours or asks for what it may not, or a pod cannot be told of so many
+            children; the message names the place.
     """
     tried: list[Trial] = []
     for inputs in largest_launches(experiment, StoreLocation(s3=s3_location(experiment))):
@@ -286,6 +320,7 @@ def trials(experiment: NASExperiment, settings: Settings) -> tuple[Trial, ...]:
         }
         field = template_field(experiment, final=inputs[0].final is not None)
         tried += [Trial(JOBS, _unnamed(job), field), Trial(PODS, _unnamed(pod), field)]
+    authority.refuse(experiment.spec, "trainer", "finalTraining", unrestricted=settings.templates_unrestricted)
     controller = controller_pod(experiment, 1, 0, settings)
     return (*tried, Trial(PODS, _unnamed(controller), "spec.controller.template"))
 

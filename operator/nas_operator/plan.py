@@ -17,6 +17,7 @@ from nas_kube.reading import conditions, true_condition
 from nas_operator import builders
 from nas_operator.builders import Object, Trial
 from nas_operator.conditions import Condition, Event, Standing, condition, events, standing, status, told
+from nas_operator.network import endpoint_refusal, network_policies, tracker_refusal
 from nas_operator.observed import QUICK, STARTED_LATE, ControllerPod, Observed, pod_index, recorded_pod, starts_late
 from nas_operator.settings import Settings
 
@@ -30,10 +31,13 @@ _TRIED_AGAIN = frozenset({Reason.INVALID_TEMPLATE, Reason.QUOTA_EXCEEDED, Reason
 
 @dataclass(frozen=True)
 class EnsureAccess:
-    """See that the controller's ServiceAccount (None: the user's own) and RoleBinding are there."""
+    """See that the controller's ServiceAccount (None: the user's own), Role and RoleBindings are there, and what its
+    pods and its children's may reach."""
 
     service_account: Object | None
-    role_binding: Object
+    role: Object
+    role_bindings: tuple[Object, ...]
+    network_policies: tuple[Object, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -252,16 +256,20 @@ def _controller(observed: Observed, experiment: NASExperiment, now: datetime, se
     except Exception as error:  # noqa: BLE001  The designed edge: a template has any shape that somebody gives it.
         said = f"No pod can be built from the templates in spec.trainer, finalTraining and controller ({_words(error)})"
         return _Steps(tidy, condition(False, Reason.INVALID_TEMPLATE, said))
+    needed = not live or bool(stale)
+    if needed and (unfit := endpoint_refusal(experiment, settings)) is not None:
+        return _Steps(tidy, condition(False, Reason.ENDPOINT_REFUSED, unfit))
     key = builders.digest([trial.body for trial in trials])
     refusal = observed.refusal if observed.refusal is not None and observed.refusal.key == key else None
     problem = condition(False, refusal.reason, refusal.detail) if refusal is not None else None
-    needed = not live or bool(stale)
     if refusal is not None and now < refusal.retry_at:
         return _Steps(tidy, problem, requeue_after=refusal.retry_at - now, key=key)
     actions: list[Action] = list(tidy)
     # First, because a trial pod is refused as long as its ServiceAccount is not there.
     if not observed.access:
-        actions.append(EnsureAccess(builders.service_account(experiment), builders.role_binding(experiment)))
+        account, role = builders.service_account(experiment), builders.role(experiment)
+        policies = network_policies(experiment, settings)
+        actions.append(EnsureAccess(account, role, builders.role_bindings(experiment), policies))
     service = builders.trainer_service(experiment)
     if service is not None and not observed.service:
         actions.append(EnsureService(service))
@@ -292,6 +300,8 @@ def _follower(observed: Observed, experiment: NASExperiment, now: datetime, sett
         remains = before is not None or observed.follower is not None
         name = names.follower_job(experiment.metadata.name, experiment.metadata.uid)
         return _Steps((RemoveFollower(name),) if remains and observed.followed is not None else ())
+    if (unfit := tracker_refusal(experiment, settings)) is not None:
+        return _Steps(problem=condition(False, Reason.ENDPOINT_REFUSED, unfit))
     wanted = builders.follower_inputs(experiment)
     try:
         body = builders.follower_job(experiment, settings)

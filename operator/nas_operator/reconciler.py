@@ -17,8 +17,10 @@ from nas_kube.resources import (
     EVENTS,
     EXPERIMENTS,
     JOBS,
+    NETWORK_POLICIES,
     PODS,
     ROLE_BINDINGS,
+    ROLES,
     SERVICE_ACCOUNTS,
     SERVICES,
     Resource,
@@ -301,10 +303,19 @@ class Reconciler:
         try:
             if action.service_account is not None:
                 self._ensure(SERVICE_ACCOUNTS, namespace, action.service_account)
-            binding = self._ensure(ROLE_BINDINGS, namespace, action.role_binding)
-            if binding.get("subjects") != action.role_binding["subjects"]:
-                body = {"subjects": action.role_binding["subjects"]}
-                self._client.patch(ROLE_BINDINGS, namespace, action.role_binding["metadata"]["name"], body)
+            role = self._ensure(ROLES, namespace, action.role)
+            if role.get("rules") != action.role["rules"]:
+                self._client.patch(ROLES, namespace, action.role["metadata"]["name"], {"rules": action.role["rules"]})
+            for wanted in action.role_bindings:
+                binding = self._ensure(ROLE_BINDINGS, namespace, wanted)
+                if binding.get("subjects") != wanted["subjects"]:
+                    body = {"subjects": wanted["subjects"]}
+                    self._client.patch(ROLE_BINDINGS, namespace, wanted["metadata"]["name"], body)
+            for wanted in action.network_policies:
+                policy = self._ensure(NETWORK_POLICIES, namespace, wanted)
+                if policy.get("spec") != wanted["spec"]:
+                    body = {"spec": {"ingress": None, **wanted["spec"]}}
+                    self._client.patch(NETWORK_POLICIES, namespace, wanted["metadata"]["name"], body)
         except ApiError as error:
             raise _Refused(_refusal(error, "the controller's access", key, now)) from error
 

@@ -35,6 +35,15 @@ class Settings(BaseModel):
     """Where the operator serves its metrics; when not set it counts nothing."""
     controller_metrics_port: Port | None = None
     """The same of controllers that are started from now on."""
+    templates_unrestricted: bool = False
+    """Whether templates may ask for anything, and ServiceAccounts be named: the chart's admission policy has asked the
+    author, or an administrator wants it so."""
+    require_tls: bool = False
+    """Whether a store must be reached by https."""
+    allow_link_local: bool = False
+    """Whether a store or a tracker may be at a link-local address, where clouds hand out credentials."""
+    network_policies: bool = False
+    """Whether each experiment gets NetworkPolicies."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     workers: Annotated[int, Field(ge=1, le=64)] = 4
     """Experiments looked at at the same time."""
@@ -43,6 +52,11 @@ class Settings(BaseModel):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+    @field_validator("templates_unrestricted", "require_tls", "allow_link_local", "network_policies", mode="before")
+    @classmethod
+    def _blank_is_false(cls, value: Any) -> Any:
+        return value or False
 
     @field_validator("image_pull_policy", "metrics_port", "controller_metrics_port", mode="before")
     @classmethod

@@ -18,6 +18,8 @@ from nas_api import crd, names
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("programs")]
 Render = Callable[..., Objects]
+# Rendered without a cluster, the chart draws no keys.
+S3 = ("embeddedS3.enabled=true", "embeddedS3.existingSecret=nas-s3")
 
 
 def one(objects: Objects, kind: str, name: str) -> dict[str, Any]:
@@ -74,6 +76,13 @@ def test_lint_and_schemas(render: Render, file: str) -> None:
         "embeddedS3.persistence.size=ten",
         "rbac.wide=true",
         "gpuTest.enabled=true",
+        "admission.enabled=maybe",
+        "templates.restricted=true",
+        "limits.samples=-1",
+        "limits.epochs=5",
+        "networkPolicy.enabled=maybe",
+        "networkPolicy.apiServerPorts={}",
+        "storage.requireTLS=true",
     ],
 )
 def test_unknown_and_wrong_values_are_refused(value: str) -> None:
@@ -107,6 +116,8 @@ def test_operator_rights_are_exactly_these(render: Render) -> None:
         {"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["get", "create"]},
         # Only for children of several pods.
         {"apiGroups": [""], "resources": ["services"], "verbs": ["get", "create"]},
+        # A Role for each controller; without escalate it holds no more than the operator itself has.
+        {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles"], "verbs": ["get", "create", "patch"]},
         {
             "apiGroups": ["rbac.authorization.k8s.io"],
             "resources": ["rolebindings"],
@@ -128,8 +139,7 @@ def test_operator_rights_are_exactly_these(render: Render) -> None:
 def test_controller_rights_are_exactly_these(render: Render) -> None:
     rules = one(render(), "ClusterRole", names.CONTROLLER_CLUSTER_ROLE)["rules"]
     assert rules == [
-        {"apiGroups": ["nas-operator.io"], "resources": ["nasexperiments"], "verbs": ["get", "list", "watch"]},
-        {"apiGroups": ["nas-operator.io"], "resources": ["nasexperiments/status"], "verbs": ["patch"]},
+        # No experiment: the operator gives each controller its own (nas_operator.builders.role).
         {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list", "watch", "create", "delete"]},
         # Diagnosis only, so no watch: 800 children would be 800 streams of pod events.
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
@@ -156,10 +166,8 @@ def test_watched_namespaces_bind_only_there(render: Render) -> None:
 
 
 def test_names_that_the_contract_fixes(render: Render) -> None:
-    objects = render("embeddedS3.enabled=true", release="other")
+    objects = render(*S3, release="other")
     assert one(objects, "ClusterRole", names.CONTROLLER_CLUSTER_ROLE)
-    secret = one(objects, "Secret", "nas-s3")
-    assert set(secret["data"]) == set(names.CREDENTIAL_KEYS)
     assert one(objects, "Service", "nas-s3")["spec"]["ports"][0]["port"] == 7070
     assert one(objects, "Deployment", "other-nas-operator")
 
@@ -178,15 +186,28 @@ def test_images_reach_the_operator(render: Render) -> None:
 
 def test_an_upgrade_does_not_restart_the_embedded_store(render: Render) -> None:
     """Its objects may be in an emptyDir, which goes with the pod."""
-    before = one(render("embeddedS3.enabled=true", "images.tag=v1"), "Deployment", "nas-s3")
-    after = one(render("embeddedS3.enabled=true", "images.tag=v2"), "Deployment", "nas-s3")
+    before = one(render(*S3, "images.tag=v1"), "Deployment", "nas-s3")
+    after = one(render(*S3, "images.tag=v2"), "Deployment", "nas-s3")
     assert before["spec"] == after["spec"]
     assert "version" not in str(before["spec"]["template"]["metadata"])
 
 
+def test_two_renderings_are_the_same(render: Render) -> None:
+    """As GitOps tools compare them: keys that were drawn anew would take the store from running searches."""
+    assert render(*S3) == render(*S3)
+    store = one(render(*S3[:1], "embeddedS3.existingSecret=mine"), "Deployment", "nas-s3")
+    (container,) = store["spec"]["template"]["spec"]["containers"]
+    named = {item["valueFrom"]["secretKeyRef"]["name"]: item["name"] for item in container["env"]}
+    assert set(named) == {"mine"}
+    assert not [item for item in render(*S3) if item["kind"] == "Secret"]
+    refused = helm("template", "x", str(CHART), "--set", S3[0])
+    assert refused.returncode != 0
+    assert "embeddedS3.existingSecret: helm has no cluster here, so it cannot keep the keys" in refused.stderr
+
+
 @pytest.mark.parametrize("file", CI)
 def test_pods_have_requests_and_a_read_only_root(render: Render, file: str) -> None:
-    specs = pod_specs(render("embeddedS3.enabled=true", file=file))
+    specs = pod_specs(render(*S3, file=file))
     assert len(specs) == (4 if file == "everything" else 3)
     for name, spec in specs.items():
         for container in spec["containers"]:
@@ -219,14 +240,9 @@ DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
 EVERYTHING = yaml.safe_load(values_file("everything").read_text(encoding="utf-8"))
 
 
-def without_keys(objects: Objects) -> Objects:
-    """Leave the store's keys out, which are drawn anew each time."""
-    return [item for item in objects if item["kind"] != "Secret"]
-
-
 @pytest.fixture(scope="module")
 def everything(render: Render) -> Objects:
-    return without_keys(render(file="everything"))
+    return render(file="everything")
 
 
 @pytest.mark.parametrize("path", tuple(leaves(DEFAULTS)), ids=".".join)
@@ -239,13 +255,16 @@ def test_something_comes_of_every_value(
         other: Any = not value
     elif path[-1] == "digest":
         other = "sha256:" + "5" * 64
+    elif path[-1] == "existingSecret":
+        # Empty, the chart would have to draw keys.
+        other = "other"
     else:
         other = default if value != default else "other"
     changed = copy.deepcopy(EVERYTHING)
     at(changed, path[:-1])[path[-1]] = other
     file = tmp_path / "values.yaml"
     file.write_text(yaml.safe_dump(changed))
-    assert without_keys(render(file=file)) != everything
+    assert render(file=file) != everything
 
 
 def test_every_value_has_a_meaning_on_the_charts_page() -> None:
@@ -296,7 +315,7 @@ SELECTORS = {"nas-operator": selector("operator"), "nas-s3": selector("s3")}
 def test_no_label_of_a_user_reaches_a_selector(render: Render, file: str, labels: str) -> None:
     """The selector of a Deployment cannot be changed, so every later version has these."""
     mine = rf"{labels}.app\.kubernetes\.io/name=mine"
-    objects = render(mine, "embeddedS3.enabled=true", file=file)
+    objects = render(mine, *S3, file=file)
     for name, own in SELECTORS.items():
         deployment = one(objects, "Deployment", name)["spec"]
         assert deployment["selector"] == {"matchLabels": own}
@@ -379,7 +398,7 @@ def annotation(name: str) -> Any:
 
 def test_the_list_of_images_is_the_charts(render: Render) -> None:
     listed = [item["image"] for item in annotation("images")]
-    assert sorted(listed) == sorted(images(render("embeddedS3.enabled=true")))
+    assert sorted(listed) == sorted(images(render(*S3)))
     page = (generate.ROOT / "docs" / "installing.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `([^`]+:[^`]+)` \|", page, re.MULTILINE) == listed
 

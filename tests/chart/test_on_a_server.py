@@ -10,6 +10,8 @@ from chart.test_chart import Render, pod_specs
 from cluster_fixtures import ControlPlane
 from patience import eventually
 
+from nas_api import names
+
 S3 = "embeddedS3.enabled=true"
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("programs")]
 
@@ -42,7 +44,9 @@ def test_every_object_is_taken(control_plane: ControlPlane, namespace: str, rend
 
 
 def test_pods_are_admitted_as_restricted(control_plane: ControlPlane, restricted: str, render: Render) -> None:
-    specs = pod_specs(render(S3, r"gpuTest.limits.nvidia\.com/gpu=1", namespace=restricted))
+    specs = pod_specs(
+        render(S3, "embeddedS3.existingSecret=nas-s3", r"gpuTest.limits.nvidia\.com/gpu=1", namespace=restricted)
+    )
     assert len(specs) == 4
     control_plane.kubectl("create", "serviceaccount", "nas-operator", "-n", restricted)
     for index, spec in enumerate(specs.values()):
@@ -92,3 +96,28 @@ def test_notes_say_what_to_do_next(control_plane: ControlPlane, namespace: str) 
     notes = done.stdout.split("NOTES:")[1]
     for line in ("helm test x", "kubectl apply", f"http://nas-s3.{namespace}:7070", "WARNING", "kubectl wait"):
         assert line in notes
+
+
+def test_keys_are_drawn_once_and_kept(control_plane: ControlPlane, namespace: str) -> None:
+    # The rest is cluster-wide, and other tests have put it there.
+    off = ("crds.install", "rbac.createControllerRole", "rbac.aggregate", "admission.enabled")
+    values = ",".join([S3, *(f"{name}=false" for name in off)])
+
+    def keys(command: str) -> dict[str, str]:
+        done = subprocess.run(
+            ["helm", command, "keys", str(CHART), "-n", namespace, "--take-ownership", "--set", values],
+            env=control_plane.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        secret = control_plane.kubectl("get", "secret", "nas-s3", "-n", namespace, "-o", "json")
+        found: dict[str, str] = json.loads(secret.stdout)["data"]
+        return found
+
+    drawn = keys("install")
+    assert set(drawn) == set(names.CREDENTIAL_KEYS)
+    assert keys("upgrade") == drawn
+    done = subprocess.run(["helm", "uninstall", "keys", "-n", namespace], env=control_plane.environment, check=False)
+    assert done.returncode == 0

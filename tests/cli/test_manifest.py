@@ -188,6 +188,21 @@ def test_a_template_that_cannot_be_laid_over_ours_is_a_fault() -> None:
     assert found == [(("spec", "tracking", "template"), "containers[0] of the template must be a map with 'name'")]
 
 
+def test_what_not_everybody_may_ask_for_is_a_note_and_what_nobody_may_a_fault(tmp_path: Path) -> None:
+    path = tmp_path / "experiment.yaml"
+    trainer = {**MANIFEST["spec"]["trainer"], "serviceAccountName": "admin", "template": {"spec": {"hostPID": True}}}
+    path.write_text(json.dumps(manifest(trainer=trainer), indent=1))
+    outcome = CliRunner().invoke(main, ["validate", str(path)])
+    assert outcome.exit_code == 0
+    template, account = outcome.stderr.splitlines()
+    assert "note: spec.trainer.template: spec.hostPID: beyond what a template may ask for" in template
+    assert "note: spec.trainer.serviceAccountName: names a ServiceAccount: a cluster takes that from an" in account
+    assert path.read_text().splitlines()[int(account.split(":")[1]) - 1].strip().startswith('"serviceAccountName"')
+    _, found = check(manifest(trainer={**trainer, "template": {"metadata": {"finalizers": ["a/b"]}}}))
+    ((place, words),) = found
+    assert place == ("spec", "trainer", "template") and words.startswith("metadata.finalizers must not be set")
+
+
 def test_several_documents_and_other_kinds(tmp_path: Path) -> None:
     path = tmp_path / "many.yaml"
     other = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}}

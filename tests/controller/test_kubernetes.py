@@ -53,9 +53,9 @@ class Bench:
         self.executors: list[KubernetesExecutor] = []
         self.clock: Clock = SYSTEM_CLOCK
 
-    def executor(self, pool: Executor | None = None) -> tuple[KubernetesExecutor, frozenset[int]]:
+    def executor(self, pool: Executor | None = None, **more: Any) -> tuple[KubernetesExecutor, frozenset[int]]:
         executor = KubernetesExecutor(
-            self.client, self.experiment, "trainer:test", pool or ThreadPoolExecutor(8), clock=self.clock
+            self.client, self.experiment, "trainer:test", pool or ThreadPoolExecutor(8), clock=self.clock, **more
         )
         self.executors.append(executor)
         return executor, executor.start(self.events.put)
@@ -540,6 +540,26 @@ def test_a_refused_template_is_told_and_tried_again_when_it_changes(bench: Bench
     blocked = bench.next_event()
     assert isinstance(blocked, Blocked) and blocked.reason is Reason.INVALID_TEMPLATE
     assert "spec.trainer.template" in blocked.message and "cpu" in blocked.message
+    executor.change(bench.experiment)
+    eventually(lambda: bench.job(0))
+
+
+@pytest.mark.parametrize("unrestricted", [False, True])
+def test_a_template_that_goes_beyond_the_list_during_a_run_makes_no_job(bench: Bench, unrestricted: bool) -> None:
+    """The operator tries a changed template as well, but the controller may see it first."""
+    trainer = bench.experiment.spec.trainer.model_copy(update={"template": {"spec": {"hostPID": True}}})
+    spec = bench.experiment.spec.model_copy(update={"trainer": trainer})
+    executor, _ = bench.executor(unrestricted=unrestricted)
+    executor.change(bench.experiment.model_copy(update={"spec": spec}))
+    executor.launch(bench.child(0))
+    if unrestricted:
+        made = eventually(lambda: bench.job(0))
+        assert made["spec"]["template"]["spec"]["hostPID"] is True
+        return
+    blocked = bench.next_event()
+    assert isinstance(blocked, Blocked) and blocked.reason is Reason.INVALID_TEMPLATE
+    assert blocked.message.startswith("spec.trainer.template: spec.hostPID: beyond what a template may ask for")
+    assert bench.job(0) is None
     executor.change(bench.experiment)
     eventually(lambda: bench.job(0))
 

@@ -19,7 +19,11 @@ from nas_operator.settings import Settings
 
 NOW = datetime(2026, 5, 1, 12, 0, 0, tzinfo=UTC)
 SETTINGS = Settings(
-    controller_image="controller:1", trainer_image="trainer:1", follower_image="follower:1", image_pull_secrets=("hub",)
+    controller_image="controller:1",
+    trainer_image="trainer:1",
+    follower_image="follower:1",
+    image_pull_secrets=("hub",),
+    templates_unrestricted=True,
 )
 UID = "12345678-aaaa-bbbb-cccc-1234567890ab"
 OWNER = ("lab", "digits", UID)

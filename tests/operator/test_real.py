@@ -37,6 +37,7 @@ from nas_kube.resources import (
     NODES,
     PODS,
     ROLE_BINDINGS,
+    ROLES,
     SERVICE_ACCOUNTS,
     SERVICES,
     Resource,
@@ -116,6 +117,8 @@ class Operator:
                     "NAS_FOLLOWER_IMAGE": "localhost/follower:1",
                     "NAS_WATCH_NAMESPACES": namespace,
                     "NAS_HEALTH_PORT": str(self.port),
+                    # As the chart tells it where its policies ask the authors.
+                    names.ENV_UNRESTRICTED: "true",
                     **environment,
                 },
                 stderr=log,
@@ -302,6 +305,51 @@ def test_an_experiment_gets_its_controller_and_nothing_is_left_on_it(operator: O
     assert "limits" not in container["resources"]
     binding = lab.client.get(ROLE_BINDINGS, lab.namespace, names.controller_service_account("digits", uid))
     assert binding["roleRef"]["name"] == names.CONTROLLER_CLUSTER_ROLE
+    own = lab.client.get(ROLE_BINDINGS, lab.namespace, names.controller_own_binding("digits", uid))
+    role = lab.client.get(ROLES, lab.namespace, own["roleRef"]["name"])
+    assert {tuple(rule["resourceNames"]) for rule in role["rules"]} == {("digits",)}
+
+
+def test_a_controller_may_follow_and_write_its_own_experiment_and_no_other(
+    operator: Operator, lab: Lab, control_plane: ControlPlane
+) -> None:
+    """As the API server sees it, whose operator holds the chart's rights and no `escalate`."""
+    made = lab.make()
+    lab.until_pods("1")
+    account = names.controller_service_account("digits", made["metadata"]["uid"])
+
+    def may(verb: str, *what: str) -> bool:
+        who = f"--as=system:serviceaccount:{lab.namespace}:{account}"
+        return control_plane.kubectl("auth", "can-i", verb, *what, "-n", lab.namespace, who).stdout.strip() == "yes"
+
+    experiments = f"{names.PLURAL}.{names.GROUP}"
+    for verb in ("get", "list", "watch"):
+        assert may(verb, f"{experiments}/digits")
+        assert not may(verb, f"{experiments}/other") and not may(verb, experiments)
+    assert may("patch", f"{experiments}/digits", "--subresource=status")
+    assert not may("patch", f"{experiments}/other", "--subresource=status")
+    assert not may("patch", f"{experiments}/digits")
+
+
+def test_a_role_that_somebody_has_changed_is_set_right(start: Any, lab: Lab) -> None:
+    first = start()
+    made = lab.make()
+    lab.until_pods("1")
+    first.stop()
+    name = names.controller_service_account("digits", made["metadata"]["uid"])
+    rules = lab.client.get(ROLES, lab.namespace, name)["rules"]
+    lab.client.patch(ROLES, lab.namespace, name, {"rules": rules[:1]})
+    start()
+    eventually(lambda: lab.client.get(ROLES, lab.namespace, name)["rules"] == rules, message="the Role's rules")
+
+
+def test_without_policies_nobody_may_ask_for_more_than_the_list(start: Any, lab: Lab) -> None:
+    start(**{names.ENV_UNRESTRICTED: ""})
+    lab.make(trainer={"dataset": {"digits": {}}, "serviceAccountName": "default"})
+    told = lab.until("Progressing", "False", "InvalidTemplate")
+    assert told["message"].startswith("spec.trainer.serviceAccountName: names a ServiceAccount: remove it, or ask an")
+    lab.spec(trainer={"serviceAccountName": None})
+    lab.until_pods("1")
 
 
 def test_children_of_several_pods_get_a_service_once_they_are_asked_for(operator: Operator, lab: Lab) -> None:
@@ -656,7 +704,7 @@ def test_deleting_an_experiment_leaves_nothing(operator: Operator, lab: Lab) -> 
     lab.client.delete(EXPERIMENTS, lab.namespace, "digits")
 
     def gone() -> bool:
-        for resource in (SERVICE_ACCOUNTS, ROLE_BINDINGS):
+        for resource in (SERVICE_ACCOUNTS, ROLES, ROLE_BINDINGS):
             try:
                 lab.client.get(resource, lab.namespace, name)
             except ApiError as error:

@@ -467,6 +467,7 @@ def parsed(**spec: Any) -> NASExperiment:
 SETTINGS = Settings(
     controller_image="controller:1", trainer_image="trainer:1", follower_image="follower:1", image_pull_secrets=("hub",)
 )
+UNRESTRICTED = SETTINGS.model_copy(update={"templates_unrestricted": True})
 
 
 def test_the_users_template_cannot_take_the_pod_from_its_experiment() -> None:
@@ -474,7 +475,7 @@ def test_the_users_template_cannot_take_the_pod_from_its_experiment() -> None:
         "metadata": {"name": "mine", "labels": {names.LABEL_ROLE: "trainer", "team": "a"}, "ownerReferences": []},
         "spec": {"containers": [{"name": "controller", "resources": {"requests": {"cpu": "2"}}}]},
     }
-    pod = builders.controller_pod(parsed(controller={"template": template}), 3, 1, SETTINGS)
+    pod = builders.controller_pod(parsed(controller={"template": template}), 3, 1, UNRESTRICTED)
     assert pod["metadata"]["name"] == "digits-12345678-controller-3"
     assert pod["metadata"]["labels"][names.LABEL_ROLE] == names.ROLE_CONTROLLER
     assert pod["metadata"]["labels"]["team"] == "a"
@@ -488,8 +489,58 @@ def test_the_users_template_cannot_take_the_pod_from_its_experiment() -> None:
 def test_a_users_service_account_is_bound_and_none_is_made() -> None:
     experiment = parsed(controller={"serviceAccountName": "with-a-role"})
     assert builders.service_account(experiment) is None
-    assert builders.role_binding(experiment)["subjects"][0]["name"] == "with-a-role"
-    assert builders.controller_pod(experiment, 1, 0, SETTINGS)["spec"]["serviceAccountName"] == "with-a-role"
+    for binding in builders.role_bindings(experiment):
+        assert [subject["name"] for subject in binding["subjects"]] == ["with-a-role"]
+    assert builders.controller_pod(experiment, 1, 0, UNRESTRICTED)["spec"]["serviceAccountName"] == "with-a-role"
+
+
+def test_a_controller_may_write_its_own_status_and_no_other() -> None:
+    role = builders.role(parsed())
+    assert role["rules"] == [
+        {
+            "apiGroups": ["nas-operator.io"],
+            "resourceNames": ["digits"],
+            "resources": ["nasexperiments"],
+            "verbs": ["get", "list", "watch"],
+        },
+        {
+            "apiGroups": ["nas-operator.io"],
+            "resourceNames": ["digits"],
+            "resources": ["nasexperiments/status"],
+            "verbs": ["patch"],
+        },
+    ]
+    shared, own = builders.role_bindings(parsed())
+    assert shared["roleRef"] | {"name": names.CONTROLLER_CLUSTER_ROLE, "kind": "ClusterRole"} == shared["roleRef"]
+    assert own["roleRef"] | {"name": role["metadata"]["name"], "kind": "Role"} == own["roleRef"]
+    # The one that operators before this one made: its roleRef can never change.
+    assert shared["metadata"]["name"] == names.controller_service_account("digits", UID)
+    assert {item["metadata"]["ownerReferences"][0]["uid"] for item in (role, shared, own)} == {UID}
+
+
+def test_what_a_template_may_not_ask_for_is_refused_before_anything_is_made() -> None:
+    beyond: dict[str, Any] = {"template": {"spec": {"hostNetwork": True}}}
+    dataset: dict[str, Any] = {"dataset": {"digits": {}}}
+    refused = pytest.raises(ValueError, match=r"spec\.\w+\.template: spec.hostNetwork: beyond what a")
+    with refused:
+        builders.trials(parsed(trainer={**dataset, **beyond}), SETTINGS)
+    with refused:
+        builders.trials(parsed(finalTraining=beyond), SETTINGS)
+    with refused:
+        builders.controller_pod(parsed(controller=beyond), 1, 0, SETTINGS)
+    tracking = {"mlflow": {"uri": "http://mlflow"}, **beyond}
+    with refused:
+        builders.follower_job(parsed(tracking=tracking), SETTINGS)
+    spec = parsed(trainer={**dataset, **beyond}, finalTraining=beyond, controller=beyond, tracking=tracking)
+    assert builders.trials(spec, UNRESTRICTED) and builders.follower_job(spec, UNRESTRICTED)
+
+
+def test_a_controller_is_told_whether_authors_were_asked() -> None:
+    def told(settings: Settings) -> list[str | None]:
+        (container,) = builders.controller_pod(parsed(), 1, 0, settings)["spec"]["containers"]
+        return [item.get("value") for item in container["env"] if item["name"] == names.ENV_UNRESTRICTED]
+
+    assert (told(SETTINGS), told(UNRESTRICTED)) == ([], ["true"])
 
 
 def test_autoscalers_leave_a_controller_alone_unless_its_template_lets_them() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from nas_api import names
+from nas_api import authority, names
 from nas_api.child_job import child_job, template_field
 from nas_api.experiment import NASExperiment
 from nas_api.reasons import EXPLANATIONS, Reason
@@ -94,6 +94,7 @@ class KubernetesExecutor:
         trainer_image: str,
         pool: futures.Executor,
         *,
+        unrestricted: bool = False,
         clock: Clock = SYSTEM_CLOCK,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -104,12 +105,14 @@ class KubernetesExecutor:
             experiment: whose children these are; its namespace and uid never change.
             trainer_image: for manifests that name none.
             pool: makes the calls; it is shut down with this executor.
+            unrestricted: whether templates may ask for more than stands on the list (``nas_api.authority``).
             clock: whose time it is.
             jitter: draws the watch's pauses, see :class:`nas_kube.reflector.Reflector`.
         """
         self._client = client
         self._experiment = experiment
         self._image = trainer_image
+        self._unrestricted = unrestricted
         self._namespace = experiment.metadata.namespace
         self._uid = experiment.metadata.uid
         self._lock = threading.Lock()
@@ -264,6 +267,8 @@ class KubernetesExecutor:
             return
         try:
             job = child_job(self._experiment, launch.number, launch.inputs, self._image)
+            # A template may have changed since the operator looked at it.
+            authority.refuse(self._experiment.spec, "trainer", "finalTraining", unrestricted=self._unrestricted)
         except ValueError as error:
             self._refused(child, _blocked(child.number, Reason.INVALID_TEMPLATE, str(error)))
             return
