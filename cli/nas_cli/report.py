@@ -25,7 +25,9 @@ def write_report(experiment: NASExperiment, store: Store, output: Path) -> None:
         history.add(log.read())
     if log.facts is None:
         raise Refusal(f"{name} has no record yet at {store.uri(names.log_key(0))}: `nas status {name}` says why")
+    with reading(experiment):
+        page = render(history, experiment, datetime.now(UTC))
     try:
-        output.write_text(render(history, experiment, datetime.now(UTC)), encoding="utf-8")
+        output.write_text(page, encoding="utf-8")
     except OSError as error:
         raise Refusal(f"{output} cannot be written: {error.strerror}") from error

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from nas_api.base import duration
 from nas_api.child import Result, StoreLocation
 from nas_api.experiment import LONGEST_MESSAGE, EarlyStoppingSpec, FinalTrainingSpec, NASExperiment
+from nas_api.harmless import harmless
 from nas_api.reasons import LostReason, Reason
 from nas_api.reward import reward
 from nas_api.stopping import Rung, StopRule
@@ -87,7 +88,7 @@ def judge(
         return _judge_result(core, sample, data, stopping)
     current = core.open[sample]
     failures = current.failures
-    message = message[:_LONGEST_MESSAGE]
+    message = harmless(message)[:_LONGEST_MESSAGE]
     if end in (End.DISRUPTED, End.VANISHED):
         return Retry(failures)
     if end is End.DEADLINE_EXCEEDED and current.final is not None and progressed:
@@ -112,8 +113,9 @@ def _judge_result(core: Core, sample: int, data: bytes, stopping: EarlyStoppingS
     try:
         result = Result.parse(data, sample=sample, digest=core.open[sample].architecture.digest, metric=metric)
     except (ValueError, RecursionError) as error:
-        # RecursionError: JSON nested beyond reason.
-        return Lost(sample=sample, reason=LostReason.INVALID_RESULT, message=str(error)[:_LONGEST_MESSAGE])
+        # RecursionError: JSON nested beyond reason. What is refused may be quoted.
+        message = harmless(str(error))[:_LONGEST_MESSAGE]
+        return Lost(sample=sample, reason=LostReason.INVALID_RESULT, message=message)
     try:
         diverged = result.diverged(metric)
         # The lowest reward, so that the policy learns to avoid what diverges.

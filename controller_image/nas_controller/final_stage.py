@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from itertools import product
 from math import prod
 from operator import attrgetter, itemgetter
-from statistics import fmean, stdev
 from typing import Any
 
 from nas_api.agreement import Agreement, kendall
 from nas_api.architecture import Architecture
+from nas_api.bounds import mean, spread
 from nas_api.child import FinalSettings
 from nas_api.experiment import FinalTrainingSpec, OptimizerSpec
 from nas_api.reasons import Reason
@@ -59,17 +59,17 @@ class Trial:
     @property
     def reward(self) -> float:
         """The mean reward, those that diverged included."""
-        return fmean(each.reward for each in self.trained)
+        return mean([each.reward for each in self.trained])
 
     @property
     def metric(self) -> float:
         """The mean metric of those that did not diverge."""
-        return fmean(self._metrics)
+        return mean(self._metrics)
 
     @property
     def spread(self) -> float | None:
         """Standard deviation of the metric over the seeds; None with fewer than two."""
-        return stdev(self._metrics) if len(self._metrics) > 1 else None
+        return spread(self._metrics) if len(self._metrics) > 1 else None
 
     @property
     def candidate(self) -> bool:

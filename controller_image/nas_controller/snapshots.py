@@ -50,8 +50,11 @@ def decode(data: bytes, make_policy: MakePolicy) -> tuple[SearchState, str]:
         policy = make_policy(core.searcher, search_space(core.search_space, core.architecture))
         policy.load(load(data))
         return SearchState(core, policy), metadata["digest"]
-    except (SafetensorError, ValidationError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        # RuntimeError is torch's for a tensor whose shape the policy does not have.
+    except (
+        *(SafetensorError, ValidationError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError),
+        RuntimeError,
+    ) as error:
+        # RuntimeError is torch's for a tensor whose shape the policy does not have, and RecursionError is one.
         raise SnapshotUnreadable(str(error)) from error
 
 

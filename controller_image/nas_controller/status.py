@@ -1,11 +1,12 @@
 """The search's part of the resource's status, the port it leaves through, and what is told there when."""
 
+import math
 from decimal import ROUND_HALF_EVEN, Context
 from decimal import Decimal as Number
-from statistics import fmean
 from typing import Protocol
 
 from nas_api.base import Model
+from nas_api.bounds import mean
 from nas_api.experiment import (
     LONGEST_MESSAGE,
     ArmStatus,
@@ -102,8 +103,8 @@ def search_status(
         policy=PolicyVitals(
             updates=vitals.updates,
             entropy=_optional(vitals.entropy),
-            mean_reward=decimal(fmean(core.last_rewards)) if core.last_rewards else None,
-            first_mean_reward=decimal(fmean(core.first_rewards)) if core.first_rewards else None,
+            mean_reward=decimal(mean(core.last_rewards)) if core.last_rewards else None,
+            first_mean_reward=decimal(mean(core.first_rewards)) if core.first_rewards else None,
         ),
         control=None if core.comparison is None else _control(core.comparison),
         final=None if core.final is None else _final(core.final),
@@ -129,7 +130,8 @@ def _final(stage: FinalStage) -> FinalStatus:
 
 
 def _optional(value: float | None) -> str | None:
-    return None if value is None else decimal(value)
+    # What is made of rewards at the end of all numbers, as older versions let in, may be none.
+    return None if value is None or math.isnan(value) else decimal(value)
 
 
 def _control(comparison: Comparison) -> ControlStatus:
@@ -138,7 +140,7 @@ def _control(comparison: Comparison) -> ControlStatus:
         policy=_arm(comparison.policy),
         random=_arm(comparison.random),
         pairs=comparison.pairs,
-        difference=decimal(comparison.difference) if comparison.pairs else None,
+        difference=_optional(comparison.difference) if comparison.pairs else None,
         standard_error=_optional(error),
     )
 

@@ -82,7 +82,7 @@ def decode(sequence: int, data: bytes) -> LogObject:
         raise LogDamaged(
             f"{key} has a record that this controller does not know ({first['msg']}): run the version that wrote it"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LogDamaged(f"{key} is not a log object ({error}); restore it from the bucket's versions") from error
 
 

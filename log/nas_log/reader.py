@@ -36,6 +36,7 @@ from nas_log.records import (
     SearchEnded,
     Started,
     WarmStarted,
+    misfit,
 )
 
 _T = TypeVar("_T")
@@ -132,7 +133,11 @@ class Reader:
             LogDamaged: a record cannot follow those before it; the reader cannot go on.
         """
         for record in records:
-            ended = self._take(record)
+            try:
+                ended = self._take(record)
+            except (ValueError, ArithmeticError, LookupError) as error:
+                # Nothing of ours has written it: a model lets more pass than a search does.
+                raise misfit(record) from error
             if ended is not None:
                 yield ended
 
@@ -231,5 +236,5 @@ def _inherited(facts: Facts, record: Inherited) -> Sample:
 def _known(found: _T | None, record: Record) -> _T:
     """Return what a record speaks of."""
     if found is None:
-        raise LogDamaged(f"a record cannot follow those before it: {record.model_dump_json()[:300]}")
+        raise misfit(record)
     return found

@@ -15,6 +15,7 @@ from nas_api.experiment import BudgetSpec, FinalTrainingSpec, ObjectiveSpec, Opt
 from nas_api.reasons import LostReason, Reason
 from nas_api.search_space import SearchSpaceSpec
 from nas_api.stopping import Rung, Stopped, StopRule
+from nas_log.errors import LogDamaged
 
 Arm = Literal["policy", "random"]
 """Who drew a sample: the policy, or the control arm, uniformly at random and unknown to the policy."""
@@ -227,3 +228,8 @@ Record = Annotated[
 ]
 
 RECORDS: TypeAdapter[list[Record]] = TypeAdapter(list[Record])
+
+
+def misfit(record: Record) -> LogDamaged:
+    """Return the error for a record that cannot be where it is."""
+    return LogDamaged(f"a record cannot follow those before it: {ascii(record)[:300]}")

@@ -1,9 +1,11 @@
 """A folder as a store: for ``nas run`` and for tests. Safe between processes on one file system."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 from nas_api import names
@@ -53,6 +55,24 @@ class FolderStore:
             aside.replace(path)
             _flush_folder(path.parent)
 
+    def copy(self, source: str, target: str, *, limit: int) -> bool:
+        """See :class:`nas_store.Store`."""
+        path = self._path(target)
+        with self._errors():
+            try:
+                file = self._path(source).open("rb")
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                return False
+            with file:
+                if (size := os.fstat(file.fileno()).st_size) > limit:
+                    raise TooLarge(f"{source} has {size} bytes, more than {limit}")
+                with self._aside(path) as (aside, copy):
+                    shutil.copyfileobj(file, copy)
+                    _flush(copy)
+                    aside.replace(path)
+                    _flush_folder(path.parent)
+        return True
+
     def list(self, prefix: str) -> list[str]:
         """See :class:`nas_store.Store`."""
         # Only the deepest folder that the prefix names needs to be walked.
@@ -85,16 +105,20 @@ class FolderStore:
 
     @contextmanager
     def _written_aside(self, path: Path, data: bytes) -> Iterator[Path]:
+        with self._aside(path) as (aside, file):
+            file.write(data)
+            _flush(file)
+            yield aside
+
+    @contextmanager
+    def _aside(self, path: Path) -> Iterator[tuple[Path, BinaryIO]]:
         incoming = self._root / _INCOMING
         incoming.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = incoming / uuid4().hex
         try:
             with aside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            yield aside
+                yield aside, file
         finally:
             aside.unlink(missing_ok=True)
 
@@ -104,6 +128,11 @@ class FolderStore:
             yield
         except OSError as error:
             raise StoreUnreachable(f"the folder {self._root} cannot be used: {error}") from error
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _flush_folder(folder: Path) -> None:

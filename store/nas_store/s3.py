@@ -143,6 +143,29 @@ class S3Store:
             lambda: self._client.put_object(Bucket=self._location.bucket, Key=self._key(key), Body=data),
         )
 
+    def copy(self, source: str, target: str, *, limit: int) -> bool:
+        """See :class:`nas_store.Store`; the server copies, and what it copies is what was measured."""
+        bucket = self._location.bucket
+
+        def call() -> bool:
+            try:
+                found = self._client.head_object(Bucket=bucket, Key=self._key(source))
+            except ClientError as error:
+                if _status(error) == 404:
+                    return False
+                raise
+            if (size := found["ContentLength"]) > limit:
+                raise TooLarge(f"{source} has {size} bytes, more than {limit}")
+            self._client.copy_object(
+                Bucket=bucket,
+                Key=self._key(target),
+                CopySource={"Bucket": bucket, "Key": self._key(source)},
+                CopySourceIfMatch=found["ETag"],
+            )
+            return True
+
+        return self._translated(f"COPY {source}", call)
+
     def list(self, prefix: str) -> list[str]:
         """See :class:`nas_store.Store`."""
         return list(self.listing(prefix))

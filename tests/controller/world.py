@@ -347,6 +347,9 @@ class FaultyStore:
     def put(self, key: str, data: bytes) -> None:
         self._call("put", lambda: self._world.store.put(key, data))
 
+    def copy(self, source: str, target: str, *, limit: int) -> bool:
+        return self._call("copy", lambda: self._world.store.copy(source, target, limit=limit))
+
     def list(self, prefix: str) -> list[str]:
         return self._call("list", lambda: self._world.store.list(prefix))
 
@@ -377,6 +380,12 @@ class MemoryStore:
 
     def put(self, key: str, data: bytes) -> None:
         self.objects[key] = data
+
+    def copy(self, source: str, target: str, *, limit: int) -> bool:
+        data = self.get(source, limit=limit)
+        if data is not None:
+            self.put(target, data)
+        return data is not None
 
     def list(self, prefix: str) -> list[str]:
         return sorted(key for key in self.objects if key.startswith(prefix))
