@@ -13,6 +13,7 @@ from nas_cli.cluster import find_experiment
 from nas_cli.errors import Refusal
 from nas_cli.folders import is_run
 from nas_cli.run_folder import read_run
+from nas_log.best import Evidence
 from nas_log.errors import LogDamaged
 from nas_log.follower import Follower
 from nas_log.reader import Sample
@@ -55,6 +56,19 @@ def read_samples(experiment: NASExperiment, store: Store) -> list[Sample]:
         # Inherited ones belong to the experiment that drew them.
         ended = [sample for sample in log.read() if sample.arm != "inherited"]
     return sorted([*ended, *log.open.values()], key=lambda sample: sample.number)
+
+
+def read_evidence(experiment: NASExperiment, store: Store) -> Evidence:
+    """Return what an experiment's log says of the network that its search hands over.
+
+    Raises:
+        Refusal: its log cannot be read, or is damaged.
+    """
+    evidence = Evidence()
+    with reading(experiment):
+        for sample in Follower(store).read():
+            evidence.add(sample)
+    return evidence
 
 
 @contextmanager

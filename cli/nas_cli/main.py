@@ -220,13 +220,17 @@ def export(
     from nas_cli.export import README, hand_over, hand_over_model
 
     experiment, store = open_experiment(name, namespace, context, endpoint)
-    if layout != "folder":
-        for file in hand_over_model(experiment, store, output, layout):
-            click.echo(output / file)
-        return
-    written = hand_over(experiment, store, output)
+    if layout == "folder":
+        written = hand_over(experiment, store, output)
+    else:
+        written = hand_over_model(experiment, store, output, layout)
     for file in written.files:
         click.echo(output / file)
+    if written.unverified:
+        files = ", ".join(written.unverified)
+        click.echo(
+            f"Nothing vouches for {files}: an older version has tested it, without digests in the log.", err=True
+        )
     if written.own:
         click.echo("There are no weights: your own trainer keeps those.", err=True)
     elif not written.trained:

@@ -18,19 +18,13 @@ from nas_api.harmless import harmless
 from nas_api.source import architecture_source
 from nas_controller.final_stage import FinalStage
 from nas_controller.state import BestSample
+from nas_log.best import TRAINED
 from nas_store import Store
 from nas_store.errors import TooLarge
 
 _log = structlog.get_logger()
 
 _TRAINING: TypeAdapter[tuple[dict[str, JsonValue]]] = TypeAdapter(tuple[dict[str, JsonValue]])
-# What the test of the final training leaves: where it is, and where it goes.
-_TRAINED = (
-    (names.vocabulary_key, names.BEST_VOCABULARY),
-    (names.preprocessing_key, names.BEST_PREPROCESSING),
-    (names.onnx_key, names.BEST_ONNX),
-    (names.weights_key, names.BEST_WEIGHTS),
-)
 
 
 def write_leader(store: Store, experiment: NASExperiment, best: BestSample) -> None:
@@ -60,7 +54,7 @@ def write_winner(store: Store, experiment: NASExperiment, stage: FinalStage) -> 
     trial = stage.winning
     tested: dict[str, Any] = {"validation_spread": None if trial is None else trial.spread}
     if stage.test_sample is not None and stage.test_metric is not None:
-        for source, target in _TRAINED:
+        for source, target in TRAINED:
             try:
                 # A text has no pixels, an image no words; and a user's own trainer leaves what it wants.
                 store.copy(source(stage.test_sample), target, limit=MAX_MODEL_BYTES)
@@ -69,6 +63,7 @@ def write_winner(store: Store, experiment: NASExperiment, stage: FinalStage) -> 
         tested |= {
             "test_metric": stage.test_metric,
             "test_sample": stage.test_sample,
+            "files": stage.test_files,
             "training": _training(store, stage.test_sample),
         }
     _write_provenance(store, experiment, winner.sample, winner.architecture, winner.reward, winner.metric, **tested)

@@ -65,6 +65,7 @@ def judge(
     attempts: int,
     stopping: EarlyStoppingSpec | None = None,
     *,
+    files: Mapping[str, str] | None = None,
     progressed: bool = False,
 ) -> Verdict:
     """Return what the end of a launch means for one of its open samples.
@@ -80,12 +81,13 @@ def judge(
         data: the sample's result object, None when there is none, or that it is too large to be read.
         attempts: ``trainer.attempts``.
         stopping: ``trainer.earlyStopping``.
+        files: of the final training's test: SHA-256 in hex of what it has left, by file name.
         progressed: whether the newest attempt has saved a checkpoint of its own.
     """
     if isinstance(data, TooLarge):
         return Lost(sample=sample, reason=LostReason.INVALID_RESULT, message=str(data))
     if data is not None:
-        return _judge_result(core, sample, data, stopping)
+        return _judge_result(core, sample, data, stopping, files)
     current = core.open[sample]
     failures = current.failures
     message = harmless(message)[:_LONGEST_MESSAGE]
@@ -108,7 +110,9 @@ def judge(
     return Lost(sample=sample, reason=LostReason.TRAINER_FAILED, message=message)
 
 
-def _judge_result(core: Core, sample: int, data: bytes, stopping: EarlyStoppingSpec | None) -> Observed | Lost:
+def _judge_result(
+    core: Core, sample: int, data: bytes, stopping: EarlyStoppingSpec | None, files: Mapping[str, str] | None
+) -> Observed | Lost:
     metric = core.objective.metric
     try:
         result = Result.parse(data, sample=sample, digest=core.open[sample].architecture.digest, metric=metric)
@@ -141,6 +145,7 @@ def _judge_result(core: Core, sample: int, data: bytes, stopping: EarlyStoppingS
         rung=None
         if stopping is None or core.final is not None
         else Rung.of(result.history, stopping.epoch, core.objective.goal),
+        files=dict(files) if files else None,
     )
 
 

@@ -146,6 +146,8 @@ class FinalStage:
     test_sample: int | None = None
     test_metric: float | None = None
     """On the test set; None as long as there is none."""
+    test_files: dict[str, str] | None = None
+    """SHA-256 in hex of what the test has left, by file name; None as long as there is nothing."""
     test_loss: str = ""
     """Why there is no test metric and never will be."""
 
@@ -221,10 +223,12 @@ class FinalStage:
         if run.settings.test:
             self.test_sample = sample
 
-    def observe(self, sample: int, run: FinalRun, metric: float | None, reward: float) -> None:
-        """Take a training's metric, None where it diverged, and its reward."""
+    def observe(
+        self, sample: int, run: FinalRun, metric: float | None, reward: float, files: dict[str, str] | None = None
+    ) -> None:
+        """Take a training's metric, None where it diverged, its reward, and of the test what it has left."""
         if run.settings.test:
-            self.test_metric = metric
+            self.test_metric, self.test_files = metric, files
             if metric is None:
                 self.test_loss = "it diverged"
             return

@@ -83,6 +83,10 @@ class MeteredStore:
         """See :class:`nas_store.Store`."""
         return self._timed("copy", lambda: self._store.copy(source, target, limit=limit))
 
+    def digest(self, key: str, *, limit: int) -> str | None:
+        """See :class:`nas_store.Store`."""
+        return self._timed("get", lambda: self._store.digest(key, limit=limit))
+
     def list(self, prefix: str) -> list[str]:
         """See :class:`nas_store.Store`."""
         return self._timed("list", lambda: self._store.list(prefix))

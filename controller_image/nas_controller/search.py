@@ -134,7 +134,7 @@ class Search:
                     for message in self._inbox.receive(self._seconds_until_due()):
                         self._take(message)
                     self._launches.ask_again(self._clock.monotonic())
-                    self._results.ask(self._launches.take_questions())
+                    self._ask()
                     self._advance()
             else:
                 # Whoever ended it may have died before it handed over or told.
@@ -209,7 +209,7 @@ class Search:
                 samples.setdefault(current.launch, []).append(sample)
         for launch, own in samples.items():
             self._launches.recovered(launch, tuple(own), exists=launch in existing)
-        self._results.ask(self._launches.take_questions())
+        self._ask()
         if self._experiment.spec.suspend:
             self._suspend()
 
@@ -265,7 +265,15 @@ class Search:
                 raise Fenced("the experiment's status is written by another controller")
             case Broken():
                 raise message.error
-        self._results.ask(self._launches.take_questions())
+        self._ask()
+
+    def _ask(self) -> None:
+        """Ask the store what has become of children that have ended."""
+        tests = frozenset[int]()
+        if self._core.final is not None:
+            runs = {sample: current.final for sample, current in self._core.open.items()}
+            tests = frozenset(sample for sample, run in runs.items() if run is not None and run.settings.test)
+        self._results.ask(self._launches.take_questions(), tests)
 
     def _take_answer(self, answer: Answer) -> None:
         error = answer.error

@@ -239,7 +239,7 @@ class SearchState:
                 if current.final is None:
                     self._observe(record, current, metric)
                 else:
-                    self._final_stage(record).observe(record.sample, current.final, metric, record.reward)
+                    self._final_stage(record).observe(record.sample, current.final, metric, record.reward, record.files)
             case Lost():
                 self._expect(record.sample in core.open, record)
                 current = core.open.pop(record.sample)

@@ -107,6 +107,8 @@ class Sample:
     """Where its training was stopped early: metrics and reward are underestimates."""
     rung: Rung | None = None
     """What it had at the epoch of early stopping."""
+    files: dict[str, str] | None = None
+    """Of the final training's test: SHA-256 in hex of its network's files, by name. None where the log has none."""
     reason: str = ""
     """Why it was lost."""
     message: str = ""
@@ -187,7 +189,7 @@ class Reader:
         sample.state = "Diverged" if record.diverged else "Observed"
         sample.reported, sample.reward, sample.seconds = record.metrics, record.reward, record.seconds
         sample.reused, sample.stopped, sample.rung = record.reused, record.stopped, record.rung
-        sample.ended = record.moment
+        sample.ended, sample.files = record.moment, record.files
         if record.reused is None:
             sample.metrics, sample.parameters = counted(record.metrics, record.parameters), record.parameters
             if facts.searcher.duplicates == "Reuse":

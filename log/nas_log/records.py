@@ -154,6 +154,8 @@ class Observed(Model):
     """Where the training was stopped early: metrics and reward are underestimates. None: it was not."""
     rung: Rung | None = None
     """What it had at the epoch of early stopping, for the rules of later children; None without early stopping."""
+    files: dict[str, str] | None = None
+    """Of the final training's test: SHA-256 in hex of what it has left to hand over, by file name. None: nothing."""
     moment: AwareDatetime | None = None
     """Wall-clock time of the record; None in logs of older writers. For reports: nothing is decided by it."""
 

@@ -42,6 +42,13 @@ class Store(Protocol):
             TooLarge: there are more than ``limit`` bytes, which were not copied.
         """
 
+    def digest(self, key: str, *, limit: int) -> str | None:
+        """Return the SHA-256 in hex of what is stored under a key, or None; it is read piece by piece.
+
+        Raises:
+            TooLarge: there are more than ``limit`` bytes, which were not read.
+        """
+
     def list(self, prefix: str) -> list[str]:
         """Return all keys that begin with a prefix, sorted."""
 

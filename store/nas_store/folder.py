@@ -1,5 +1,6 @@
 """A folder as a store: for ``nas run`` and for tests. Safe between processes on one file system."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -58,20 +59,20 @@ class FolderStore:
     def copy(self, source: str, target: str, *, limit: int) -> bool:
         """See :class:`nas_store.Store`."""
         path = self._path(target)
-        with self._errors():
-            try:
-                file = self._path(source).open("rb")
-            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        with self._errors(), self._opened(source, limit) as file:
+            if file is None:
                 return False
-            with file:
-                if (size := os.fstat(file.fileno()).st_size) > limit:
-                    raise TooLarge(f"{source} has {size} bytes, more than {limit}")
-                with self._aside(path) as (aside, copy):
-                    shutil.copyfileobj(file, copy)
-                    _flush(copy)
-                    aside.replace(path)
-                    _flush_folder(path.parent)
+            with self._aside(path) as (aside, copy):
+                shutil.copyfileobj(file, copy)
+                _flush(copy)
+                aside.replace(path)
+                _flush_folder(path.parent)
         return True
+
+    def digest(self, key: str, *, limit: int) -> str | None:
+        """See :class:`nas_store.Store`."""
+        with self._errors(), self._opened(key, limit) as file:
+            return None if file is None else hashlib.file_digest(file, "sha256").hexdigest()
 
     def list(self, prefix: str) -> list[str]:
         """See :class:`nas_store.Store`."""
@@ -102,6 +103,18 @@ class FolderStore:
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
+
+    @contextmanager
+    def _opened(self, key: str, limit: int) -> Iterator[BinaryIO | None]:
+        try:
+            opened = self._path(key).open("rb")
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            yield None
+            return
+        with opened as file:
+            if (size := os.fstat(file.fileno()).st_size) > limit:
+                raise TooLarge(f"{key} has {size} bytes, more than {limit}")
+            yield file
 
     @contextmanager
     def _written_aside(self, path: Path, data: bytes) -> Iterator[Path]:

@@ -1,5 +1,6 @@
 """S3 as a store: AWS and every server that honours ``If-None-Match`` on PUT."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from nas_store.errors import (
 from nas_store.keys import check_key
 
 if TYPE_CHECKING:
+    from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
 
 _T = TypeVar("_T")
@@ -36,6 +38,7 @@ _T = TypeVar("_T")
 _DEFAULT_REGION = "us-east-1"
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 20
+_PIECE_BYTES = 2**20
 # Tries of one call in all: a second or two of trouble is nobody's business, more is the caller's to report.
 _TRIES = 4
 _CONFLICT_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
@@ -100,17 +103,22 @@ class S3Store:
         """See :class:`nas_store.Store`."""
 
         def call() -> bytes | None:
-            try:
-                response = self._client.get_object(Bucket=self._location.bucket, Key=self._key(key))
-            except ClientError as error:
-                if _code(error) == "NoSuchKey":
-                    return None
-                raise
-            body, size = response["Body"], response["ContentLength"]
-            if limit is not None and size > limit:
-                body.close()
-                raise TooLarge(f"{key} has {size} bytes, more than {limit}")
-            return body.read()
+            body = self._body(key, limit)
+            return None if body is None else body.read()
+
+        return self._translated(f"GET {key}", call)
+
+    def digest(self, key: str, *, limit: int) -> str | None:
+        """See :class:`nas_store.Store`."""
+
+        def call() -> str | None:
+            body = self._body(key, limit)
+            if body is None:
+                return None
+            digest = hashlib.sha256()
+            for piece in body.iter_chunks(_PIECE_BYTES):
+                digest.update(piece)
+            return digest.hexdigest()
 
         return self._translated(f"GET {key}", call)
 
@@ -195,6 +203,19 @@ class S3Store:
         self.put_if_absent(names.PROBE, b"first")
         if self.put_if_absent(names.PROBE, b"second"):
             raise _unsuitable("it answered two writes with If-None-Match: * of one key with success")
+
+    def _body(self, key: str, limit: int | None) -> "StreamingBody | None":
+        try:
+            response = self._client.get_object(Bucket=self._location.bucket, Key=self._key(key))
+        except ClientError as error:
+            if _code(error) == "NoSuchKey":
+                return None
+            raise
+        body, size = response["Body"], response["ContentLength"]
+        if limit is not None and size > limit:
+            body.close()
+            raise TooLarge(f"{key} has {size} bytes, more than {limit}")
+        return body
 
     def _key(self, key: str) -> str:
         return self._location.prefix + check_key(key)
