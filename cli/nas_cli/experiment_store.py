@@ -45,13 +45,19 @@ def open_experiment(
         return experiment, open_store(StoreLocation(s3=location))
 
 
+def follower(experiment: NASExperiment, store: Store) -> Follower:
+    """Return what reads an experiment's log, and holds it against the head that the status has."""
+    status = experiment.status
+    return Follower(store, anchor=None if status is None else status.log)
+
+
 def read_samples(experiment: NASExperiment, store: Store) -> list[Sample]:
     """Return an experiment's samples and final trainings, open ones too, in the order in which they were drawn.
 
     Raises:
         Refusal: its log cannot be read, or is damaged.
     """
-    log = Follower(store)
+    log = follower(experiment, store)
     with reading(experiment):
         # Inherited ones belong to the experiment that drew them.
         ended = [sample for sample in log.read() if sample.arm != "inherited"]
@@ -66,7 +72,7 @@ def read_evidence(experiment: NASExperiment, store: Store) -> Evidence:
     """
     evidence = Evidence()
     with reading(experiment):
-        for sample in Follower(store).read():
+        for sample in follower(experiment, store).read():
             evidence.add(sample)
     return evidence
 

@@ -13,6 +13,7 @@ from nas_api.experiment import (
     Best,
     ControlStatus,
     FinalStatus,
+    LogHead,
     NASExperimentStatus,
     Outcome,
     PolicyVitals,
@@ -42,6 +43,7 @@ class SearchStatus(Model):
     final: FinalStatus | None = None
     problem: Problem | None = None
     outcome: Outcome | None = None
+    log: LogHead | None = None
 
     @classmethod
     def of(cls, status: NASExperimentStatus) -> "SearchStatus":
@@ -59,7 +61,13 @@ def decimal(value: float) -> str:
 
 
 def search_status(
-    state: SearchState, *, running: int, best_uri: str, problem: Problem | None, queued: int = 0
+    state: SearchState,
+    *,
+    running: int,
+    best_uri: str,
+    problem: Problem | None,
+    queued: int = 0,
+    head: LogHead | None = None,
 ) -> SearchStatus:
     """Return the status of a state.
 
@@ -69,6 +77,7 @@ def search_status(
         queued: of these, those that wait in their queue.
         best_uri: where the best architecture is kept.
         problem: what keeps the search from going on, if anything.
+        head: the newest object of the log.
     """
     core = state.core
     budget = core.budget.samples if core.budget is not None else 0
@@ -110,6 +119,7 @@ def search_status(
         final=None if core.final is None else _final(core.final),
         problem=problem,
         outcome=core.outcome,
+        log=head,
     )
 
 
