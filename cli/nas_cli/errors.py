@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nas_api.harmless import harmless
+
 if TYPE_CHECKING:
     # Whoever has such an error has loaded it.
     from pydantic import ValidationError
@@ -11,6 +13,10 @@ if TYPE_CHECKING:
 
 class Refusal(click.ClickException):
     """One sentence with the cause and the cure; ends the program with exit code 1, without a traceback."""
+
+    def format_message(self) -> str:
+        """Return the sentence, harmless: it may quote a server or a bucket."""
+        return harmless(self.message)
 
 
 class NoAnswer(Refusal):
