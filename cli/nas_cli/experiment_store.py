@@ -1,14 +1,18 @@
 """Where an experiment's objects are, for commands that read more than its status: a run's folder, or the bucket."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import click
+
 from nas_api import names
 from nas_api.child import StoreLocation
 from nas_api.child_job import s3_location
 from nas_api.experiment import NASExperiment
+from nas_api.harmless import harmless
 from nas_cli.cluster import find_experiment
 from nas_cli.errors import Refusal
 from nas_cli.folders import is_run
@@ -33,7 +37,8 @@ def open_experiment(
         endpoint: where the S3 server is seen from here; as the manifest says when None.
 
     Raises:
-        Refusal: there is no such experiment, or its manifest cannot be read.
+        Refusal: there is no such experiment, its manifest cannot be read, or nobody says that its endpoint is to be
+            trusted with the caller's keys.
     """
     if is_run(Path(name)):
         return read_run(Path(name)), open_store(StoreLocation(folder=name))
@@ -41,8 +46,37 @@ def open_experiment(
     location = s3_location(experiment)
     if endpoint is not None:
         location = location.model_copy(update={"endpoint": endpoint})
+    elif location.endpoint is not None:
+        _ask(experiment, location.endpoint)
     with reading(experiment):
         return experiment, open_store(StoreLocation(s3=location))
+
+
+def _ask(experiment: NASExperiment, endpoint: str) -> None:
+    """Ask whether an endpoint that whoever wrote the manifest has chosen may have requests signed by the caller.
+
+    Raises:
+        Refusal: it may not, or there is nobody to ask.
+    """
+    # It loads boto3, which reading needs too.
+    from nas_store.s3 import is_foreign
+
+    with reading(experiment):
+        if not is_foreign(endpoint):
+            return
+    words = (
+        f"the manifest of {experiment.metadata.name} names {endpoint}, which your own configuration of AWS does not,"
+        " and requests to it are signed with your own keys"
+    )
+    cure = f"if you trust it, give it with --endpoint {endpoint}, or set AWS_ENDPOINT_URL_S3"
+    if not _somebody_is_there():
+        raise Refusal(f"{words}: {cure}")
+    if not click.confirm(harmless(f"{words[0].upper()}{words[1:]}. Go on?"), err=True):
+        raise Refusal(f"nothing was sent: {cure}")
+
+
+def _somebody_is_there() -> bool:
+    return sys.stdin.isatty()
 
 
 def follower(experiment: NASExperiment, store: Store) -> Follower:

@@ -179,7 +179,7 @@ def best(name: str, namespace: str | None, context: str | None, code: bool, outp
 @_name
 @_namespace
 @_context
-@click.option("--endpoint", help="URL of the S3 server as seen from here; the manifest's when not given.")
+@click.option("--endpoint", help="URL of the S3 server as seen from here; the manifest's, once you agree.")
 @_as_table_or_json
 def samples(name: str, namespace: str | None, context: str | None, endpoint: str | None, output: str) -> None:
     """List all samples in the order they were drawn.
@@ -205,7 +205,7 @@ def samples(name: str, namespace: str | None, context: str | None, endpoint: str
 )
 @_namespace
 @_context
-@click.option("--endpoint", help="URL of the S3 server as seen from here; the manifest's when not given.")
+@click.option("--endpoint", help="URL of the S3 server as seen from here; the manifest's, once you agree.")
 def export(
     name: str, output: Path, layout: str, namespace: str | None, context: str | None, endpoint: str | None
 ) -> None:
@@ -239,7 +239,7 @@ def export(
 @_namespace
 @_context
 @click.option("-o", "--output", type=_FILE, default=Path("report.html"), show_default=True, help="The file to write.")
-@click.option("--endpoint", help="URL of the S3 server as seen from here; the manifest's when not given.")
+@click.option("--endpoint", help="URL of the S3 server as seen from here; the manifest's, once you agree.")
 def report(name: str, output: Path, namespace: str | None, context: str | None, endpoint: str | None) -> None:
     """Draw a search as one HTML page that needs no network.
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -70,6 +71,30 @@ class Listed:
     """Bytes."""
     etag: str
     """Changes with the content; nothing else is promised of it."""
+
+
+def is_foreign(endpoint: str) -> bool:
+    """Return whether keys that are found here would sign requests to a server that the configuration here names not.
+
+    The configuration is the environment's (``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL``) or AWS's own file; AWS itself
+    where those name none. Without keys nothing is signed.
+
+    Raises:
+        StoreUnreachable: the configuration, or the endpoint, cannot be used.
+    """
+    session = boto3.session.Session()
+    try:
+        region = session.region_name or _DEFAULT_REGION
+        configured = session.client("s3", region_name=region).meta.endpoint_url
+        return session.get_credentials() is not None and _server(endpoint) != _server(configured)
+    except (ValueError, BotoCoreError) as error:
+        raise StoreUnreachable(f"the configuration of AWS here cannot be used: {error}") from error
+
+
+def _server(url: str) -> tuple[str, str | None, int | None]:
+    """Return what of a URL tells one server from another."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 class S3Store:

@@ -546,6 +546,62 @@ def test_without_keys_the_refusal_says_where_they_are(cluster: type[OneExperimen
         assert words in outcome.stderr
 
 
+@pytest.fixture
+def keys(cluster: type[OneExperiment], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Keys of whoever calls, and a configuration of AWS of their own, which is this file."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mine")
+    for variable in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setattr("nas_store.s3.S3Store.list", lambda *_: [])
+    monkeypatch.setattr("nas_store.s3.S3Store.get", lambda *_, **__: None)
+    return tmp_path / "config"
+
+
+COMMANDS = {"export": "no best network yet", "report": "no record yet", "samples": ""}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_keys_go_to_no_endpoint_that_somebody_else_has_chosen(keys: Path, tmp_path: Path, command: str) -> None:
+    output = [] if command == "samples" else ["-o", tmp_path / "out"]
+    refused = nas(command, "digits", *output)
+    assert refused.exit_code == 1 and refused.stderr.count("\n") == 1
+    assert (
+        "signed with your own keys: if you trust it, give it with --endpoint http://nas-s3.team-a:7070"
+        in refused.stderr
+    )
+    given = nas(command, "digits", *output, "--endpoint", "http://nas-s3.team-a:7070")
+    assert COMMANDS[command] in given.output and "signed" not in given.output
+
+
+@pytest.mark.parametrize("where", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "file"])
+def test_an_endpoint_of_one_s_own_configuration_is_trusted(
+    keys: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    if where == "file":
+        keys.write_text("[default]\nendpoint_url = http://nas-s3.team-a:7070/\n")
+    else:
+        monkeypatch.setenv(where, "http://NAS-S3.team-a:7070")
+    assert nas("samples", "digits").exit_code == 0
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://nas-s3.team-a:7071")
+    assert "signed with your own keys" in nas("samples", "digits").stderr
+
+
+def test_an_endpoint_of_aws_s_own_needs_no_word(cluster: type[OneExperiment], keys: Path) -> None:
+    del cluster.document["spec"]["storage"]["s3"]["endpoint"]
+    assert nas("samples", "digits").exit_code == 0
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 1), ("", 1)])
+def test_on_a_terminal_it_is_asked(keys: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int) -> None:
+    monkeypatch.setattr("nas_cli.experiment_store._somebody_is_there", lambda: True)
+    outcome = CliRunner().invoke(main, ["samples", "digits"], input=f"{answer}\n", catch_exceptions=False)
+    assert outcome.exit_code == code
+    assert "requests to it are signed with your own keys. Go on? [y/N]" in outcome.stderr
+    assert ("nothing was sent" in outcome.stderr) == bool(code)
+
+
 def test_an_unknown_name_is_refused(cluster: type[OneExperiment], tmp_path: Path) -> None:
     outcome = nas("export", "other", "-o", tmp_path / "out")
     assert outcome.exit_code == 1
