@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -105,7 +106,7 @@ class FolderStore:
         return self._root / check_key(key)
 
     @contextmanager
-    def _opened(self, key: str, limit: int) -> Iterator[BinaryIO | None]:
+    def _opened(self, key: str, limit: int) -> Iterator[BufferedReader | None]:
         try:
             opened = self._path(key).open("rb")
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
