@@ -79,11 +79,22 @@ requirements: venv ## Pin the requirements anew from pyproject.toml; UPGRADE= ke
 	  $(COMPILE) --constraint requirements/torch-pypi.txt --constraint requirements/dev.txt --group $$group \
 	    -o requirements/$$group.txt; \
 	done
-	for group in kfp mlflow triton; do $(COMPILE) --group $$group -o requirements/$$group.txt; done
+	for group in kfp mlflow sbom triton; do $(COMPILE) --group $$group -o requirements/$$group.txt; done
 
 .PHONY: wheel
 wheel: venv ## Build the package into dist/
 	$(BIN)/uv build -q --wheel --no-build-isolation --python $(BIN)/python
+
+.PHONY: sbom
+sbom: $(BIN)/uv ## Write what each image has of Python, with hashes, to dist/ as CycloneDX
+	test -x $(VENV)/sbom/bin/cyclonedx-py || { $(BIN)/uv venv -q --python $(BIN)/python $(VENV)/sbom \
+	  && $(BIN)/uv pip install -q --python $(VENV)/sbom/bin/python --require-hashes -r requirements/sbom.txt; }
+	mkdir -p dist
+	for image in operator controller trainer follower; do \
+	  case $$image in controller|trainer) torch=requirements/torch-pypi.txt;; *) torch=;; esac; \
+	  cat $$torch requirements/$$image.txt | $(VENV)/sbom/bin/cyclonedx-py requirements --output-reproducible --of JSON \
+	    -o dist/nas-$$image.cdx.json -; \
+	done
 
 .PHONY: images
 images: $(BIN)/uv ## Build the images and load them into the demo's cluster; CUDA=1 the trainer for GPUs, too (5.7 GB)
