@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from nas_api import names
 from nas_api.architecture import ARCHITECTURE, Architecture
+from nas_api.base import Model
 from nas_api.child import MAX_MODEL_BYTES
 from nas_api.experiment import DatasetSpec
 from nas_api.handover import Preprocessing, Provenance, Vocabulary
@@ -40,7 +41,7 @@ KEYS = (
 """All that may be there, in the order in which the controller writes it."""
 
 _MAX_DOCUMENT_BYTES = 2**28
-_DOCUMENTS = {
+_DOCUMENTS: dict[str, type[Model]] = {
     names.BEST_VOCABULARY: Vocabulary,
     names.BEST_PREPROCESSING: Preprocessing,
     names.BEST_PROVENANCE: Provenance,

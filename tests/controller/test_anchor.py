@@ -113,8 +113,8 @@ def test_without_an_anchor_it_is_told_that_the_log_is_taken_as_it_is() -> None:
     (begins,) = [line for line in lines if line["event"] == "search begins"]
     assert begins["anchor"] == "none: the log is taken as it is"
     assert LogHead(sequence=3, digest="0" * 64) == _anchor({"status": {"log": {"sequence": 3, "digest": "0" * 64}}})
-    for status in ({}, {"status": None}, {"status": {}}, {"status": {"log": {"sequence": -1}}}):
-        assert _anchor(status) is None
+    without: list[dict[str, Any]] = [{}, {"status": None}, {"status": {}}, {"status": {"log": {"sequence": -1}}}]
+    assert [_anchor(status) for status in without] == [None] * 4
     assert head.sequence > 0
 
 

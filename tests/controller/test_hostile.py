@@ -139,7 +139,7 @@ def result(state: SearchState, sample: int) -> dict[str, Any]:
         sample=sample, attempt=1, architecture=digest, metrics={"accuracy": 0.5, "other": 2.0}, parameters=1000,
         history=(0.1, 0.2, 0.3), seconds=3.0, look="kubectl logs x", stopped={"epoch": 2, "of": 4},
         gpu={"name": "H200", "capability": "9.0", "precision": "tf32"},
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     return whole.model_dump(mode="json", by_alias=True)
 
 
