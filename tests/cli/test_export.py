@@ -564,7 +564,7 @@ COMMANDS = {"export": "no best network yet", "report": "no record yet", "samples
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_keys_go_to_no_endpoint_that_somebody_else_has_chosen(keys: Path, tmp_path: Path, command: str) -> None:
-    output = [] if command == "samples" else ["-o", tmp_path / "out"]
+    output: list[str | Path] = [] if command == "samples" else ["-o", tmp_path / "out"]
     refused = nas(command, "digits", *output)
     assert refused.exit_code == 1 and refused.stderr.count("\n") == 1
     assert (

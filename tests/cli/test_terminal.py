@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 from canned_api import Answer
-from cli.test_cluster import EXPERIMENT, LOG, PATH, STATUS, manifest
+from cli.test_cluster import EXPERIMENT, LOG, PATH, STATUS
 from cli.test_export import NETWORK, leave_best, run_folder
 from click.testing import CliRunner, Result
+from experiments import manifest
 from rich.console import Console
 
 from nas_api import names
@@ -119,7 +120,9 @@ def test_a_hostile_server(answer: Answer, command: str, tmp_path: Path) -> None:
     if command == "submit":
         (tmp_path / "digits.yaml").write_text(yaml.safe_dump(manifest()))
         what = [tmp_path / "digits.yaml"]
-    assert nas(command, *what, *(["-o", tmp_path / "out"] if command == "export" else [])).exit_code == 1
+    if command == "export":
+        what += ["-o", tmp_path / "out"]
+    assert nas(command, *what).exit_code == 1
 
 
 @pytest.mark.parametrize(
@@ -143,7 +146,7 @@ def test_a_hostile_run(local: Path, words: tuple[str, ...], shown: str) -> None:
 @pytest.mark.parametrize("command", ["samples", "report", "export"])
 def test_a_hostile_object(local: Path, tmp_path: Path, command: str, key: str) -> None:
     (local / key).write_text(json.dumps({"version": EVIL, "space": EVIL, EVIL: EVIL}))
-    options = [] if command == "samples" else ["-o", tmp_path / "out"]
+    options: list[str | Path] = [] if command == "samples" else ["-o", tmp_path / "out"]
     outcome = nas(command, local, *options)
     assert outcome.exit_code == 1 or command != "export"
 

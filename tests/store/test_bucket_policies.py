@@ -46,9 +46,10 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         root.create_bucket(Bucket=BUCKET)
         statements = []
         for who in ("controller", "trainer"):
-            admin = [binary, "admin", "--access", ACCESS_KEY, "--secret", SECRET_KEY, "--endpoint-url", endpoint]
-            user = ["create-user", "--access", who, "--secret", f"secret-of-{who}", "--role", "user"]
-            subprocess.run([*admin, *user], check=True, capture_output=True)
+            root_of = ["--access", ACCESS_KEY, "--secret", SECRET_KEY, "--endpoint-url", endpoint]
+            user = ["--access", who, "--secret", f"secret-of-{who}", "--role", "user"]
+            admin = [str(binary), "admin", *root_of, "create-user", *user]
+            subprocess.run(admin, check=True, capture_output=True)
             policy = json.loads((POLICIES / request.param / f"{who}.json").read_text())
             known = [each for each in policy["Statement"] if "s3:if-none-match" not in json.dumps(each)]
             statements += [{**each, "Principal": {"AWS": [who]}} for each in known]
