@@ -4,8 +4,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nas_api.harmless import harmless
-
 if TYPE_CHECKING:
     # Whoever has such an error has loaded it.
     from pydantic import ValidationError
@@ -16,6 +14,9 @@ class Refusal(click.ClickException):
 
     def format_message(self) -> str:
         """Return the sentence, harmless: it may quote a server or a bucket."""
+        # Nobody who only reads help need wait for it.
+        from nas_api.harmless import harmless
+
         return harmless(self.message)
 
 
