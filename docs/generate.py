@@ -162,6 +162,8 @@ _EXIT = {
     ExitCode.DATASET_UNAVAILABLE: "The dataset is missing or broken: the search waits for the cure.",
     ExitCode.STORAGE_REFUSED: "The S3 server refused endpoint, bucket or credentials: the search waits for the cure.",
     ExitCode.NO_CUDA: "A GPU was asked for, and torch cannot use one: the search waits for the cure.",
+    ExitCode.STORAGE_UNREACHABLE: "The S3 server did not answer for five minutes, or for an hour when there was"
+    " something to write: the search waits for the cure.",
     ExitCode.OUT_OF_MEMORY_KILL: "SIGKILL; with reason OOMKilled it came from the kernel's out-of-memory killer: lost.",
     ExitCode.TERMINATED: "SIGTERM: pre-empted or deleted; the next attempt continues from the checkpoint.",
 }

@@ -28,6 +28,8 @@ class ExitCode(IntEnum):
     """Bucket, endpoint or credentials refused us: the search waits for the cure, then tries again."""
     NO_CUDA = 14
     """A GPU was asked for, and torch cannot use one: the search waits for the cure, then tries again."""
+    STORAGE_UNREACHABLE = 15
+    """The S3 server does not answer, or is in trouble: the search waits for the cure, then tries again."""
     OUT_OF_MEMORY_KILL = 137
     """SIGKILL; with reason OOMKilled it is the kernel's out-of-memory killer."""
     TERMINATED = 143

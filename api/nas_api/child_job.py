@@ -19,6 +19,7 @@ _FATAL_EXIT_CODES = [
     ExitCode.DATASET_UNAVAILABLE,
     ExitCode.STORAGE_REFUSED,
     ExitCode.NO_CUDA,
+    ExitCode.STORAGE_UNREACHABLE,
 ]
 CA_BUNDLE_FOLDER = "/etc/nas/ca"
 PREPARE_CONTAINER = "prepare"

@@ -53,6 +53,8 @@ _CURABLE = {
     # What the trainer may not do with the bucket, the controller just did: its own credentials are at fault.
     End.STORAGE_REFUSED: Reason.CREDENTIALS_REFUSED,
     End.NO_CUDA: Reason.NO_CUDA,
+    # The controller has just read the store: something stands between it and the trainer's node.
+    End.STORAGE_UNREACHABLE: Reason.STORE_UNREACHABLE,
 }
 
 

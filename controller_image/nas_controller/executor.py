@@ -23,6 +23,7 @@ class End(StrEnum):
     DATASET_UNAVAILABLE = "DatasetUnavailable"
     STORAGE_REFUSED = "StorageRefused"
     NO_CUDA = "NoCuda"
+    STORAGE_UNREACHABLE = "StorageUnreachable"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     DISRUPTED = "Disrupted"
     """Node gone, pre-empted or evicted: tried again, costs nothing."""
@@ -39,6 +40,7 @@ _ENDS: dict[int, End] = {
     ExitCode.DATASET_UNAVAILABLE: End.DATASET_UNAVAILABLE,
     ExitCode.STORAGE_REFUSED: End.STORAGE_REFUSED,
     ExitCode.NO_CUDA: End.NO_CUDA,
+    ExitCode.STORAGE_UNREACHABLE: End.STORAGE_UNREACHABLE,
     # Somebody else ended it, as a node does that is wanted for something else.
     ExitCode.TERMINATED: End.DISRUPTED,
 }

@@ -142,6 +142,7 @@ def test_a_child_runs_and_succeeds(bench: Bench) -> None:
         (12, "Error", End.DATASET_UNAVAILABLE),
         (14, "Error", End.NO_CUDA),
         (13, "Error", End.STORAGE_REFUSED),
+        (15, "Error", End.STORAGE_UNREACHABLE),
         (137, "OOMKilled", End.OUT_OF_MEMORY),
         (137, "Error", End.FAILED),
         (143, "Error", End.DISRUPTED),

@@ -564,6 +564,7 @@ def test_duration_ends_the_search_once_nothing_is_in_flight() -> None:
         ("DatasetUnavailable", "DatasetUnavailable"),
         ("StorageRefused", "CredentialsRefused"),
         ("NoCuda", "NoCuda"),
+        ("StorageUnreachable", "StoreUnreachable"),
     ],
 )
 def test_the_environments_fault_waits_for_its_cure(fate: str, reason: str) -> None:

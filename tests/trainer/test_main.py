@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from nas_api.experiment import CifarDataset, DatasetSpec, DigitsDataset, Optimiz
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.stopping import Stopped, StopRule
 from nas_store import open_store
+from nas_store.errors import StoreUnreachable
 from nas_store.folder import FolderStore
-from nas_trainer import checkpoint
+from nas_trainer import checkpoint, patience
 from nas_trainer.child import Terminated
 from nas_trainer.images import training
 from nas_trainer.main import main
@@ -182,14 +184,38 @@ def test_results_go_to_s3(job: Job, s3_location: S3Location) -> None:
     ("change", "code", "words"),
     [
         ({"bucket": "no-such-bucket"}, ExitCode.STORAGE_REFUSED, "no-such-bucket"),
-        ({"endpoint": "http://127.0.0.1:9"}, 1, "does not answer"),
+        ({"endpoint": "http://127.0.0.1:9"}, ExitCode.STORAGE_UNREACHABLE, "does not answer"),
     ],
 )
 def test_a_refusing_store_and_a_silent_one_differ(
-    job: Job, s3_location: S3Location, change: dict[str, str], code: int, words: str, tmp_path: Path
+    job: Job,
+    s3_location: S3Location,
+    change: dict[str, str],
+    code: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(patience, "READING_SECONDS", 0)
     assert main(job(store=StoreLocation(s3=s3_location.model_copy(update=change)))) == code
     assert words in message(tmp_path)
+
+
+def test_a_store_that_is_away_for_a_while_costs_no_training(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, failures, pauses = FolderStore.put_if_absent, iter(range(20)), list[float]()
+
+    def failing(store: FolderStore, key: str, data: bytes) -> bool:
+        if key == names.result_key(3) and next(failures, None) is not None:
+            raise StoreUnreachable("no answer")
+        return put(store, key, data)
+
+    monkeypatch.setattr(FolderStore, "put_if_absent", failing)
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    assert main(job()) == ExitCode.OK
+    assert FolderStore(tmp_path / "store").get(names.result_key(3)) is not None
+    assert len(pauses) == 20 and sum(pauses) > 300
 
 
 @pytest.mark.s3

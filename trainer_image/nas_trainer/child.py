@@ -33,6 +33,7 @@ from nas_trainer.files import DatasetUnavailable
 from nas_trainer.generations import Checkpoints, last_checkpoint
 from nas_trainer.images.data import Images
 from nas_trainer.images.training import image_training, images_on_device
+from nas_trainer.patience import Patient
 from nas_trainer.task import ExportFailed, Progress, Task, Unsuitable
 from nas_trainer.text.data import Text, load_text
 from nas_trainer.text.training import text_training
@@ -92,7 +93,7 @@ def train_child(document: TrainerInput, shared: Shared, defer: Defer, ranks: Ran
     if ranks.count > 1:
         log = log.bind(rank=ranks.number)
     with _storage_failures():
-        store = open_store(document.store)
+        store = Patient(open_store(document.store))
         checkpoints = Checkpoints(store, document.sample, document.attempt)
         # Asked for before anything is built: an earlier attempt may have ended right after its result.
         done = ranks.first and store.get(names.result_key(document.sample)) is not None
@@ -287,8 +288,8 @@ def _storage_failures() -> Iterator[None]:
     try:
         yield
     except StoreError as error:
-        # One that may pass by itself is an ordinary failure, which is tried again.
-        raise Failure(1 if error.retryable else ExitCode.STORAGE_REFUSED, str(error)) from error
+        code = ExitCode.STORAGE_UNREACHABLE if error.retryable else ExitCode.STORAGE_REFUSED
+        raise Failure(code, str(error)) from error
 
 
 @contextmanager

@@ -12,9 +12,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Mapping
-from itertools import chain, repeat
 from pathlib import Path
-from typing import TypeVar
 
 import structlog
 from pydantic import ValidationError
@@ -24,12 +22,11 @@ from nas_api.child import MAX_CHECKPOINT_BYTES, MAX_RESULT_BYTES, ExitCode, Resu
 from nas_store import open_store
 from nas_store.errors import StoreError
 from nas_trainer.generations import Checkpoints
+from nas_trainer.patience import patiently
 from nas_trainer.process import configure_logging, leave_message
 
 _log = structlog.get_logger()
-_T = TypeVar("_T")
 
-_PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 # How often it is looked whether there is a newer checkpoint.
 _LOOK_SECONDS = 5.0
 # When a checkpoint that was brought was written, as its file says: one that the trainer writes is newer.
@@ -128,7 +125,7 @@ def _upload(
     result = collect(folder, document, look)
     store, data = open_store(document.store), result.model_dump_json(by_alias=True).encode()
     # An earlier attempt's result of this sample is as good: the first one counts.
-    _patiently(lambda: store.put_if_absent(names.result_key(result.sample), data), pause)
+    patiently(lambda: store.put_if_absent(names.result_key(result.sample), data), pause)
     _log.info("result", sample=result.sample, status=result.status, **result.metrics)
     leave_message(environment, result.termination_message())
 
@@ -139,7 +136,7 @@ def _bring_checkpoint(folder: Path, document: TrainerInput, pause: Callable[[flo
     Raises:
         StoreError: the store refuses us.
     """
-    data = _patiently(_checkpoints(document).take_over, pause)
+    data = patiently(_checkpoints(document).take_over, pause)
     if data is not None:
         path = folder / custom_trainer.CHECKPOINT
         path.write_bytes(data)
@@ -182,23 +179,6 @@ def _version(path: Path) -> tuple[int, int, int] | None:
 
 def _checkpoints(document: TrainerInput) -> Checkpoints:
     return Checkpoints(open_store(document.store), document.sample, document.attempt)
-
-
-def _patiently(call: Callable[[], _T], pause: Callable[[float], None]) -> _T:
-    """Return what a call to the store returns, however long the store is in trouble.
-
-    Raises:
-        StoreError: the store refuses us.
-    """
-    pauses = chain(_PAUSES_SECONDS, repeat(_PAUSES_SECONDS[-1]))
-    while True:
-        try:
-            return call()
-        except StoreError as error:
-            if not error.retryable:
-                raise
-            _log.warning("the store is in trouble: tried again", error=str(error))
-        pause(next(pauses))
 
 
 def _read(path: Path, most: int) -> bytes:
