@@ -139,6 +139,7 @@ _GROUPS = {
             Reason.STORE_UNREACHABLE,
             Reason.STORE_UNSUITABLE,
             Reason.LOG_DAMAGED,
+            Reason.LOG_TAMPERED,
             Reason.DATASET_UNAVAILABLE,
             Reason.NO_CUDA,
         ],

@@ -69,8 +69,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def start(binary: Path, folder: Path, port: int) -> "subprocess.Popen[bytes]":
-    """Start a server on what is in a folder, and wait until it listens."""
+def start(binary: Path, folder: Path, port: int, *options: str) -> "subprocess.Popen[bytes]":
+    """Start a server on what is in a folder, with further options of versitygw's, and wait until it listens."""
     root, sidecar = folder / "data", folder / "metadata"
     root.mkdir(exist_ok=True)
     sidecar.mkdir(exist_ok=True)
@@ -78,6 +78,7 @@ def start(binary: Path, folder: Path, port: int) -> "subprocess.Popen[bytes]":
         process = subprocess.Popen(
             [
                 *(binary, "--port", f"127.0.0.1:{port}", "--access", ACCESS_KEY, "--secret", SECRET_KEY, "--quiet"),
+                *options,
                 *("posix", "--sidecar", str(sidecar), str(root)),
             ],
             stdout=log,

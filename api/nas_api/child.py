@@ -1,14 +1,14 @@
 """What a trainer is told, what it answers, and with which exit code it ends."""
 
 import json
-import math
 from enum import IntEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from nas_api.architecture import Architecture
 from nas_api.base import Duration, MetricName, Model, PositiveDecimal, is_none
+from nas_api.bounds import LARGEST_COUNT, Count, Name, Place, Seconds, Sentence, usable
 from nas_api.experiment import LatencySpec, Share, TrainingSpec
 from nas_api.stopping import Stopped, StopRule
 
@@ -143,32 +143,46 @@ MAX_RESULT_BYTES = 2**20
 """The largest result object, or result.json of a user's own trainer, that is read; a larger one loses its sample
 (InvalidResult)."""
 
+MAX_TRAINING_BYTES = 2**20
+"""The largest training.json that is read; a larger one is not handed over."""
+
+MAX_MODEL_BYTES = 2**32
+"""The largest file of a trained network that is handed over: weights, ONNX model, vocabulary or preprocessing."""
+
 MAX_CHECKPOINT_BYTES = 2**31
 """The largest checkpoint of a user's own trainer that is kept."""
 
 
 def counted(metrics: dict[str, float], parameters: int) -> dict[str, float]:
     """Return metrics with ``parameters`` among them, where the trainer counted those (not 0) apart."""
-    return {"parameters": float(parameters), **metrics} if parameters else metrics
+    # A log of an older version may have a number that no float holds.
+    return {"parameters": float(min(parameters, LARGEST_COUNT)), **metrics} if parameters else metrics
 
 
 class UsedGpu(Model):
     """On which GPU a network was trained, and how."""
 
-    name: str
+    name: Name
     """As its driver calls it."""
-    capability: str
+    capability: Name
     """What it can do, in CUDA's versions: 8.0."""
     precision: Literal["bfloat16", "float16", "tf32", "float32"]
     """In which matrices are multiplied and convolved; sums, weights and the optimiser have float32 in any case."""
 
 
+def _of_a_training(stopped: Stopped | None) -> Stopped | None:
+    """Refuse what no training can have come to."""
+    if stopped is not None and not stopped.epoch <= stopped.of <= LARGEST_COUNT:
+        raise ValueError("stopped.epoch must be at most stopped.of, and that no more than a 64-bit number")
+    return stopped
+
+
 class Result(Model):
-    """What a trainer writes once to ``samples/<id>/result.json``."""
+    """What a trainer writes once to ``samples/<id>/result.json``. Its bounds are those of ``nas_api.bounds``."""
 
     version: Literal[1] = 1
-    sample: Annotated[int, Field(ge=0)]
-    attempt: Annotated[int, Field(ge=1)]
+    sample: Count
+    attempt: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
     architecture: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     """Digest of the architecture that was trained."""
     status: Literal["Trained", "Diverged", "Invalid"] = "Trained"
@@ -177,17 +191,17 @@ class Result(Model):
     """Numbers by name; empty when diverged. The objective's metric must be among them when trained."""
     history: Annotated[tuple[float, ...], Field(max_length=10_000)] = ()
     """The objective's metric after each epoch."""
-    stopped: Stopped | None = None
+    stopped: Annotated[Stopped | None, AfterValidator(_of_a_training)] = None
     """Where early stopping has ended it; the metrics are of what it had there. None: it came to its end."""
-    seconds: Annotated[float, Field(ge=0)] = 0.0
+    seconds: Seconds = 0.0
     """Wall-clock time of the training."""
-    parameters: Annotated[int, Field(ge=0)] = 0
+    parameters: Count = 0
     """Weights of the network; 0 where the trainer does not count them."""
     gpu: Annotated[UsedGpu | None, Field(exclude_if=is_none)] = None
     """Where the built-in trainer has trained it; None: on a CPU."""
-    message: Annotated[str, StringConstraints(max_length=1000)] = ""
+    message: Sentence = ""
     """What is wrong with an invalid one and where to look, for people."""
-    look: str = ""
+    look: Place = ""
     """Where the output of a user's own trainer is, for people; empty for the built-in one."""
 
     @classmethod
@@ -215,8 +229,8 @@ class Result(Model):
         return counted(self.metrics, self.parameters)
 
     def diverged(self, metric: str) -> bool:
-        """Return whether the training diverged: said so, or its metric is not finite."""
-        return self.status == "Diverged" or not math.isfinite(self.metrics[metric])
+        """Return whether the training diverged: said so, or its metric is no usable number."""
+        return self.status == "Diverged" or not usable(self.metrics[metric])
 
     def termination_message(self) -> str:
         """Return the result as JSON of at most 4,096 bytes, what a kubelet keeps; the history goes first."""

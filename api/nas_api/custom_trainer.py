@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from nas_api import names
 from nas_api.base import MetricName, Model
+from nas_api.bounds import LARGEST, LARGEST_COUNT
 from nas_api.child import Result, TrainerInput
 from nas_api.experiment import TrainerSpec
 from nas_api.harmless import harmless
@@ -52,9 +53,9 @@ class OwnResult(Model):
     """Numbers by name; the objective's metric must be among them unless the training diverged."""
     history: Annotated[tuple[Number, ...], Field(max_length=10_000)] = ()
     """The objective's metric after each epoch."""
-    seconds: Annotated[Number, Field(ge=0, allow_inf_nan=False)] | None = None
+    seconds: Annotated[Number, Field(ge=0, le=LARGEST, allow_inf_nan=False)] | None = None
     """How long the training took; the time between start and end when not set."""
-    parameters: Annotated[int, BeforeValidator(_number), Field(ge=0)] = 0
+    parameters: Annotated[int, BeforeValidator(_number), Field(ge=0, le=LARGEST_COUNT)] = 0
     """Parameters of the network, for the report and for penalties."""
 
 

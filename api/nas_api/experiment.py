@@ -1053,6 +1053,15 @@ class ControllerStatus(Model):
     """Name of the newest controller pod."""
 
 
+class LogHead(Model):
+    """The newest object of the search's log when the status was written: its anchor outside of the bucket."""
+
+    sequence: Annotated[int, Field(ge=0)]
+    """Its number, counted from 0."""
+    digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of its bytes in hex."""
+
+
 class NASExperimentStatus(Model):
     """What has become of the experiment. The operator writes the conditions, the controller the search's part."""
 
@@ -1099,6 +1108,9 @@ class NASExperimentStatus(Model):
     """What keeps the search from going on."""
     outcome: Outcome | None = None
     """How the search ended."""
+    log: LogHead | None = None
+    """The newest object of the search's log, which a controller must find again when it starts; what follows it is
+    trusted as the bucket is."""
 
 
 class ObjectMeta(Model):

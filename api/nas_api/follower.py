@@ -4,7 +4,7 @@ from typing import Literal
 
 from nas_api.base import Model
 from nas_api.child import StoreLocation
-from nas_api.experiment import MlflowSpec
+from nas_api.experiment import DatasetSpec, MlflowSpec
 
 
 class FollowerInput(Model):
@@ -16,3 +16,5 @@ class FollowerInput(Model):
     uid: str
     store: StoreLocation
     mlflow: MlflowSpec
+    dataset: DatasetSpec | None = None
+    """What the children learn: the module of an image's network depends on it. None: no module is handed over."""

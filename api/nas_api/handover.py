@@ -4,9 +4,11 @@ Three JSON documents for programs without our code; each says its version. Weigh
 use: nobody could compute the numbers that the network takes.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from nas_api.base import Model
+from pydantic import Field
+
+from nas_api.base import Model, is_none
 
 
 class Vocabulary(Model):
@@ -84,6 +86,9 @@ class Provenance(Model):
     """On the test set, by the very weights that lie here; None where none do."""
     test_sample: int | None = None
     """The training that left the weights: samples/<6 digits>/ has its result."""
+    files: Annotated[dict[str, str] | None, Field(exclude_if=is_none)] = None
+    """SHA-256 in hex of the files beside this one that it left, by name, as the search's log has them; None where the
+    log has none."""
     trainer_image: str | None = None
     """What the manifest names; None: the image of the chart, or a local run."""
     software: str

@@ -104,7 +104,7 @@ class TrainedModel:
         return cls(
             onnx=found[names.file(names.BEST_ONNX)],
             signature=signature,
-            provenance=Provenance.model_validate_json(found[names.file(names.BEST_PROVENANCE)]),
+            provenance=Provenance.model_validate_json(found[names.file(names.BEST_PROVENANCE)], extra="ignore"),
             fill=fill,
             beside={each: found[each] for each in map(names.file, _BESIDE) if each in found},
         )

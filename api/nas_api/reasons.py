@@ -45,6 +45,7 @@ class Reason(StrEnum):
     STORE_UNREACHABLE = "StoreUnreachable"
     STORE_UNSUITABLE = "StoreUnsuitable"
     LOG_DAMAGED = "LogDamaged"
+    LOG_TAMPERED = "LogTampered"
     DATASET_UNAVAILABLE = "DatasetUnavailable"
     NO_CUDA = "NoCuda"
     WAITING_FOR_EXPERIMENT = "WaitingForExperiment"
@@ -152,6 +153,12 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.LOG_DAMAGED: Explanation(
         "An object of the search's log is missing or was changed.",
         "Restore it from the bucket's object versions; nothing is trained again in the meantime.",
+    ),
+    Reason.LOG_TAMPERED: Explanation(
+        "The search's log is not the one whose newest object status.log names: somebody has rewritten it, or the bucket"
+        " was set back.",
+        "Restore the object that the message names from the bucket's object versions; the search goes on by itself. If"
+        " the bucket was set back on purpose, remove status.log.",
     ),
     Reason.DATASET_UNAVAILABLE: Explanation(
         "The trainer cannot read the dataset; the message quotes it.",

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from nas_api.bounds import LARGEST_REWARD
 from nas_api.experiment import ObjectiveSpec
 
 
@@ -19,7 +20,7 @@ def reward(objective: ObjectiveSpec, metric: float, metrics: Mapping[str, float]
 
     Raises:
         ValueError: the metric cannot have this reward (a perplexity that is not positive), a penalty's value is
-            missing or not positive, or the reward is not finite.
+            missing or not positive, or the reward is not finite or beyond ``LARGEST_REWARD``.
         ArithmeticError: the reward is beyond all numbers.
     """
     value = _plain(objective, metric)
@@ -27,6 +28,8 @@ def reward(objective: ObjectiveSpec, metric: float, metrics: Mapping[str, float]
     value = value * factor if value >= 0 else value / factor
     if not math.isfinite(value):
         raise ValueError(f"the reward of {objective.metric} {metric} is not finite")
+    if abs(value) > LARGEST_REWARD:
+        raise ValueError(f"the reward of {objective.metric} {metric} is {value:.3g}, beyond {LARGEST_REWARD:.0e}")
     return value
 
 

@@ -3,7 +3,6 @@
 One rung: a child that has done so many epochs is compared once with what others had there. Pure.
 """
 
-import math
 from collections.abc import Sequence
 from decimal import Decimal as Number
 from typing import Annotated
@@ -11,6 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from nas_api.base import Model
+from nas_api.bounds import usable
 from nas_api.experiment import EarlyStoppingSpec, Goal
 
 
@@ -30,7 +30,7 @@ class Rung(Model):
             epoch: how many epochs count.
             goal: whether more or less of the metric is better.
         """
-        finite = [metric for metric in history[:epoch] if math.isfinite(metric)]
+        finite = [metric for metric in history[:epoch] if usable(metric)]
         if len(history) < epoch or not finite:
             return None
         return cls(epoch=epoch, metric=max(finite) if goal == "Maximize" else min(finite))

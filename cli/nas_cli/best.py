@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 from rich.console import Console
 
 from nas_api.architecture import Architecture
@@ -16,7 +15,8 @@ from nas_cli.documents import best_architecture, final_document
 from nas_cli.errors import Refusal
 from nas_cli.experiment_store import open_experiment, read_samples
 from nas_cli.folders import is_run
-from nas_cli.local_status import read_run_status
+from nas_cli.local_status import STATUS, read_run_status
+from nas_cli.terminal import HarmlessConsole, echo
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ def show_best(name: str, namespace: str | None, context: str | None, *, code: bo
     """
     found = _of_run(Path(name)) if is_run(Path(name)) else _of_experiment(name, namespace, context)
     if code:
-        click.echo(_code(found), nl=False)
+        echo(_code(found), nl=False)
     elif output == "json":
-        click.echo(json.dumps(_document(found), indent=2))
+        echo(json.dumps(_document(found), indent=2))
     else:
-        _print_table(found, name, Console())
+        _print_table(found, name, HarmlessConsole())
 
 
 def _of_run(folder: Path) -> _Found:
@@ -59,7 +59,10 @@ def _of_run(folder: Path) -> _Found:
     if status.best is None:
         raise _none_yet(str(folder))
     # The log has all digits, and the whole architecture however long.
-    sample = next(each for each in read_samples(experiment, store) if each.number == status.best.sample)
+    number = status.best.sample
+    sample = next((each for each in read_samples(experiment, store) if each.number == number), None)
+    if sample is None:
+        raise Refusal(f"{folder / STATUS} names sample {number}, which the log does not have: remove that file")
     metric = sample.metrics[experiment.spec.objective.metric]
     assert sample.reward is not None
     return _Found(experiment, status.best, sample.architecture, metric, sample.reward, status.final)

@@ -190,7 +190,7 @@ def readable(line: str) -> str:
     """Return a log line for a terminal: JSON becomes time, level, event and fields; other lines stay, but harmless."""
     try:
         event = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return harmless(line)
     if not isinstance(event, dict) or "event" not in event:
         return harmless(line)

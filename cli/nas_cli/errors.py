@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 class Refusal(click.ClickException):
     """One sentence with the cause and the cure; ends the program with exit code 1, without a traceback."""
 
+    def format_message(self) -> str:
+        """Return the sentence, harmless: it may quote a server or a bucket."""
+        # Nobody who only reads help need wait for it.
+        from nas_api.harmless import harmless
+
+        return harmless(self.message)
+
 
 class NoAnswer(Refusal):
     """The cluster does not answer, or is in trouble: the same may succeed later without anybody changing it."""

@@ -1,18 +1,23 @@
 """Where an experiment's objects are, for commands that read more than its status: a run's folder, or the bucket."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import click
+
 from nas_api import names
 from nas_api.child import StoreLocation
 from nas_api.child_job import s3_location
 from nas_api.experiment import NASExperiment
+from nas_api.harmless import harmless
 from nas_cli.cluster import find_experiment
 from nas_cli.errors import Refusal
 from nas_cli.folders import is_run
 from nas_cli.run_folder import read_run
+from nas_log.best import Evidence
 from nas_log.errors import LogDamaged
 from nas_log.follower import Follower
 from nas_log.reader import Sample
@@ -32,7 +37,8 @@ def open_experiment(
         endpoint: where the S3 server is seen from here; as the manifest says when None.
 
     Raises:
-        Refusal: there is no such experiment, or its manifest cannot be read.
+        Refusal: there is no such experiment, its manifest cannot be read, or nobody says that its endpoint is to be
+            trusted with the caller's keys.
     """
     if is_run(Path(name)):
         return read_run(Path(name)), open_store(StoreLocation(folder=name))
@@ -40,8 +46,43 @@ def open_experiment(
     location = s3_location(experiment)
     if endpoint is not None:
         location = location.model_copy(update={"endpoint": endpoint})
+    elif location.endpoint is not None:
+        _ask(experiment, location.endpoint)
     with reading(experiment):
         return experiment, open_store(StoreLocation(s3=location))
+
+
+def _ask(experiment: NASExperiment, endpoint: str) -> None:
+    """Ask whether an endpoint that whoever wrote the manifest has chosen may have requests signed by the caller.
+
+    Raises:
+        Refusal: it may not, or there is nobody to ask.
+    """
+    # It loads boto3, which reading needs too.
+    from nas_store.s3 import is_foreign
+
+    with reading(experiment):
+        if not is_foreign(endpoint):
+            return
+    words = (
+        f"the manifest of {experiment.metadata.name} names {endpoint}, which your own configuration of AWS does not,"
+        " and requests to it are signed with your own keys"
+    )
+    cure = f"if you trust it, give it with --endpoint {endpoint}, or set AWS_ENDPOINT_URL_S3"
+    if not _somebody_is_there():
+        raise Refusal(f"{words}: {cure}")
+    if not click.confirm(harmless(f"{words[0].upper()}{words[1:]}. Go on?"), err=True):
+        raise Refusal(f"nothing was sent: {cure}")
+
+
+def _somebody_is_there() -> bool:
+    return sys.stdin.isatty()
+
+
+def follower(experiment: NASExperiment, store: Store) -> Follower:
+    """Return what reads an experiment's log, and holds it against the head that the status has."""
+    status = experiment.status
+    return Follower(store, anchor=None if status is None else status.log)
 
 
 def read_samples(experiment: NASExperiment, store: Store) -> list[Sample]:
@@ -50,11 +91,24 @@ def read_samples(experiment: NASExperiment, store: Store) -> list[Sample]:
     Raises:
         Refusal: its log cannot be read, or is damaged.
     """
-    log = Follower(store)
+    log = follower(experiment, store)
     with reading(experiment):
         # Inherited ones belong to the experiment that drew them.
         ended = [sample for sample in log.read() if sample.arm != "inherited"]
     return sorted([*ended, *log.open.values()], key=lambda sample: sample.number)
+
+
+def read_evidence(experiment: NASExperiment, store: Store) -> Evidence:
+    """Return what an experiment's log says of the network that its search hands over.
+
+    Raises:
+        Refusal: its log cannot be read, or is damaged.
+    """
+    evidence = Evidence()
+    with reading(experiment):
+        for sample in follower(experiment, store).read():
+            evidence.add(sample)
+    return evidence
 
 
 @contextmanager

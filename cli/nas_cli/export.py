@@ -1,9 +1,11 @@
 """``nas export``: the best network, handed over as a folder that needs nothing of ours.
 
-What the controller and the final training left in the store is copied as it is; beside it comes a page that says how
-to feed it, with code that the tests run. Or the trained network alone, as servers and registries of models load it.
+What the controller and the final training left in the store is copied as it is, once the search's log vouches for it;
+the code that builds the network is made here. Beside it comes a page that says how to feed it, with code that the tests
+run. Or the trained network alone, as servers and registries of models load it.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,8 @@ from nas_api.experiment import NASExperiment
 from nas_api.handover import Preprocessing
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_cli.errors import Refusal
-from nas_cli.experiment_store import reading
-from nas_log.best import KEYS, Best, BestIsReplaced, read_best
+from nas_cli.experiment_store import read_evidence, reading
+from nas_log.best import KEYS, Best, BestIsReplaced, BestTampered, read_best
 from nas_store import Store
 
 README = "README.md"
@@ -31,23 +33,25 @@ class HandedOver:
     """Whether the weights of a final training are among them."""
     own: bool
     """Whether a user's own trainer has trained it, which keeps the weights."""
+    unverified: tuple[str, ...]
+    """Those of a trained network that the log, which an older version has written, does not vouch for."""
 
 
 def hand_over(experiment: NASExperiment, store: Store, folder: Path) -> HandedOver:
     """Write the best network into a folder; files of an earlier export are replaced or removed, others stay.
 
     Raises:
-        Refusal: there is no best network yet, it is being replaced by a better one, or the store or the folder cannot
-            be used.
+        Refusal: there is no best network yet, it is being replaced by a better one, it is not what the search has left,
+            or the store or the folder cannot be used.
     """
     best = _read(experiment, store)
-    found = {**best.files, README: _page(experiment, best.architecture, best.files).encode()}
+    found = {**best.files, README: _page(experiment, best).encode()}
     _write(folder, found, stale=map(names.file, KEYS))
-    return HandedOver(tuple(found), names.file(names.BEST_WEIGHTS) in found, _own(experiment))
+    return HandedOver(tuple(found), names.file(names.BEST_WEIGHTS) in found, _own(experiment), best.unverified)
 
 
-def hand_over_model(experiment: NASExperiment, store: Store, folder: Path, layout: str) -> tuple[str, ...]:
-    """Write the trained network into a folder in somebody's layout; return the files, in the order they were written.
+def hand_over_model(experiment: NASExperiment, store: Store, folder: Path, layout: str) -> HandedOver:
+    """Write the trained network into a folder in somebody's layout.
 
     Args:
         experiment: whose network it is.
@@ -61,7 +65,12 @@ def hand_over_model(experiment: NASExperiment, store: Store, folder: Path, layou
     name = experiment.metadata.name
     if _own(experiment):
         raise Refusal("the trained network is your own trainer's: only --format folder can hand over what there is")
-    model = model_formats.TrainedModel.of(_read(experiment, store).files)
+    best = _read(experiment, store)
+    try:
+        model = model_formats.TrainedModel.of(best.files)
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        # Only weights that nothing vouches for.
+        raise Refusal(f"the weights of {name} are none: {error}") from error
     if model is None:
         raise Refusal(
             f"{name} has no trained network: that is what spec.finalTraining leaves at its end"
@@ -69,7 +78,7 @@ def hand_over_model(experiment: NASExperiment, store: Store, folder: Path, layou
         )
     files = model_formats.kserve(name, model) if layout == "kserve" else model_formats.mlflow(model)
     _write(folder, files)
-    return tuple(files)
+    return HandedOver(tuple(files), trained=True, own=False, unverified=best.unverified)
 
 
 def _own(experiment: NASExperiment) -> bool:
@@ -79,9 +88,16 @@ def _own(experiment: NASExperiment) -> bool:
 def _read(experiment: NASExperiment, store: Store) -> Best:
     try:
         with reading(experiment):
-            best = read_best(store, experiment.spec.search_space)
+            best = read_best(
+                store,
+                experiment.spec.search_space,
+                experiment.spec.trainer.dataset,
+                lambda: read_evidence(experiment, store),
+            )
     except BestIsReplaced as error:
         raise Refusal(f"{error}: run the command again") from error
+    except BestTampered as error:
+        raise Refusal(f"the best network is not handed over: {error}") from error
     if best is None:
         name = experiment.metadata.name
         raise Refusal(f"{name} has no best network yet: `nas status {name}` tells how it is going")
@@ -112,15 +128,24 @@ _MEANINGS = {
 }
 
 
+_VERIFY = """\
+# What the search's log says of these files.
+for name, digest in {digests}.items():
+    with open(name, "rb") as file:
+        if hashlib.sha256(file.read()).hexdigest() != digest:
+            raise SystemExit(f"{{name}} is not the file that was tested")
+"""
+
 _LOAD_IMAGES = """\
 ```python
+import hashlib
 import json
 
 import torch
 from safetensors.torch import load_file
 from network import Network
 
-network = Network()
+{verify}network = Network()
 network.load_state_dict(load_file("weights.safetensors"))
 network.eval()
 with open("preprocessing.json", "rb") as file:
@@ -174,13 +199,14 @@ with torch.no_grad():
 
 _LOAD_TEXT = """\
 ```python
+import hashlib
 import json
 
 import torch
 from safetensors.torch import load_file
 from network import Network, numbers, perplexity
 
-network = Network.of(load_file("weights.safetensors"))
+{verify}network = Network.of(load_file("weights.safetensors"))
 network.eval()
 with open("vocabulary.json", "rb") as file:
     vocabulary = json.load(file)
@@ -239,8 +265,9 @@ There are no weights: your own trainer keeps those. The module builds the networ
 _RUN_HERE = "Run in this folder:\n"
 
 
-def _page(experiment: NASExperiment, architecture: Architecture, found: dict[str, bytes]) -> str:
+def _page(experiment: NASExperiment, best: Best) -> str:
     """Return the folder's README."""
+    architecture, found = best.architecture, best.files
     metric, dataset = experiment.spec.objective.metric, experiment.spec.trainer.dataset
     data = next(iter(dataset.model_dump(by_alias=True, exclude_none=True)))
     table = "\n".join(f"| {name} | {meaning} |" for name, meaning in _MEANINGS.items() if name in found)
@@ -256,10 +283,10 @@ def _page(experiment: NASExperiment, architecture: Architecture, found: dict[str
         why = _NO_WEIGHTS if experiment.spec.trainer.dataset.custom is None else _OWN_WEIGHTS
         parts += [why, _RUN_HERE, _fresh(experiment, architecture)]
     elif (preprocessing := found.get(names.file(names.BEST_PREPROCESSING))) is not None:
-        parts += [_RUN_HERE, _image_code(Preprocessing.model_validate_json(preprocessing))]
+        parts += [_RUN_HERE, _image_code(Preprocessing.model_validate_json(preprocessing), _verify(best))]
         parts += [_ONNX_IMAGES] if names.file(names.BEST_ONNX) in found else []
     elif names.file(names.BEST_VOCABULARY) in found:
-        parts += [_RUN_HERE, _LOAD_TEXT]
+        parts += [_RUN_HERE, _LOAD_TEXT.format(verify=_verify(best))]
         parts += [_ONNX_TEXT] if names.file(names.BEST_ONNX) in found else []
         parts.append(_MEANING_TEXT)
     return "\n".join(parts)
@@ -274,7 +301,12 @@ def _fresh(experiment: NASExperiment, architecture: Architecture) -> str:
     return _FRESH_IMAGES.format(channels=trainer.dataset.channels, height=height, width=width)
 
 
-def _image_code(before: Preprocessing) -> str:
+def _verify(best: Best) -> str:
+    """Return code that holds the folder's files against their digests; empty where the log has none."""
+    return _VERIFY.format(digests=json.dumps(best.digests, indent=4)) if best.digests else ""
+
+
+def _image_code(before: Preprocessing, verify: str) -> str:
     """Return code that makes the trained network and shows it an image as it was stored."""
     prepare = (_WHITENED if before.mean is None else _SCALED) + (_CROPPED if before.resized else "")
     return _LOAD_IMAGES.format(
@@ -283,4 +315,5 @@ def _image_code(before: Preprocessing) -> str:
         height=before.height,
         width=before.width,
         prepare=prepare,
+        verify=verify,
     )

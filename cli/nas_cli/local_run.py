@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import structlog
 from rich.console import Console
+from rich.text import Text
 
 from nas_api import custom_trainer, names
 from nas_api.child import StoreLocation
@@ -214,7 +215,7 @@ def _last_words(
     if why is Exit.FENCED:
         raise Refusal(f"another process has taken over the search in {folder}: this one has stopped")
     if why is Exit.STOPPED:
-        console.print(f"\nStopped; nothing is lost. Resume with: [bold]{again}[/bold]", highlight=False, soft_wrap=True)
+        console.print(Text.assemble("\nStopped; nothing is lost. Resume with: ", (again, "bold")), soft_wrap=True)
         return
     outcome = status.outcome
     if outcome is not None and outcome.type == "Failed":
@@ -224,7 +225,7 @@ def _last_words(
     if best is None or status.best is None:
         raise Refusal(f"the search has ended without a single result; children's logs are in {folder / 'children'}")
     metric = experiment.spec.objective.metric
-    console.print(f"\n[bold]Complete[/bold]: the best network has {best_text(status.best, metric)}", highlight=False)
+    console.print(Text.assemble(("\nComplete", "bold"), f": the best network has {best_text(status.best, metric)}"))
     stage = state.core.final
     winner = stage.winner if stage is not None else None
     if stage is not None:
@@ -236,12 +237,13 @@ def _last_words(
         console.print(text, style="dim", highlight=False, soft_wrap=True)
     module = folder / names.BEST_MODULE
     if module.exists():
-        words = f"Its code: [bold]{module}[/bold]  (nas best {folder} --code)"
+        words = Text.assemble("Its code: ", (str(module), "bold"), f"  (nas best {folder} --code)")
     else:
-        words = f"Its choices: [bold]{folder / names.BEST_ARCHITECTURE}[/bold]  (nas best {folder} -o json)"
-    console.print(words, highlight=False, soft_wrap=True)
+        choices = str(folder / names.BEST_ARCHITECTURE)
+        words = Text.assemble("Its choices: ", (choices, "bold"), f"  (nas best {folder} -o json)")
+    console.print(words, soft_wrap=True)
     if (folder / names.REPORT).exists():
-        console.print(f"Its report: [bold]{folder / names.REPORT}[/bold]", highlight=False, soft_wrap=True)
+        console.print(Text.assemble("Its report: ", (str(folder / names.REPORT), "bold")), soft_wrap=True)
 
 
 def silence_logs(verbose: bool) -> None:

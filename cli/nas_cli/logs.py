@@ -11,12 +11,13 @@ from nas_cli.cluster import find_experiment, readable
 from nas_cli.errors import Refusal
 from nas_cli.experiment_store import open_experiment, read_samples
 from nas_cli.folders import is_run
+from nas_cli.terminal import echo
 
 
 def print_log(
     name: str, namespace: str | None, context: str | None, *, follow: bool, tail: int | None, sample: int | None
 ) -> None:
-    """Print a log line by line: for a terminal as people read it, else as it is.
+    """Print a log line by line: for a terminal as people read it and harmless, else as it is, as kubectl does.
 
     Args:
         name: of an experiment on the cluster, or the folder of a local run.
@@ -54,5 +55,5 @@ def _of_run(folder: Path, sample: int | None, follow: bool, tail: int | None) ->
     if follow:
         raise Refusal(f"-f works with pods only; for a local run: tail -f {attempts[-1]}")
     for earlier in attempts[:-1]:
-        click.echo(f"An earlier attempt of sample {sample}: {earlier}", err=True)
+        echo(f"An earlier attempt of sample {sample}: {earlier}", err=True)
     return read(attempts[-1], tail)

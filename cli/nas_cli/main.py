@@ -73,12 +73,11 @@ def run(file: Path, folder: Path | None, parallelism: int | None, verbose: bool)
     folder of FILE. Ends with 0 when the search is complete or was stopped by Ctrl-C or SIGTERM, with 1 when it has
     failed or cannot begin, with 2 when the command line is wrong. Without a terminal, progress is one line at a time.
     """
-    from rich.console import Console
-
     from nas_cli.extras import require_run
     from nas_cli.manifest import read_experiment
+    from nas_cli.terminal import HarmlessConsole, echo
 
-    experiment = read_experiment(file, partial(click.echo, err=True))
+    experiment = read_experiment(file, partial(echo, err=True))
     require_run()
     # Only now: this loads torch.
     from nas_cli import local_run
@@ -86,7 +85,7 @@ def run(file: Path, folder: Path | None, parallelism: int | None, verbose: bool)
     again = f"nas run {file}" + (f" --folder {folder}" if folder is not None else "")
     local_run.silence_logs(verbose)
     folder = folder or RUNS / experiment.metadata.name
-    local_run.run(experiment, folder, parallelism, Console(), here=file.parent, again=again)
+    local_run.run(experiment, folder, parallelism, HarmlessConsole(), here=file.parent, again=again)
 
 
 @main.command("proxy-check")
@@ -100,12 +99,11 @@ def proxy_check(file: Path, architectures: int, repeats: int, folder: Path | Non
 
     Trains a few random architectures several times each, on this machine.
     """
-    from rich.console import Console
-
     from nas_cli.extras import require_run
     from nas_cli.manifest import read_experiment
+    from nas_cli.terminal import HarmlessConsole, echo
 
-    experiment = read_experiment(file, partial(click.echo, err=True))
+    experiment = read_experiment(file, partial(echo, err=True))
     require_run()
     # Only now: this loads torch.
     from nas_cli import local_run
@@ -116,7 +114,7 @@ def proxy_check(file: Path, architectures: int, repeats: int, folder: Path | Non
         experiment,
         folder or RUNS / f"{experiment.metadata.name}-proxy-check",
         parallelism,
-        Console(),
+        HarmlessConsole(),
         architectures=architectures,
         repeats=repeats,
         here=file.parent,
@@ -181,7 +179,7 @@ def best(name: str, namespace: str | None, context: str | None, code: bool, outp
 @_name
 @_namespace
 @_context
-@click.option("--endpoint", help="URL of the S3 server as seen from here; the manifest's when not given.")
+@click.option("--endpoint", help="URL of the S3 server as seen from here; the manifest's, once you agree.")
 @_as_table_or_json
 def samples(name: str, namespace: str | None, context: str | None, endpoint: str | None, output: str) -> None:
     """List all samples in the order they were drawn.
@@ -207,7 +205,7 @@ def samples(name: str, namespace: str | None, context: str | None, endpoint: str
 )
 @_namespace
 @_context
-@click.option("--endpoint", help="URL of the S3 server as seen from here; the manifest's when not given.")
+@click.option("--endpoint", help="URL of the S3 server as seen from here; the manifest's, once you agree.")
 def export(
     name: str, output: Path, layout: str, namespace: str | None, context: str | None, endpoint: str | None
 ) -> None:
@@ -218,19 +216,22 @@ def export(
     """
     from nas_cli.experiment_store import open_experiment
     from nas_cli.export import README, hand_over, hand_over_model
+    from nas_cli.terminal import echo
 
     experiment, store = open_experiment(name, namespace, context, endpoint)
-    if layout != "folder":
-        for file in hand_over_model(experiment, store, output, layout):
-            click.echo(output / file)
-        return
-    written = hand_over(experiment, store, output)
+    if layout == "folder":
+        written = hand_over(experiment, store, output)
+    else:
+        written = hand_over_model(experiment, store, output, layout)
     for file in written.files:
-        click.echo(output / file)
+        echo(output / file)
+    if written.unverified:
+        files = ", ".join(written.unverified)
+        echo(f"Nothing vouches for {files}: an older version has tested it, without digests in the log.", err=True)
     if written.own:
-        click.echo("There are no weights: your own trainer keeps those.", err=True)
+        echo("There are no weights: your own trainer keeps those.", err=True)
     elif not written.trained:
-        click.echo(f"There are no weights yet; {output / README} says why.", err=True)
+        echo(f"There are no weights yet; {output / README} says why.", err=True)
 
 
 @main.command()
@@ -238,7 +239,7 @@ def export(
 @_namespace
 @_context
 @click.option("-o", "--output", type=_FILE, default=Path("report.html"), show_default=True, help="The file to write.")
-@click.option("--endpoint", help="URL of the S3 server as seen from here; the manifest's when not given.")
+@click.option("--endpoint", help="URL of the S3 server as seen from here; the manifest's, once you agree.")
 def report(name: str, output: Path, namespace: str | None, context: str | None, endpoint: str | None) -> None:
     """Draw a search as one HTML page that needs no network.
 
@@ -247,10 +248,11 @@ def report(name: str, output: Path, namespace: str | None, context: str | None, 
     """
     from nas_cli.experiment_store import open_experiment
     from nas_cli.report import write_report
+    from nas_cli.terminal import echo
 
     experiment, store = open_experiment(name, namespace, context, endpoint)
     write_report(experiment, store, output)
-    click.echo(output)
+    echo(output)
 
 
 @main.command()

@@ -6,8 +6,7 @@ from pathlib import Path
 from nas_api import names
 from nas_api.experiment import NASExperiment
 from nas_cli.errors import Refusal
-from nas_cli.experiment_store import reading
-from nas_log.follower import Follower
+from nas_cli.experiment_store import follower, reading
 from nas_report import History, render
 from nas_store import Store
 
@@ -19,13 +18,15 @@ def write_report(experiment: NASExperiment, store: Store, output: Path) -> None:
         Refusal: the log cannot be read or has no record yet, or the file cannot be written.
     """
     name = experiment.metadata.name
-    log = Follower(store)
+    log = follower(experiment, store)
     history = History(log)
     with reading(experiment):
         history.add(log.read())
     if log.facts is None:
         raise Refusal(f"{name} has no record yet at {store.uri(names.log_key(0))}: `nas status {name}` says why")
+    with reading(experiment):
+        page = render(history, experiment, datetime.now(UTC))
     try:
-        output.write_text(render(history, experiment, datetime.now(UTC)), encoding="utf-8")
+        output.write_text(page, encoding="utf-8")
     except OSError as error:
         raise Refusal(f"{output} cannot be written: {error.strerror}") from error

@@ -5,12 +5,11 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from nas_cli.experiment_store import open_experiment, read_samples
+from nas_cli.terminal import HarmlessConsole, echo
 from nas_log.reader import Sample
 
 
@@ -31,11 +30,11 @@ def show_samples(name: str, namespace: str | None, context: str | None, endpoint
     found = read_samples(experiment, store)
     metric = experiment.spec.objective.metric
     if output == "json":
-        click.echo(json_lines(found, metric), nl=False)
+        echo(json_lines(found, metric), nl=False)
         return
-    people = Console()
+    people = HarmlessConsole()
     # A line of a file or a pipe need not fit a screen.
-    console = people if people.is_terminal else Console(width=10_000)
+    console = people if people.is_terminal else HarmlessConsole(width=10_000)
     console.print(table(found, metric))
 
 

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
 from nas_api.experiment import UNSEEN
 from nas_cli import display
 from nas_cli.cluster import find_experiment
 from nas_cli.experiment_store import open_experiment
 from nas_cli.folders import is_run
 from nas_cli.local_status import read_run_status
+from nas_cli.terminal import HarmlessConsole
 
 
 def show_status(name: str, namespace: str | None, context: str | None) -> None:
@@ -23,7 +22,7 @@ def show_status(name: str, namespace: str | None, context: str | None) -> None:
     Raises:
         Refusal: there is no such experiment, or it cannot be read.
     """
-    console = Console()
+    console = HarmlessConsole()
     if is_run(Path(name)):
         experiment, _ = open_experiment(name, None, None, None)
         run = read_run_status(Path(name))

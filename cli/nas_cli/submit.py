@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
-
 from nas_api.experiment import UNSEEN, NASExperiment
-from nas_api.harmless import harmless
 from nas_api.wording import duration
 from nas_cli import display
 from nas_cli.cluster import Cluster
 from nas_cli.documents import best_architecture, final_document
 from nas_cli.errors import NoAnswer, NotThere, Refusal
 from nas_cli.manifest import Document, read_documents
+from nas_cli.terminal import echo
 
 FAILED, TIMED_OUT, INTERRUPTED = 1, 3, 130
 """Exit codes, beside 0, and 2 for a wrong command line. Pipelines rely on them."""
@@ -59,7 +57,7 @@ class _Submitted:
         """Print a line about it where it is not what was said last."""
         if words != self.said:
             self.said = words
-            click.echo(f"{self.name}: {' '.join(harmless(words).split())}", err=True)
+            echo(f"{self.name}: {' '.join(words.split())}", err=True)
 
 
 def submit(
@@ -85,12 +83,12 @@ def submit(
         with _interruptible(submitted):
             in_time = _follow(submitted, timeout)
     for each in submitted:
-        click.echo(json.dumps(_document(each)) if output == "json" else _text(each))
+        echo(json.dumps(_document(each)) if output == "json" else _text(each))
     if any(each.outcome == "Failed" for each in submitted):
         raise SystemExit(FAILED)
     if not in_time:
         assert timeout is not None
-        click.echo(f"Not over after {duration(timeout)}. {_goes_on(submitted)}", err=True)
+        echo(f"Not over after {duration(timeout)}. {_goes_on(submitted)}", err=True)
         raise SystemExit(TIMED_OUT)
 
 
@@ -109,7 +107,7 @@ def _read(file: Path) -> list[Document]:
         raise Refusal(f"{file} holds no NASExperiment")
     for document in documents:
         if document.foreign:
-            click.echo(f"{file}: {document.title} is of another kind: skipped", err=True)
+            echo(f"{file}: {document.title} is of another kind: skipped", err=True)
     return ours
 
 
@@ -163,7 +161,7 @@ def _interruptible(submitted: list[_Submitted]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo(f"Interrupted. {_goes_on(submitted)}", err=True)
+        echo(f"Interrupted. {_goes_on(submitted)}", err=True)
         raise SystemExit(INTERRUPTED) from None
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -291,4 +289,4 @@ def _text(each: _Submitted) -> str:
         lines.append(f"final training {display.final_text(status.final, metric)}")
     if (model := _model_uri(experiment)) is not None:
         lines.append(f"model in {model}")
-    return harmless("\n  ".join(lines))
+    return "\n  ".join(lines)

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import click
-
 from nas_cli.errors import Refusal
 from nas_cli.manifest import read_documents
+from nas_cli.terminal import echo
 
 
 def validate_file(file: Path) -> None:
@@ -22,14 +21,14 @@ def validate_file(file: Path) -> None:
     ours = [document for document in documents if not document.foreign]
     for document in documents:
         if document.foreign:
-            click.echo(f"{file}: {document.title} is of another kind: skipped")
+            echo(f"{file}: {document.title} is of another kind: skipped")
         elif not document.faults:
-            click.echo(f"{file}: {document.title} is valid")
+            echo(f"{file}: {document.title} is valid")
     for document in ours:
         for fault in document.faults:
-            click.echo(f"{file}:{fault.line}: {fault.text}", err=True)
+            echo(f"{file}:{fault.line}: {fault.text}", err=True)
         for remark in document.remarks:
-            click.echo(f"{file}:{remark.line}: note: {remark.text}", err=True)
+            echo(f"{file}:{remark.line}: note: {remark.text}", err=True)
     if not ours:
         raise Refusal(f"{file} holds no NASExperiment")
     if any(document.faults for document in ours):

@@ -3,26 +3,28 @@
 When it is written is for the search to decide.
 """
 
-import json
 from typing import Any
+
+import structlog
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 import nas_api
 from nas_api import names
 from nas_api.architecture import Architecture
+from nas_api.child import MAX_MODEL_BYTES, MAX_TRAINING_BYTES
 from nas_api.experiment import NASExperiment
 from nas_api.handover import Provenance
+from nas_api.harmless import harmless
 from nas_api.source import architecture_source
 from nas_controller.final_stage import FinalStage
 from nas_controller.state import BestSample
+from nas_log.best import TRAINED
 from nas_store import Store
+from nas_store.errors import TooLarge
 
-# What the test of the final training leaves: where it is, and where it goes.
-_TRAINED = (
-    (names.vocabulary_key, names.BEST_VOCABULARY),
-    (names.preprocessing_key, names.BEST_PREPROCESSING),
-    (names.onnx_key, names.BEST_ONNX),
-    (names.weights_key, names.BEST_WEIGHTS),
-)
+_log = structlog.get_logger()
+
+_TRAINING: TypeAdapter[tuple[dict[str, JsonValue]]] = TypeAdapter(tuple[dict[str, JsonValue]])
 
 
 def write_leader(store: Store, experiment: NASExperiment, best: BestSample) -> None:
@@ -52,18 +54,31 @@ def write_winner(store: Store, experiment: NASExperiment, stage: FinalStage) -> 
     trial = stage.winning
     tested: dict[str, Any] = {"validation_spread": None if trial is None else trial.spread}
     if stage.test_sample is not None and stage.test_metric is not None:
-        for source, target in _TRAINED:
-            data = store.get(source(stage.test_sample))
-            # A text has no pixels, an image no words; and a user's own trainer leaves what it wants.
-            if data is not None:
-                store.put(target, data)
-        training = store.get(names.training_key(stage.test_sample))
+        for source, target in TRAINED:
+            try:
+                # A text has no pixels, an image no words; and a user's own trainer leaves what it wants.
+                store.copy(source(stage.test_sample), target, limit=MAX_MODEL_BYTES)
+            except TooLarge as error:
+                _log.warning("not handed over", key=target, error=str(error))
         tested |= {
             "test_metric": stage.test_metric,
             "test_sample": stage.test_sample,
-            "training": None if training is None else json.loads(training),
+            "files": stage.test_files,
+            "training": _training(store, stage.test_sample),
         }
     _write_provenance(store, experiment, winner.sample, winner.architecture, winner.reward, winner.metric, **tested)
+
+
+def _training(store: Store, sample: int) -> dict[str, JsonValue] | None:
+    """Return what the trainer says it was told; None where it says nothing, or nothing that can be read."""
+    key = names.training_key(sample)
+    try:
+        data = store.get(key, limit=MAX_TRAINING_BYTES)
+        # Within something, as in provenance.json: what is nested too deeply there is refused here.
+        return None if data is None else _TRAINING.validate_json(b"[" + data + b"]")[0]
+    except (TooLarge, ValidationError) as error:
+        _log.warning("not handed over", key=key, error=harmless(str(error))[:500])
+        return None
 
 
 def _write_architecture(

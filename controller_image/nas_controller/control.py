@@ -72,4 +72,5 @@ class Comparison:
         """Standard error of ``difference``; None below two pairs."""
         if self.pairs < 2:
             return None
-        return math.sqrt(self.squares / (self.pairs - 1) / self.pairs)
+        # What is not finite is of rewards at the end of all numbers.
+        return math.sqrt(self.squares / (self.pairs - 1) / self.pairs) if self.squares >= 0 else math.nan

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from nas_api.child import StoreLocation
 from nas_api.child_job import s3_location
-from nas_api.experiment import LONGEST_MESSAGE, NASExperiment, Outcome, Problem
+from nas_api.experiment import LONGEST_MESSAGE, LogHead, NASExperiment, Outcome, Problem
 from nas_api.reasons import Reason
 from nas_controller.errors import EarlierMissing, EarlierUnsuitable, SearchChanged
 from nas_controller.executors.kubernetes import KubernetesExecutor
@@ -23,7 +23,7 @@ from nas_kube.client import KubeClient
 from nas_kube.errors import ApiError
 from nas_kube.reflector import EventType, Reflector
 from nas_kube.resources import EXPERIMENTS
-from nas_log.errors import LogDamaged
+from nas_log.errors import LogDamaged, LogTampered
 from nas_report.writer import ReportWriter
 from nas_store import open_store
 from nas_store.errors import CredentialsRefused, StoreError
@@ -90,6 +90,8 @@ class Controller:
         self._search: Search | None = None
         self._executor: ChangingExecutor | None = None
         self._written: KubernetesSink | None = None
+        self._anchor: LogHead | None = None
+        """Of the newest status: the log's head, which no one who writes to the bucket can change."""
         self._seen = False
         self._loss: Loss | None = None
         self._woken = threading.Event()
@@ -171,6 +173,7 @@ class Controller:
             sink=sink,
             pool=ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="results"),
             make_policy=self._instruments.policy(make_policy),
+            anchor=self._anchor,
         )
         with self._lock:
             self._search, self._executor = search, executor
@@ -200,6 +203,7 @@ class Controller:
             return
         if self._written is not None:
             self._written.saw(metadata["resourceVersion"])
+        self._anchor = _anchor(raw)
         before = self._experiment
         if before is not None and before.metadata.generation == metadata.get("generation"):
             # Only the status has changed.
@@ -232,9 +236,19 @@ class Controller:
         self._woken.clear()
 
 
+def _anchor(raw: dict[str, Any]) -> LogHead | None:
+    """Return the head of the log that a status has; None: it has none, as of an older version or a restored cluster."""
+    try:
+        return LogHead.model_validate((raw.get("status") or {}).get("log"), extra="ignore")
+    except ValidationError:
+        return None
+
+
 def _problem(error: StoreError | LogDamaged | EarlierMissing | ApiError) -> Problem:
     if isinstance(error, StoreError):
         reason = error.reason
+    elif isinstance(error, LogTampered):
+        reason = Reason.LOG_TAMPERED
     elif isinstance(error, LogDamaged):
         reason = Reason.LOG_DAMAGED
     elif isinstance(error, EarlierMissing):

@@ -88,6 +88,7 @@ class Decider:
             answer.results[sample],
             trainer.attempts,
             trainer.early_stopping,
+            files=answer.files.get(sample),
             progressed=names.checkpoint_key(sample, core.open[sample].attempt) in answer.checkpoints,
         )
         match verdict:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from nas_api.base import duration
 from nas_api.child import Result, StoreLocation
 from nas_api.experiment import LONGEST_MESSAGE, EarlyStoppingSpec, FinalTrainingSpec, NASExperiment
+from nas_api.harmless import harmless
 from nas_api.reasons import LostReason, Reason
 from nas_api.reward import reward
 from nas_api.stopping import Rung, StopRule
@@ -66,6 +67,7 @@ def judge(
     attempts: int,
     stopping: EarlyStoppingSpec | None = None,
     *,
+    files: Mapping[str, str] | None = None,
     progressed: bool = False,
 ) -> Verdict:
     """Return what the end of a launch means for one of its open samples.
@@ -81,15 +83,16 @@ def judge(
         data: the sample's result object, None when there is none, or that it is too large to be read.
         attempts: ``trainer.attempts``.
         stopping: ``trainer.earlyStopping``.
+        files: of the final training's test: SHA-256 in hex of what it has left, by file name.
         progressed: whether the newest attempt has saved a checkpoint of its own.
     """
     if isinstance(data, TooLarge):
         return Lost(sample=sample, reason=LostReason.INVALID_RESULT, message=str(data))
     if data is not None:
-        return _judge_result(core, sample, data, stopping)
+        return _judge_result(core, sample, data, stopping, files)
     current = core.open[sample]
     failures = current.failures
-    message = message[:_LONGEST_MESSAGE]
+    message = harmless(message)[:_LONGEST_MESSAGE]
     if end in (End.DISRUPTED, End.VANISHED):
         return Retry(failures)
     if end is End.DEADLINE_EXCEEDED and current.final is not None and progressed:
@@ -109,13 +112,16 @@ def judge(
     return Lost(sample=sample, reason=LostReason.TRAINER_FAILED, message=message)
 
 
-def _judge_result(core: Core, sample: int, data: bytes, stopping: EarlyStoppingSpec | None) -> Observed | Lost:
+def _judge_result(
+    core: Core, sample: int, data: bytes, stopping: EarlyStoppingSpec | None, files: Mapping[str, str] | None
+) -> Observed | Lost:
     metric = core.objective.metric
     try:
         result = Result.parse(data, sample=sample, digest=core.open[sample].architecture.digest, metric=metric)
     except (ValueError, RecursionError) as error:
-        # RecursionError: JSON nested beyond reason.
-        return Lost(sample=sample, reason=LostReason.INVALID_RESULT, message=str(error)[:_LONGEST_MESSAGE])
+        # RecursionError: JSON nested beyond reason. What is refused may be quoted.
+        message = harmless(str(error))[:_LONGEST_MESSAGE]
+        return Lost(sample=sample, reason=LostReason.INVALID_RESULT, message=message)
     try:
         diverged = result.diverged(metric)
         # The lowest reward, so that the policy learns to avoid what diverges.
@@ -141,6 +147,7 @@ def _judge_result(core: Core, sample: int, data: bytes, stopping: EarlyStoppingS
         rung=None
         if stopping is None or core.final is not None
         else Rung.of(result.history, stopping.epoch, core.objective.goal),
+        files=dict(files) if files else None,
     )
 
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from nas_api import names
 from nas_api.architecture import ARCHITECTURE, Architecture
+from nas_api.bounds import usable
 from nas_api.child import StoreLocation
 from nas_api.experiment import DatasetSpec, ObjectiveSpec
 from nas_api.reward import reward
@@ -196,7 +197,8 @@ def _inherited(
     for sample in _of_space(earlier, log, space):
         if sample.final is not None or sample.state == "Lost":
             continue
-        diverged = sample.state == "Diverged"
+        # An older version took every finite metric.
+        diverged = sample.state == "Diverged" or not usable(sample.metrics.get(objective.metric, 0.0))
         value = lowest if diverged else _reward(earlier, objective, sample)
         lowest = min(lowest, value)
         yield Inherited(

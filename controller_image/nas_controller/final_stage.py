@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from itertools import product
 from math import prod
 from operator import attrgetter, itemgetter
-from statistics import fmean, stdev
 from typing import Any
 
 from nas_api.agreement import Agreement, kendall
 from nas_api.architecture import Architecture
+from nas_api.bounds import mean, spread
 from nas_api.child import FinalSettings
 from nas_api.experiment import FinalTrainingSpec, OptimizerSpec
 from nas_api.reasons import Reason
@@ -59,17 +59,17 @@ class Trial:
     @property
     def reward(self) -> float:
         """The mean reward, those that diverged included."""
-        return fmean(each.reward for each in self.trained)
+        return mean([each.reward for each in self.trained])
 
     @property
     def metric(self) -> float:
         """The mean metric of those that did not diverge."""
-        return fmean(self._metrics)
+        return mean(self._metrics)
 
     @property
     def spread(self) -> float | None:
         """Standard deviation of the metric over the seeds; None with fewer than two."""
-        return stdev(self._metrics) if len(self._metrics) > 1 else None
+        return spread(self._metrics) if len(self._metrics) > 1 else None
 
     @property
     def candidate(self) -> bool:
@@ -146,6 +146,8 @@ class FinalStage:
     test_sample: int | None = None
     test_metric: float | None = None
     """On the test set; None as long as there is none."""
+    test_files: dict[str, str] | None = None
+    """SHA-256 in hex of what the test has left, by file name; None as long as there is nothing."""
     test_loss: str = ""
     """Why there is no test metric and never will be."""
 
@@ -221,10 +223,12 @@ class FinalStage:
         if run.settings.test:
             self.test_sample = sample
 
-    def observe(self, sample: int, run: FinalRun, metric: float | None, reward: float) -> None:
-        """Take a training's metric, None where it diverged, and its reward."""
+    def observe(
+        self, sample: int, run: FinalRun, metric: float | None, reward: float, files: dict[str, str] | None = None
+    ) -> None:
+        """Take a training's metric, None where it diverged, its reward, and of the test what it has left."""
         if run.settings.test:
-            self.test_metric = metric
+            self.test_metric, self.test_files = metric, files
             if metric is None:
                 self.test_loss = "it diverged"
             return

@@ -1,8 +1,11 @@
 """The log of a search with the state that follows from it: one step ahead of the log until ``append`` is called."""
 
+import hashlib
+
 import structlog
 
 from nas_api import names
+from nas_api.experiment import LogHead
 from nas_controller import snapshots
 from nas_controller.clock import Clock
 from nas_controller.recovery import recover
@@ -39,17 +42,23 @@ class Journal:
         self._batch: list[Record] = []
         self._covered = 0
         """How many records the newest snapshot covers."""
+        self._snapshot: str | None = None
+        """SHA-256 in hex of a snapshot of all that is in the log, which the next object is to vouch for."""
 
-    def recover(self) -> None:
+    def recover(self, anchor: LogHead | None = None) -> None:
         """Read the log; what was recorded and not appended is forgotten.
+
+        Args:
+            anchor: an object that the log must have; None: nobody knows of one.
 
         Raises:
             LogDamaged: an object of the log is missing or was changed.
+            LogTampered: the log does not have the anchor.
             StoreError: the store cannot be read.
         """
-        recovered = recover(self._store, self._make_policy)
+        recovered = recover(self._store, self._make_policy, anchor)
         self._log, self._covered = recovered.log, recovered.snapshot_records
-        self._batch = []
+        self._batch, self._snapshot = [], None
         self.empty = recovered.state is None
         if recovered.state is not None:
             self.state = recovered.state
@@ -72,6 +81,11 @@ class Journal:
         self._batch.append(record)
 
     @property
+    def head(self) -> LogHead | None:
+        """The newest object of the log; None: there is none."""
+        return None if self._log.sequence < 0 else LogHead(sequence=self._log.sequence, digest=self._log.digest)
+
+    @property
     def ahead(self) -> bool:
         """Whether there are records that are not in the log yet."""
         return bool(self._batch)
@@ -83,8 +97,8 @@ class Journal:
             Fenced: another process writes the log.
             StoreError: it is not known whether the object was written.
         """
-        self._log.append(self._batch)
-        self._batch = []
+        self._log.append(self._batch, self._snapshot)
+        self._batch, self._snapshot = [], None
 
     def snapshot(self) -> None:
         """Write a snapshot when it is time; the state must be exactly what the log says."""
@@ -98,3 +112,6 @@ class Journal:
         except StoreError as error:
             # The log has everything; only the next start takes longer.
             _log.warning("no snapshot", error=str(error))
+        else:
+            # Of ours, whatever is there.
+            self._snapshot = hashlib.sha256(data).hexdigest()

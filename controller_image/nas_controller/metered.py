@@ -79,6 +79,14 @@ class MeteredStore:
         """See :class:`nas_store.Store`."""
         self._timed("put", lambda: self._store.put(key, data))
 
+    def copy(self, source: str, target: str, *, limit: int) -> bool:
+        """See :class:`nas_store.Store`."""
+        return self._timed("copy", lambda: self._store.copy(source, target, limit=limit))
+
+    def digest(self, key: str, *, limit: int) -> str | None:
+        """See :class:`nas_store.Store`."""
+        return self._timed("get", lambda: self._store.digest(key, limit=limit))
+
     def list(self, prefix: str) -> list[str]:
         """See :class:`nas_store.Store`."""
         return self._timed("list", lambda: self._store.list(prefix))

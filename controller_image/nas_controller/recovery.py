@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from nas_api.experiment import LogHead
 from nas_controller import snapshots
 from nas_controller.state import MakePolicy, SearchState, fold
 from nas_log.log import Log, read_objects
@@ -21,11 +22,17 @@ class Recovered:
     """How many records the newest readable snapshot covers."""
 
 
-def recover(store: Store, make_policy: MakePolicy) -> Recovered:
+def recover(store: Store, make_policy: MakePolicy, anchor: LogHead | None = None) -> Recovered:
     """Read the log and return its state.
+
+    Args:
+        store: where it is.
+        make_policy: builds the policy in its state before the first sample.
+        anchor: an object that the log must have; None: nobody knows of one.
 
     Raises:
         LogDamaged: an object is missing or was changed, or the records do not fit each other.
+        LogTampered: the log does not have the anchor.
         StoreError: the store cannot be read.
     """
     state: SearchState | None = None
@@ -37,7 +44,7 @@ def recover(store: Store, make_policy: MakePolicy) -> Recovered:
 
     def tail() -> Iterator[Record]:
         nonlocal sequence, digest
-        for current in read_objects(store, sequence, digest):
+        for current in read_objects(store, sequence, digest, anchor):
             yield from current.records
             sequence, digest = current.sequence, current.digest
 

@@ -16,7 +16,7 @@ import structlog
 
 from nas_api import names
 from nas_api.child import StoreLocation
-from nas_api.experiment import NASExperiment, NASExperimentSpec, Problem
+from nas_api.experiment import LogHead, NASExperiment, NASExperimentSpec, Problem
 from nas_controller import best, decisions, earlier
 from nas_controller.beginning import Beginning
 from nas_controller.clock import SYSTEM_CLOCK, Clock
@@ -83,6 +83,7 @@ class Search:
         find_earlier: FindEarlier = earlier.find,
         clock: Clock = SYSTEM_CLOCK,
         snapshot_every: int = 200,
+        anchor: LogHead | None = None,
     ) -> None:
         """Prepare a search; does no I/O.
 
@@ -97,6 +98,7 @@ class Search:
             find_earlier: finds the experiment that a warm start or a fixed architecture names.
             clock: whose time it is.
             snapshot_every: records between two snapshots of the learner.
+            anchor: an object that the log must have, as the experiment's status says; None: nobody knows of one.
         """
         self._experiment = experiment
         self._store = store
@@ -111,6 +113,7 @@ class Search:
         self._decider = Decider(self._journal, self._launches, self._clock)
         self._results = Results(store, pool, self._inbox.put)
         self._announcer = Announcer(sink)
+        self._anchor = anchor
         self._best_written: int | None = None
         self._best_written_at = float("-inf")
 
@@ -121,6 +124,7 @@ class Search:
             StoreError: the log could not be read, or the store refuses what only its owner can cure; a new
                 Search on the same log goes on once it is cured.
             LogDamaged: an object of the log is missing or was changed.
+            LogTampered: the log does not have the anchor.
             SearchChanged: the log belongs to a search with another space, searcher or objective.
             EarlierMissing: the experiment to begin from has not left yet what is needed; a new Search may go on later.
             EarlierUnsuitable: what it has left is of no use here.
@@ -134,7 +138,7 @@ class Search:
                     for message in self._inbox.receive(self._seconds_until_due()):
                         self._take(message)
                     self._launches.ask_again(self._clock.monotonic())
-                    self._results.ask(self._launches.take_questions())
+                    self._ask()
                     self._advance()
             else:
                 # Whoever ended it may have died before it handed over or told.
@@ -176,7 +180,7 @@ class Search:
         """Recover and begin a new epoch; return False when the search has ended before."""
         for tries in range(_START_TRIES):
             self._inbox.check()
-            self._journal.recover()
+            self._journal.recover(self._anchor)
             if not self._beginning.record(self._experiment.spec):
                 return False
             self._decider.reconfigure(self._experiment.spec)
@@ -188,7 +192,8 @@ class Search:
                     raise
             else:
                 core = self._core
-                _log.info("search begins", epoch=core.epoch, records=core.records, open=len(core.open))
+                held = "none: the log is taken as it is" if self._anchor is None else self._anchor.sequence
+                _log.info("search begins", epoch=core.epoch, records=core.records, open=len(core.open), anchor=held)
                 return True
         raise AssertionError("the last try returns or raises")
 
@@ -209,7 +214,7 @@ class Search:
                 samples.setdefault(current.launch, []).append(sample)
         for launch, own in samples.items():
             self._launches.recovered(launch, tuple(own), exists=launch in existing)
-        self._results.ask(self._launches.take_questions())
+        self._ask()
         if self._experiment.spec.suspend:
             self._suspend()
 
@@ -265,7 +270,15 @@ class Search:
                 raise Fenced("the experiment's status is written by another controller")
             case Broken():
                 raise message.error
-        self._results.ask(self._launches.take_questions())
+        self._ask()
+
+    def _ask(self) -> None:
+        """Ask the store what has become of children that have ended."""
+        tests = frozenset[int]()
+        if self._core.final is not None:
+            runs = {sample: current.final for sample, current in self._core.open.items()}
+            tests = frozenset(sample for sample, run in runs.items() if run is not None and run.settings.test)
+        self._results.ask(self._launches.take_questions(), tests)
 
     def _take_answer(self, answer: Answer) -> None:
         error = answer.error
@@ -382,6 +395,7 @@ class Search:
                 queued=0 if self._core.outcome is not None else self._launches.samples_queued,
                 best_uri=self._store.uri(names.BEST_ARCHITECTURE),
                 problem=self._problem(),
+                head=self._journal.head,
             )
         )
 

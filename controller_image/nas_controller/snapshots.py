@@ -2,9 +2,11 @@
 
 A snapshot is a safetensors file (no pickle): the policy's tensors, and everything else as JSON in its
 metadata. It covers the log's objects up to its number and names the last one's digest, so that it cannot be
-taken for another log's. It is written once; one that cannot be read is passed over for an older one.
+taken for another log's. It is written once, and the log's next object has its digest: one that no object vouches for,
+or that cannot be read, is passed over for an older one.
 """
 
+import hashlib
 import re
 
 import structlog
@@ -15,13 +17,18 @@ from safetensors.torch import load, save
 from nas_api import names
 from nas_api.search_space import search_space
 from nas_controller.state import Core, MakePolicy, SearchState
+from nas_log.errors import LogDamaged
+from nas_log.log import read_object
 from nas_store import Store, tensors
+from nas_store.errors import TooLarge
 
 _log = structlog.get_logger()
 
 # 2: the core remembers results and leaders, which a snapshot of version 1 cannot know. 3: so it does final rewards, and
 # the identities of open samples. 4: and every final training.
 _VERSION = "4"
+# Far beyond what a policy has.
+_MAX_BYTES = 2**28
 _CORE: TypeAdapter[Core] = TypeAdapter(Core)
 _KEY = re.compile(re.escape(names.SNAPSHOT_PREFIX) + r"(\d{10})")
 
@@ -50,26 +57,43 @@ def decode(data: bytes, make_policy: MakePolicy) -> tuple[SearchState, str]:
         policy = make_policy(core.searcher, search_space(core.search_space, core.architecture))
         policy.load(load(data))
         return SearchState(core, policy), metadata["digest"]
-    except (SafetensorError, ValidationError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        # RuntimeError is torch's for a tensor whose shape the policy does not have.
+    except (
+        *(SafetensorError, ValidationError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError),
+        RuntimeError,
+    ) as error:
+        # RuntimeError is torch's for a tensor whose shape the policy does not have, and RecursionError is one.
         raise SnapshotUnreadable(str(error)) from error
 
 
 def newest(store: Store, make_policy: MakePolicy) -> tuple[SearchState, int, str] | None:
-    """Return the state in the newest readable snapshot, the log object it covers and that one's digest.
+    """Return the state in the newest readable snapshot that the log vouches for, the log object it covers and that
+    one's digest.
 
     Raises:
         StoreError: the store cannot be read.
     """
     for key in reversed(store.list(names.SNAPSHOT_PREFIX)):
         match = _KEY.fullmatch(key)
-        data = store.get(key) if match else None
-        if match is None or data is None:
+        if match is None:
             continue
+        sequence = int(match[1])
         try:
+            data = store.get(key, limit=_MAX_BYTES) if (vouched := _vouched(store, sequence)) else None
+            if data is None or hashlib.sha256(data).hexdigest() != vouched:
+                raise SnapshotUnreadable(f"{names.log_key(sequence + 1)} does not vouch for it")
             state, digest = decode(data, make_policy)
-        except SnapshotUnreadable as error:
-            _log.warning("snapshot passed over", key=key, error=str(error))
+        except (SnapshotUnreadable, TooLarge) as error:
+            _log.info("snapshot passed over", key=key, error=str(error))
             continue
-        return state, int(match[1]), digest
+        return state, sequence, digest
     return None
+
+
+def _vouched(store: Store, sequence: int) -> str | None:
+    """Return the digest that the snapshot of this number must have; None: no object of the log has one."""
+    try:
+        following = read_object(store, sequence + 1)
+    except LogDamaged:
+        # Whoever reads the log says what is wrong with it.
+        return None
+    return None if following is None else following.snapshot

@@ -35,6 +35,7 @@ from nas_log.records import (
     SearchEnded,
     Started,
     WarmStarted,
+    misfit,
 )
 
 MakePolicy = Callable[[SearcherSpec, SearchSpace], Policy]
@@ -199,12 +200,14 @@ class SearchState:
             raise LogDamaged(f"a {record.type} record follows Finished")
         match record:
             case Started():
+                # Each counts on; whoever skipped one could lock all controllers after it out of the status.
+                self._expect(record.epoch == core.epoch + 1, record)
                 core.epoch = record.epoch
             case WarmStarted():
                 self._expect(core.warm_start is None and core.proposed == 0, record)
                 core.warm_start = record
             case Inherited():
-                self._expect(core.to_inherit > 0, record)
+                self._expect(core.to_inherit > 0 and math.isfinite(record.reward), record)
                 self._inherit(record)
             case Reconfigured():
                 core.parallelism, core.budget = record.parallelism, record.budget
@@ -229,13 +232,14 @@ class SearchState:
                     current.stop = record.stop if current.arm == "policy" else None
                 core.launched += 1
             case Observed():
-                self._expect(record.sample in core.open, record)
+                self._expect(record.sample in core.open and math.isfinite(record.reward), record)
+                metric = self._metric(record)
+                self._expect(metric is None or math.isfinite(metric), record)
                 current = core.open.pop(record.sample)
                 if current.final is None:
-                    self._observe(record, current)
+                    self._observe(record, current, metric)
                 else:
-                    metric = self._metric(record)
-                    self._final_stage(record).observe(record.sample, current.final, metric, record.reward)
+                    self._final_stage(record).observe(record.sample, current.final, metric, record.reward, record.files)
             case Lost():
                 self._expect(record.sample in core.open, record)
                 current = core.open.pop(record.sample)
@@ -279,9 +283,8 @@ class SearchState:
         self.policy.proposed(record.sample, Proposal(choices, math.nan, version=0))
         self.policy.observed(record.sample, record.reward)
 
-    def _observe(self, record: Observed, current: OpenSample) -> None:
+    def _observe(self, record: Observed, current: OpenSample, metric: float | None) -> None:
         core = self.core
-        metric = self._metric(record)
         core.observed += 1
         core.diverged += record.diverged
         if record.stopped is not None:
@@ -330,7 +333,7 @@ class SearchState:
     @staticmethod
     def _expect(condition: bool, record: Record) -> None:
         if not condition:
-            raise LogDamaged(f"a record cannot follow those before it: {record.model_dump_json()[:300]}")
+            raise misfit(record)
 
 
 def identity(architecture: Architecture) -> str:
@@ -350,10 +353,14 @@ def fold(records: Iterable[Record], make_policy: MakePolicy, state: SearchState 
         LogDamaged: the records do not fit each other.
     """
     for record in records:
-        if state is not None:
-            state.apply(record)
-        elif isinstance(record, Started):
-            state = SearchState.begin(record, make_policy)
-        else:
+        if state is None and not isinstance(record, Started):
             raise LogDamaged(f"the log begins with {record.type}, not with Started")
+        try:
+            if state is not None:
+                state.apply(record)
+            elif isinstance(record, Started):
+                state = SearchState.begin(record, make_policy)
+        except (ValueError, ArithmeticError, LookupError) as error:
+            # Nothing of ours has written it: a model lets more pass than a search does.
+            raise misfit(record) from error
     return state

@@ -1,17 +1,19 @@
 """The search's part of the resource's status, the port it leaves through, and what is told there when."""
 
+import math
 from decimal import ROUND_HALF_EVEN, Context
 from decimal import Decimal as Number
-from statistics import fmean
 from typing import Protocol
 
 from nas_api.base import Model
+from nas_api.bounds import mean
 from nas_api.experiment import (
     LONGEST_MESSAGE,
     ArmStatus,
     Best,
     ControlStatus,
     FinalStatus,
+    LogHead,
     NASExperimentStatus,
     Outcome,
     PolicyVitals,
@@ -41,6 +43,7 @@ class SearchStatus(Model):
     final: FinalStatus | None = None
     problem: Problem | None = None
     outcome: Outcome | None = None
+    log: LogHead | None = None
 
     @classmethod
     def of(cls, status: NASExperimentStatus) -> "SearchStatus":
@@ -58,7 +61,13 @@ def decimal(value: float) -> str:
 
 
 def search_status(
-    state: SearchState, *, running: int, best_uri: str, problem: Problem | None, queued: int = 0
+    state: SearchState,
+    *,
+    running: int,
+    best_uri: str,
+    problem: Problem | None,
+    queued: int = 0,
+    head: LogHead | None = None,
 ) -> SearchStatus:
     """Return the status of a state.
 
@@ -68,6 +77,7 @@ def search_status(
         queued: of these, those that wait in their queue.
         best_uri: where the best architecture is kept.
         problem: what keeps the search from going on, if anything.
+        head: the newest object of the log.
     """
     core = state.core
     budget = core.budget.samples if core.budget is not None else 0
@@ -102,13 +112,14 @@ def search_status(
         policy=PolicyVitals(
             updates=vitals.updates,
             entropy=_optional(vitals.entropy),
-            mean_reward=decimal(fmean(core.last_rewards)) if core.last_rewards else None,
-            first_mean_reward=decimal(fmean(core.first_rewards)) if core.first_rewards else None,
+            mean_reward=decimal(mean(core.last_rewards)) if core.last_rewards else None,
+            first_mean_reward=decimal(mean(core.first_rewards)) if core.first_rewards else None,
         ),
         control=None if core.comparison is None else _control(core.comparison),
         final=None if core.final is None else _final(core.final),
         problem=problem,
         outcome=core.outcome,
+        log=head,
     )
 
 
@@ -129,7 +140,8 @@ def _final(stage: FinalStage) -> FinalStatus:
 
 
 def _optional(value: float | None) -> str | None:
-    return None if value is None else decimal(value)
+    # What is made of rewards at the end of all numbers, as older versions let in, may be none.
+    return None if value is None or math.isnan(value) else decimal(value)
 
 
 def _control(comparison: Comparison) -> ControlStatus:
@@ -138,7 +150,7 @@ def _control(comparison: Comparison) -> ControlStatus:
         policy=_arm(comparison.policy),
         random=_arm(comparison.random),
         pairs=comparison.pairs,
-        difference=decimal(comparison.difference) if comparison.pairs else None,
+        difference=_optional(comparison.difference) if comparison.pairs else None,
         standard_error=_optional(error),
     )
 

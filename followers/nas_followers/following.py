@@ -13,9 +13,10 @@ from typing import Protocol
 import structlog
 
 from nas_api import names
+from nas_api.experiment import DatasetSpec
 from nas_followers.bookmarks import Bookmarks
 from nas_followers.errors import FollowerError, Superseded
-from nas_log.best import Best, BestIsReplaced, read_best
+from nas_log.best import Best, BestIsReplaced, BestTampered, Evidence, read_best
 from nas_log.errors import LogDamaged
 from nas_log.follower import Follower, learning_curve
 from nas_log.reader import Facts, Sample
@@ -70,7 +71,7 @@ class Clock(Protocol):
         """Let time pass."""
 
 
-def follow(store: Store, name: str, destination: Destination, clock: Clock) -> int:
+def follow(store: Store, name: str, destination: Destination, clock: Clock, dataset: DatasetSpec | None = None) -> int:
     """Hand a search over until it has ended; return how many samples it has.
 
     Another follower of the same name that takes over ends the work of this one. What it has done since without knowing
@@ -85,7 +86,7 @@ def follow(store: Store, name: str, destination: Destination, clock: Clock) -> i
         bookmarks = Bookmarks(store, name)
         _log.info("following", after=bookmarks.position.sequence)
         try:
-            return _Following(store, bookmarks, destination, clock).run()
+            return _Following(store, bookmarks, destination, clock, dataset).run()
         except LogDamaged as error:
             raise FollowerError(
                 f"the search's log cannot be read: {error}; to begin anew, remove {names.follower_prefix(name)}"
@@ -100,8 +101,18 @@ def follow(store: Store, name: str, destination: Destination, clock: Clock) -> i
 
 
 class _Following:
-    def __init__(self, store: Store, bookmarks: Bookmarks, destination: Destination, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        bookmarks: Bookmarks,
+        destination: Destination,
+        clock: Clock,
+        dataset: DatasetSpec | None,
+    ) -> None:
         self._store, self._bookmarks, self._destination, self._clock = store, bookmarks, destination, clock
+        self._dataset = dataset
+        self._evidence = Evidence()
+        """What the log says of the best network; whole once everything has been compared."""
         self._log = Follower(store, bookmarks.position)
         self._looked_up = False
         self._marked = clock.now()
@@ -142,10 +153,12 @@ class _Following:
         self._bookmarks.check()
         self._destination.look_up(facts)
         self._looked_up = True
-        samples = 0
+        samples, self._evidence = 0, Evidence()
         for batch in _batches(Follower(self._store)):
             self._hand_over(batch, facts)
             samples += len(batch)
+            for sample in batch:
+                self._evidence.add(sample)
         return samples
 
     def _mark(self) -> None:
@@ -162,9 +175,11 @@ class _Following:
 
     def _best(self, facts: Facts) -> Best | None:
         try:
-            return read_best(self._store, facts.space_spec)
+            return read_best(self._store, facts.space_spec, self._dataset, lambda: self._evidence)
         except BestIsReplaced as error:
             raise FollowerError(f"{error}, although the search has ended: read again") from error
+        except BestTampered as error:
+            raise FollowerError(f"the best network is not handed over: {error}") from error
 
 
 def _batches(log: Follower) -> Iterator[list[Sample]]:

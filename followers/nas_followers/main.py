@@ -83,7 +83,7 @@ def _follow(environment: Mapping[str, str]) -> str:
     # Its import takes seconds, and it reads the variables.
     from nas_followers.mlflow import Mlflow
 
-    samples = follow(open_store(asked.store), "mlflow", Mlflow(asked), _Clock())
+    samples = follow(open_store(asked.store), "mlflow", Mlflow(asked), _Clock(), asked.dataset)
     return f"MLflow at {asked.mlflow.uri} has all {samples} samples."
 
 

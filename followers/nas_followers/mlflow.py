@@ -96,8 +96,8 @@ class Mlflow:
         with self._translated():
             if best is not None:
                 if (document := best.files.get(names.file(names.BEST_PROVENANCE))) is not None:
-                    provenance = Provenance.model_validate_json(document)
-                model = model_formats.TrainedModel.of(best.files)
+                    provenance = Provenance.model_validate_json(document, extra="ignore")
+                model = _trained(best)
                 self._upload(_files(best, model))
                 if model is not None:
                     self._register(model.provenance)
@@ -273,6 +273,14 @@ class Mlflow:
             f"MLflow at {uri} does not answer ({words}): correct spec.tracking.mlflow.uri, or repair the network or the"
             " server"
         ) from error
+
+
+def _trained(best: Best) -> model_formats.TrainedModel | None:
+    try:
+        return model_formats.TrainedModel.of(best.files)
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        # Only weights that nothing vouches for.
+        raise FollowerError(f"the best network is not handed over: its weights are none: {error}") from error
 
 
 def _files(best: Best, model: model_formats.TrainedModel | None) -> dict[str, bytes]:

@@ -3,6 +3,7 @@
 LogError
 ├── Fenced      another process writes the log now
 └── LogDamaged  the log cannot be read: condition LogDamaged
+    └── LogTampered  the log is not the one that the experiment's status has: condition LogTampered
 """
 
 
@@ -16,3 +17,7 @@ class Fenced(LogError):
 
 class LogDamaged(LogError):
     """An object of the log is missing, was changed, or is from a newer version; the message names it."""
+
+
+class LogTampered(LogDamaged):
+    """The log is well-formed, and not the one whose head the experiment's status has; the message names the object."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from nas_api import names
 from nas_api.child import MAX_RESULT_BYTES, Result
-from nas_api.experiment import ObjectiveSpec
+from nas_api.experiment import LogHead, ObjectiveSpec
 from nas_log.errors import LogDamaged
-from nas_log.log import decode, read_objects
+from nas_log.log import read_object, read_objects
 from nas_log.reader import Reader, Sample
 from nas_log.records import Finished
 from nas_store import Store
@@ -31,19 +31,21 @@ BEGINNING = Position(-1, "")
 class Follower(Reader):
     """Reads a log in a store, and goes on with it when it has grown."""
 
-    def __init__(self, store: Store, after: Position = BEGINNING) -> None:
+    def __init__(self, store: Store, after: Position = BEGINNING, anchor: LogHead | None = None) -> None:
         """Prepare; nothing is read yet.
 
         Args:
             store: where the log is.
             after: where an earlier follower has come to: what ended up to there is not handed over again. It is read
                 again, because the samples that were open there are known from nowhere else.
+            anchor: an object that the log must have; None: nobody knows of one.
         """
         super().__init__()
         self.position = after
         """The newest object all of whose samples have been handed over: with it another follower goes on."""
         self._store = store
         self._after = after
+        self._anchor = anchor
         self._last = BEGINNING
         self._ended: deque[Sample] = deque()
 
@@ -53,11 +55,14 @@ class Follower(Reader):
         Raises:
             LogDamaged: an object is missing, was changed, has a record that is not known here or cannot follow, or
                 the log is another one than ``after`` is of; the message names the object.
+            LogTampered: the log does not have the anchor.
             StoreError: the store cannot be read; the next read goes on where this one was.
         """
         yield from self._hand_over()
         after = self._after
-        for each in read_objects(self._store, self._last.sequence, self._last.digest):
+        anchor, last = self._anchor, self._last
+        due = anchor if anchor is not None and anchor.sequence > last.sequence else None
+        for each in read_objects(self._store, last.sequence, last.digest, due):
             key = names.log_key(each.sequence)
             if each.sequence == after.sequence and each.digest != after.digest:
                 raise LogDamaged(f"{key} is not the object that was read here before: begin at the log's beginning")
@@ -88,8 +93,8 @@ def end_of_log(store: Store) -> Finished | None:
         StoreError: the store cannot be read.
     """
     keys = [key for key in store.list(names.LOG_PREFIX) if key.endswith(".json")]
-    newest = store.get(keys[-1]) if keys else None
-    records = [] if newest is None else decode(len(keys) - 1, newest).records
+    newest = read_object(store, len(keys) - 1) if keys else None
+    records = [] if newest is None else newest.records
     return next((record for record in records if isinstance(record, Finished)), None)
 
 

@@ -6,6 +6,8 @@ lease and no clock. An object is canonical JSON (sorted keys, no spaces)::
 
     {"version": 1, "writer": nonce of the process, "sequence": n, "previous": SHA-256 of object n-1 or "",
      "records": [...], "checksum": SHA-256 of this document without the checksum}
+
+Where a snapshot covers the log up to the object before this one, ``"snapshot"`` is the SHA-256 of that.
 """
 
 import hashlib
@@ -14,21 +16,27 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 from pydantic import ValidationError
 
 from nas_api import names
-from nas_log.errors import Fenced, LogDamaged
+from nas_api.experiment import LogHead
+from nas_log.errors import Fenced, LogDamaged, LogTampered
 from nas_log.records import RECORDS, Record
 from nas_store import Store
+from nas_store.errors import TooLarge
 
 _VERSION = 1
 _KEY = re.compile(re.escape(names.LOG_PREFIX) + r"(\d{10})\.json")
 # Objects fetched at once, and how many may wait to be folded: a long log must not fill the memory.
 _THREADS = 8
 _AHEAD = 64
+# Far beyond any object that a search writes.
+_MAX_BYTES = 2**26
+_RESTORE = "restore it from the bucket's versions"
 
 
 @dataclass(frozen=True)
@@ -41,9 +49,11 @@ class LogObject:
     digest: str
     """SHA-256 of its bytes in hex: what the next object calls ``previous``."""
     records: list[Record]
+    snapshot: str | None = None
+    """SHA-256 in hex of the snapshot up to the object before it; None: there is none."""
 
 
-def encode(writer: str, sequence: int, previous: str, records: Sequence[Record]) -> bytes:
+def encode(writer: str, sequence: int, previous: str, records: Sequence[Record], snapshot: str | None = None) -> bytes:
     """Return the bytes of a log object; equal arguments give equal bytes."""
     document: dict[str, Any] = {
         "version": _VERSION,
@@ -53,6 +63,8 @@ def encode(writer: str, sequence: int, previous: str, records: Sequence[Record])
         # Through JSON text: pydantic writes NaN and infinity as strings only there.
         "records": [json.loads(record.model_dump_json(by_alias=True, exclude_none=True)) for record in records],
     }
+    if snapshot is not None:
+        document["snapshot"] = snapshot
     return _canonical({**document, "checksum": _digest(_canonical(document))})
 
 
@@ -76,26 +88,41 @@ def decode(sequence: int, data: bytes) -> LogObject:
         if document["sequence"] != sequence:
             raise LogDamaged(f"{key} is a copy of object {document['sequence']}; restore it from the bucket's versions")
         records = RECORDS.validate_python(document["records"], extra="ignore")
-        return LogObject(sequence, document["previous"], _digest(data), records)
+        return LogObject(sequence, document["previous"], _digest(data), records, document.get("snapshot"))
     except ValidationError as error:
         first = error.errors()[0]
         raise LogDamaged(
             f"{key} has a record that this controller does not know ({first['msg']}): run the version that wrote it"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LogDamaged(f"{key} is not a log object ({error}); restore it from the bucket's versions") from error
 
 
-def read_objects(store: Store, after: int = -1, previous: str = "") -> Iterator[LogObject]:
+def read_object(store: Store, sequence: int) -> LogObject | None:
+    """Return one object, checked by itself alone; None: there is none.
+
+    Raises:
+        LogDamaged: it was changed, or is from a newer version.
+        StoreError: the store cannot be read.
+    """
+    data = _get(store, names.log_key(sequence))
+    return None if data is None else decode(sequence, data)
+
+
+def read_objects(
+    store: Store, after: int = -1, previous: str = "", anchor: LogHead | None = None
+) -> Iterator[LogObject]:
     """Yield the objects after a sequence number, in order, checked against each other.
 
     Args:
         store: where the log is.
         after: the last object that need not be read; the objects up to it must still exist.
         previous: the digest of that object.
+        anchor: an object that the log had before, as somebody knows who is not in the store; None: nobody does.
 
     Raises:
         LogDamaged: an object is missing, was changed or is not the next one's predecessor.
+        LogTampered: the log does not have the anchor.
         StoreError: the store cannot be read.
     """
     found = {int(match[1]) for key in store.list(names.LOG_PREFIX) if (match := _KEY.fullmatch(key))}
@@ -103,12 +130,20 @@ def read_objects(store: Store, after: int = -1, previous: str = "") -> Iterator[
     for sequence in range(max(last, after) + 1):
         if sequence not in found:
             raise LogDamaged(f"{names.log_key(sequence)} is missing; restore it from the bucket's versions")
+    if anchor is not None and anchor.sequence > last:
+        first, until = names.log_key(last + 1), names.log_key(anchor.sequence)
+        what = first if first == until else f"{first} to {until}"
+        raise LogTampered(f"{what} was there when the status was written and is missing; {_RESTORE}")
+    if anchor is not None and anchor.sequence <= after:
+        _hold(anchor, _get(store, names.log_key(anchor.sequence)))
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="log") as pool:
         for start in range(after + 1, last + 1, _AHEAD):
             chunk = range(start, min(start + _AHEAD, last + 1))
-            for sequence, data in zip(chunk, pool.map(store.get, map(names.log_key, chunk)), strict=True):
+            for sequence, data in zip(chunk, pool.map(partial(_get, store), map(names.log_key, chunk)), strict=True):
                 if data is None:
                     raise LogDamaged(f"{names.log_key(sequence)} vanished while the log was read")
+                if anchor is not None and anchor.sequence == sequence:
+                    _hold(anchor, data)
                 current = decode(sequence, data)
                 if current.previous != previous:
                     raise LogDamaged(
@@ -146,8 +181,12 @@ class Log:
         self.sequence = sequence
         self.digest = digest
 
-    def append(self, records: Sequence[Record]) -> None:
-        """Write one object with these records. After a StoreError call it again with the same records.
+    def append(self, records: Sequence[Record], snapshot: str | None = None) -> None:
+        """Write one object with these records. After a StoreError call it again with the same arguments.
+
+        Args:
+            records: its records.
+            snapshot: SHA-256 in hex of the snapshot that covers the log so far; None: there is none.
 
         Raises:
             Fenced: another process has written the next object.
@@ -155,7 +194,7 @@ class Log:
         """
         sequence = self.sequence + 1
         key = names.log_key(sequence)
-        data = encode(self._writer, sequence, self.digest, records)
+        data = encode(self._writer, sequence, self.digest, records, snapshot)
         if not self._store.put_if_absent(key, data):
             # Our own write, whose answer was lost, looks the same from here: what is there decides.
             found = self._store.get(key)
@@ -163,6 +202,20 @@ class Log:
                 raise Fenced(f"{key} was written by another process")
         self.sequence = sequence
         self.digest = _digest(data)
+
+
+def _get(store: Store, key: str) -> bytes | None:
+    try:
+        return store.get(key, limit=_MAX_BYTES)
+    except TooLarge as error:
+        raise LogDamaged(f"{error}: {_RESTORE}") from error
+
+
+def _hold(anchor: LogHead, data: bytes | None) -> None:
+    """Compare the object of an anchor's number with it."""
+    if data is None or _digest(data) != anchor.digest:
+        key = names.log_key(anchor.sequence)
+        raise LogTampered(f"{key} is not the object that the status knows by its SHA-256 (status.log); {_RESTORE}")
 
 
 def _canonical(document: dict[str, Any]) -> bytes:

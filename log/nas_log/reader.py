@@ -36,6 +36,7 @@ from nas_log.records import (
     SearchEnded,
     Started,
     WarmStarted,
+    misfit,
 )
 
 _T = TypeVar("_T")
@@ -106,6 +107,8 @@ class Sample:
     """Where its training was stopped early: metrics and reward are underestimates."""
     rung: Rung | None = None
     """What it had at the epoch of early stopping."""
+    files: dict[str, str] | None = None
+    """Of the final training's test: SHA-256 in hex of its network's files, by name. None where the log has none."""
     reason: str = ""
     """Why it was lost."""
     message: str = ""
@@ -132,7 +135,11 @@ class Reader:
             LogDamaged: a record cannot follow those before it; the reader cannot go on.
         """
         for record in records:
-            ended = self._take(record)
+            try:
+                ended = self._take(record)
+            except (ValueError, ArithmeticError, LookupError) as error:
+                # Nothing of ours has written it: a model lets more pass than a search does.
+                raise misfit(record) from error
             if ended is not None:
                 yield ended
 
@@ -182,7 +189,7 @@ class Reader:
         sample.state = "Diverged" if record.diverged else "Observed"
         sample.reported, sample.reward, sample.seconds = record.metrics, record.reward, record.seconds
         sample.reused, sample.stopped, sample.rung = record.reused, record.stopped, record.rung
-        sample.ended = record.moment
+        sample.ended, sample.files = record.moment, record.files
         if record.reused is None:
             sample.metrics, sample.parameters = counted(record.metrics, record.parameters), record.parameters
             if facts.searcher.duplicates == "Reuse":
@@ -231,5 +238,5 @@ def _inherited(facts: Facts, record: Inherited) -> Sample:
 def _known(found: _T | None, record: Record) -> _T:
     """Return what a record speaks of."""
     if found is None:
-        raise LogDamaged(f"a record cannot follow those before it: {record.model_dump_json()[:300]}")
+        raise misfit(record)
     return found

@@ -15,6 +15,7 @@ from nas_api.experiment import BudgetSpec, FinalTrainingSpec, ObjectiveSpec, Opt
 from nas_api.reasons import LostReason, Reason
 from nas_api.search_space import SearchSpaceSpec
 from nas_api.stopping import Rung, Stopped, StopRule
+from nas_log.errors import LogDamaged
 
 Arm = Literal["policy", "random"]
 """Who drew a sample: the policy, or the control arm, uniformly at random and unknown to the policy."""
@@ -153,6 +154,8 @@ class Observed(Model):
     """Where the training was stopped early: metrics and reward are underestimates. None: it was not."""
     rung: Rung | None = None
     """What it had at the epoch of early stopping, for the rules of later children; None without early stopping."""
+    files: dict[str, str] | None = None
+    """Of the final training's test: SHA-256 in hex of what it has left to hand over, by file name. None: nothing."""
     moment: AwareDatetime | None = None
     """Wall-clock time of the record; None in logs of older writers. For reports: nothing is decided by it."""
 
@@ -227,3 +230,8 @@ Record = Annotated[
 ]
 
 RECORDS: TypeAdapter[list[Record]] = TypeAdapter(list[Record])
+
+
+def misfit(record: Record) -> LogDamaged:
+    """Return the error for a record that cannot be where it is."""
+    return LogDamaged(f"a record cannot follow those before it: {ascii(record)[:300]}")

@@ -245,6 +245,7 @@ def follower_job(experiment: NASExperiment, settings: Settings) -> Object:
         uid=meta.uid,
         store=StoreLocation(s3=s3_location(experiment)),
         mlflow=mlflow,
+        dataset=spec.trainer.dataset,
     )
     secret = mlflow.credentials_secret
     credentials = () if secret is None else names.MLFLOW_CREDENTIAL_KEYS

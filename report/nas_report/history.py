@@ -3,14 +3,16 @@
 Rows hold choices, not architectures: 12,800 networks of 15 layers are 8 MB of numbers and a hundred of objects.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from statistics import fmean
 
 from nas_api.architecture import Architecture
+from nas_api.bounds import LARGEST, LARGEST_COUNT, LARGEST_REWARD, mean
 from nas_api.decisions import Choices, Decision
 from nas_api.stopping import Stopped, StopRule
+from nas_log.errors import LogDamaged
 from nas_log.reader import Facts, Reader, Sample
 from nas_log.records import FinalRun, Record
 
@@ -88,7 +90,7 @@ class FinalTrial:
     @property
     def reward(self) -> float:
         """The mean, in which those that diverged count; what trials are ranked by."""
-        return fmean(each.reward for each in self.trainings if each.fate in (Fate.TRAINED, Fate.DIVERGED))
+        return mean([each.reward for each in self.trainings if each.fate in (Fate.TRAINED, Fate.DIVERGED)])
 
 
 class History:
@@ -176,10 +178,16 @@ class History:
         """Return what was decided; making the tuple anew for each sample would take seconds."""
         if len(self._decisions) != len(sample.choices):
             self._decisions = self.facts.space.decisions(sample.number)
+            if len(self._decisions) != len(sample.choices):
+                raise LogDamaged(f"the architecture of sample {sample.number} is not of its space")
         return self._decisions
 
     def add(self, ended: Iterable[Sample]) -> None:
-        """Go on with samples that have ended, as the reader yields them; the open ones come from it."""
+        """Go on with samples that have ended, as the reader yields them; the open ones come from it.
+
+        Raises:
+            LogDamaged: a sample's architecture is not of the search's space.
+        """
         for sample in ended:
             # What an earlier experiment has trained is no cost or result of this one.
             if sample.arm != "inherited":
@@ -191,29 +199,35 @@ class History:
         self.finals = [row for row in self._numbered.values() if isinstance(row, FinalTraining)]
 
     def _row(self, sample: Sample) -> Row | FinalTraining:
-        fate, metric = _FATES[sample.state], sample.metrics.get(self.facts.objective.metric, 0.0)
-        reward, seconds = sample.reward or 0.0, sample.seconds or 0.0
+        fate, metric = _FATES[sample.state], _drawn(sample.metrics.get(self.facts.objective.metric, 0.0))
+        reward, seconds = _drawn(sample.reward or 0.0), _drawn(sample.seconds or 0.0, LARGEST)
         if sample.final is not None:
             return FinalTraining(sample.number, sample.final, fate, sample.reason, metric, reward, seconds)
         rule, rung = sample.launches[-1].stop if sample.launches else None, sample.rung
         return Row(
             number=sample.number,
-            choices=self.facts.space.encode(sample.architecture),
+            choices=self._choices(sample),
             random=sample.arm == "random",
             launches=len(sample.launches),
             rule=rule,
             fate=fate,
             reason=sample.reason,
             reused=sample.reused is not None,
-            stopped=sample.stopped,
+            stopped=None if sample.stopped is None or sample.stopped.of > LARGEST_COUNT else sample.stopped,
             # Launched before a change of the epoch, it has a rule of the one and a rung of the other.
             hopeless=rule is not None and rung is not None and rung.epoch == rule.epoch and rule.ends(rung),
             reward=reward,
             metric=metric,
-            cost=sample.metrics.get(self.cost_name, 0.0),
-            parameters=sample.parameters or 0,
+            cost=_drawn(sample.metrics.get(self.cost_name, 0.0)),
+            parameters=min(sample.parameters or 0, LARGEST_COUNT),
             seconds=seconds,
         )
+
+    def _choices(self, sample: Sample) -> Choices:
+        try:
+            return self.facts.space.encode(sample.architecture)
+        except (ValueError, LookupError) as error:
+            raise LogDamaged(f"the architecture of sample {sample.number} is not of its space: {error}") from error
 
     def _time(self, sample: Sample) -> None:
         if not sample.launches:
@@ -223,9 +237,16 @@ class History:
             if sample.ended is not None and launched.moment is not None:
                 self.lost_seconds += (sample.ended - launched.moment).total_seconds()
         elif sample.final is None and len(launched.samples) > 1:
-            longest, seconds = self._longest.get(launched.launch, 0.0), sample.seconds or 0.0
+            longest, seconds = self._longest.get(launched.launch, 0.0), _drawn(sample.seconds or 0.0, LARGEST)
             self.shared_seconds += min(longest, seconds)
             self._longest[launched.launch] = max(longest, seconds)
+
+
+def _drawn(value: float, largest: float = LARGEST_REWARD) -> float:
+    """Return a number that can be drawn, whatever an older version has let into the log."""
+    if math.isnan(value) or abs(value) < 1 / LARGEST_REWARD:
+        return 0.0
+    return max(-largest, min(largest, value))
 
 
 def read(records: Iterable[Record]) -> History | None:

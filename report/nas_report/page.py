@@ -37,6 +37,9 @@ def render(history: History, experiment: NASExperiment, made: datetime) -> str:
         history: what its log says.
         experiment: its manifest: the name, and what the log does not say of the children.
         made: the moment that the report calls its own.
+
+    Raises:
+        LogDamaged: an architecture is not of the search's space.
     """
     drawn = [draw(history) for draw in _PANELS]
     return _document(

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
-from statistics import fmean, stdev
 
 import numpy as np
 
 from nas_api.agreement import kendall
+from nas_api.bounds import mean, spread
 from nas_api.child import FinalSettings
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.spaces.convolutional_cell import OPERATION, ConvolutionalCellArchitecture
@@ -636,7 +636,7 @@ def final_training(history: History) -> Panel:
     body = ""
     if len(of) >= _FEWEST_RANKED:
         x = Axis.around([history.sample(each).reward for each in of])
-        means = {each: fmean(trial.metrics) for each, trial in best.items()}
+        means = {each: mean(trial.metrics) for each, trial in best.items()}
         y = Axis.around(means.values())
         points = [(x.at(history.sample(each).reward), y.at(means[each])) for each in of]
         titles = [f"sample {each}: {metric} {number(means[each])}" for each in of]
@@ -693,8 +693,8 @@ def _measured(trial: FinalTrial) -> str:
     metrics, of = trial.metrics, len(trial.trainings)
     if not metrics:
         return _words(trial.trainings[0].reason).strip() or trial.trainings[0].fate.value
-    spread = f" ± {number(stdev(metrics), 2)}" if len(metrics) > 1 else ""
-    return f"{number(fmean(metrics), 5)}{spread}{f' ({len(metrics)} of {of} seeds)' if of > len(metrics) else ''}"
+    around = f" ± {number(spread(metrics), 2)}" if len(metrics) > 1 else ""
+    return f"{number(mean(metrics), 5)}{around}{f' ({len(metrics)} of {of} seeds)' if of > len(metrics) else ''}"
 
 
 def _alike(test: FinalRun, run: FinalRun) -> bool:

@@ -33,6 +33,22 @@ class Store(Protocol):
     def put(self, key: str, data: bytes) -> None:
         """Store data whatever was there: for checkpoints and ``best/`` only."""
 
+    def copy(self, source: str, target: str, *, limit: int) -> bool:
+        """Store under one key what is under another, whatever was there; it takes no memory here.
+
+        Returns whether there was anything to copy.
+
+        Raises:
+            TooLarge: there are more than ``limit`` bytes, which were not copied.
+        """
+
+    def digest(self, key: str, *, limit: int) -> str | None:
+        """Return the SHA-256 in hex of what is stored under a key, or None; it is read piece by piece.
+
+        Raises:
+            TooLarge: there are more than ``limit`` bytes, which were not read.
+        """
+
     def list(self, prefix: str) -> list[str]:
         """Return all keys that begin with a prefix, sorted."""
 

@@ -1,9 +1,13 @@
 """A folder as a store: for ``nas run`` and for tests. Safe between processes on one file system."""
 
+import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 from nas_api import names
@@ -53,6 +57,24 @@ class FolderStore:
             aside.replace(path)
             _flush_folder(path.parent)
 
+    def copy(self, source: str, target: str, *, limit: int) -> bool:
+        """See :class:`nas_store.Store`."""
+        path = self._path(target)
+        with self._errors(), self._opened(source, limit) as file:
+            if file is None:
+                return False
+            with self._aside(path) as (aside, copy):
+                shutil.copyfileobj(file, copy)
+                _flush(copy)
+                aside.replace(path)
+                _flush_folder(path.parent)
+        return True
+
+    def digest(self, key: str, *, limit: int) -> str | None:
+        """See :class:`nas_store.Store`."""
+        with self._errors(), self._opened(key, limit) as file:
+            return None if file is None else hashlib.file_digest(file, "sha256").hexdigest()
+
     def list(self, prefix: str) -> list[str]:
         """See :class:`nas_store.Store`."""
         # Only the deepest folder that the prefix names needs to be walked.
@@ -84,17 +106,33 @@ class FolderStore:
         return self._root / check_key(key)
 
     @contextmanager
+    def _opened(self, key: str, limit: int) -> Iterator[BufferedReader | None]:
+        try:
+            opened = self._path(key).open("rb")
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            yield None
+            return
+        with opened as file:
+            if (size := os.fstat(file.fileno()).st_size) > limit:
+                raise TooLarge(f"{key} has {size} bytes, more than {limit}")
+            yield file
+
+    @contextmanager
     def _written_aside(self, path: Path, data: bytes) -> Iterator[Path]:
+        with self._aside(path) as (aside, file):
+            file.write(data)
+            _flush(file)
+            yield aside
+
+    @contextmanager
+    def _aside(self, path: Path) -> Iterator[tuple[Path, BinaryIO]]:
         incoming = self._root / _INCOMING
         incoming.mkdir(parents=True, exist_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = incoming / uuid4().hex
         try:
             with aside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            yield aside
+                yield aside, file
         finally:
             aside.unlink(missing_ok=True)
 
@@ -104,6 +142,11 @@ class FolderStore:
             yield
         except OSError as error:
             raise StoreUnreachable(f"the folder {self._root} cannot be used: {error}") from error
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _flush_folder(folder: Path) -> None:

@@ -1,9 +1,11 @@
 """S3 as a store: AWS and every server that honours ``If-None-Match`` on PUT."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -29,6 +31,7 @@ from nas_store.errors import (
 from nas_store.keys import check_key
 
 if TYPE_CHECKING:
+    from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
 
 _T = TypeVar("_T")
@@ -36,6 +39,7 @@ _T = TypeVar("_T")
 _DEFAULT_REGION = "us-east-1"
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 20
+_PIECE_BYTES = 2**20
 # Tries of one call in all: a second or two of trouble is nobody's business, more is the caller's to report.
 _TRIES = 4
 _CONFLICT_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
@@ -69,6 +73,30 @@ class Listed:
     """Changes with the content; nothing else is promised of it."""
 
 
+def is_foreign(endpoint: str) -> bool:
+    """Return whether keys that are found here would sign requests to a server that the configuration here names not.
+
+    The configuration is the environment's (``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL``) or AWS's own file; AWS itself
+    where those name none. Without keys nothing is signed.
+
+    Raises:
+        StoreUnreachable: the configuration, or the endpoint, cannot be used.
+    """
+    session = boto3.session.Session()
+    try:
+        region = session.region_name or _DEFAULT_REGION
+        configured = session.client("s3", region_name=region).meta.endpoint_url
+        return session.get_credentials() is not None and _server(endpoint) != _server(configured)
+    except (ValueError, BotoCoreError) as error:
+        raise StoreUnreachable(f"the configuration of AWS here cannot be used: {error}") from error
+
+
+def _server(url: str) -> tuple[str, str | None, int | None]:
+    """Return what of a URL tells one server from another."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
 class S3Store:
     """See :class:`nas_store.Store`. Credentials come from the environment, as boto3 finds them."""
 
@@ -100,17 +128,22 @@ class S3Store:
         """See :class:`nas_store.Store`."""
 
         def call() -> bytes | None:
-            try:
-                response = self._client.get_object(Bucket=self._location.bucket, Key=self._key(key))
-            except ClientError as error:
-                if _code(error) == "NoSuchKey":
-                    return None
-                raise
-            body, size = response["Body"], response["ContentLength"]
-            if limit is not None and size > limit:
-                body.close()
-                raise TooLarge(f"{key} has {size} bytes, more than {limit}")
-            return body.read()
+            body = self._body(key, limit)
+            return None if body is None else body.read()
+
+        return self._translated(f"GET {key}", call)
+
+    def digest(self, key: str, *, limit: int) -> str | None:
+        """See :class:`nas_store.Store`."""
+
+        def call() -> str | None:
+            body = self._body(key, limit)
+            if body is None:
+                return None
+            digest = hashlib.sha256()
+            for piece in body.iter_chunks(_PIECE_BYTES):
+                digest.update(piece)
+            return digest.hexdigest()
 
         return self._translated(f"GET {key}", call)
 
@@ -143,6 +176,29 @@ class S3Store:
             lambda: self._client.put_object(Bucket=self._location.bucket, Key=self._key(key), Body=data),
         )
 
+    def copy(self, source: str, target: str, *, limit: int) -> bool:
+        """See :class:`nas_store.Store`; the server copies, and what it copies is what was measured."""
+        bucket = self._location.bucket
+
+        def call() -> bool:
+            try:
+                found = self._client.head_object(Bucket=bucket, Key=self._key(source))
+            except ClientError as error:
+                if _status(error) == 404:
+                    return False
+                raise
+            if (size := found["ContentLength"]) > limit:
+                raise TooLarge(f"{source} has {size} bytes, more than {limit}")
+            self._client.copy_object(
+                Bucket=bucket,
+                Key=self._key(target),
+                CopySource={"Bucket": bucket, "Key": self._key(source)},
+                CopySourceIfMatch=found["ETag"],
+            )
+            return True
+
+        return self._translated(f"COPY {source}", call)
+
     def list(self, prefix: str) -> list[str]:
         """See :class:`nas_store.Store`."""
         return list(self.listing(prefix))
@@ -172,6 +228,19 @@ class S3Store:
         self.put_if_absent(names.PROBE, b"first")
         if self.put_if_absent(names.PROBE, b"second"):
             raise _unsuitable("it answered two writes with If-None-Match: * of one key with success")
+
+    def _body(self, key: str, limit: int | None) -> "StreamingBody | None":
+        try:
+            response = self._client.get_object(Bucket=self._location.bucket, Key=self._key(key))
+        except ClientError as error:
+            if _code(error) == "NoSuchKey":
+                return None
+            raise
+        body, size = response["Body"], response["ContentLength"]
+        if limit is not None and size > limit:
+            body.close()
+            raise TooLarge(f"{key} has {size} bytes, more than {limit}")
+        return body
 
     def _key(self, key: str) -> str:
         return self._location.prefix + check_key(key)

@@ -22,3 +22,10 @@ from nas_api.harmless import harmless
 )
 def test_what_a_terminal_would_obey_is_gone(text: str, shown: str) -> None:
     assert harmless(text) == shown
+
+
+@pytest.mark.parametrize("unit", ["\x9d", "\x9b", "\x1b]", "\x1b[", "\x9b0", "\x1bP\x90", "\x9d\x1b", "\x1b "])
+def test_what_never_ends_is_looked_at_once(unit: str) -> None:
+    # A look at all of the rest for each would take half an hour.
+    shown = harmless(unit * 500_000)
+    assert "\x1b" not in shown and "\x9d" not in shown

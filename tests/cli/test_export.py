@@ -1,11 +1,13 @@
 """``nas export``: a folder that needs nothing of ours, and a page in it that is run word for word."""
 
+import hashlib
 import json
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -21,15 +23,19 @@ from safetensors.torch import save
 
 from nas_api import names
 from nas_api.architecture import ARCHITECTURE, Architecture
-from nas_api.child import S3Location, StoreLocation
-from nas_api.experiment import NASExperiment
+from nas_api.child import FinalSettings, S3Location, StoreLocation
+from nas_api.experiment import FinalTrainingSpec, NASExperiment, NASExperimentSpec, OptimizerSpec
 from nas_api.handover import Preprocessing, Provenance
+from nas_api.reasons import Reason
 from nas_api.source import architecture_source
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_api.spaces.recurrent_cell import RecurrentCellArchitecture
 from nas_cli.errors import Refusal
 from nas_cli.local_status import read_run_status
 from nas_cli.main import main
+from nas_log.best import TRAINED
+from nas_log.log import Log, read_objects
+from nas_log.records import FinalProposed, FinalRun, Launched, Observed, Proposed, SearchEnded, Started
 from nas_store import Store, open_store
 from nas_trainer.images.export import onnx_model
 
@@ -54,13 +60,51 @@ def run_folder(folder: Path, **spec: Any) -> Store:
     return open_store(StoreLocation(folder=str(folder)))
 
 
-def leave_best(store: Store, architecture: Architecture) -> str | None:
-    """Leave what the controller writes, and return the module."""
+def leave_best(store: Store, architecture: Architecture, spec: NASExperimentSpec | None = None) -> str | None:
+    """Leave what the controller writes, and return the module; ``spec`` is the store's manifest's if not given."""
     module = architecture_source(architecture, in_channels=1)
     store.put(names.BEST_ARCHITECTURE, architecture.canonical().encode())
-    if module is not None:
-        store.put(names.BEST_MODULE, module.encode())
+    if spec is None:
+        spec = NASExperiment.model_validate_json(store.get(names.RUN_MANIFEST) or b"").spec
+    started = Started(
+        epoch=1,
+        moment=datetime(2026, 1, 1, tzinfo=UTC),
+        search_space=spec.search_space,
+        searcher=spec.searcher,
+        objective=spec.objective,
+    )
+    Log(store).append(
+        [
+            started,
+            Proposed(sample=0, architecture=architecture, log_probability=-1.0, version=0),
+            Launched(launch=0, samples=(0,), attempt=1),
+            Observed(sample=0, metrics={spec.objective.metric: 0.5}, reward=0.125),
+        ]
+    )
     return module
+
+
+def leave_test(store: Store, architecture: Architecture, files: dict[str, str] | None) -> None:
+    """Leave the log of a final training, whose test has left these files."""
+    *_, last = read_objects(store)
+    optimizer = OptimizerSpec()
+    run = FinalRun(of=0, settings=FinalSettings(test=True), optimizer=optimizer, epochs=1)
+    Log(store, last.sequence, last.digest).append(
+        [
+            SearchEnded(
+                reason=Reason.SAMPLES_SPENT, message="", final_training=FinalTrainingSpec.model_validate(FINAL)
+            ),
+            FinalProposed(sample=1, architecture=architecture, run=run),
+            Launched(launch=1, samples=(1,), attempt=1),
+            Observed(sample=1, metrics={"accuracy": 0.5}, reward=0.125, files=files),
+        ]
+    )
+
+
+def digests(store: Store) -> dict[str, str]:
+    """Return what the controller finds of what a test has left."""
+    found = {names.file(key): store.get(key) for _, key in TRAINED}
+    return {name: hashlib.sha256(data).hexdigest() for name, data in found.items() if data is not None}
 
 
 def leave_trained(store: Store, module: str, shape: tuple[int, int, int]) -> torch.nn.Module:
@@ -86,6 +130,7 @@ def leave_trained(store: Store, module: str, shape: tuple[int, int, int]) -> tor
     model, _ = onnx_model(network, before)
     store.put(names.BEST_ONNX, model)
     store.put(names.BEST_WEIGHTS, save({name: value.clone() for name, value in network.state_dict().items()}))
+    leave_test(store, NETWORK, digests(store))
     return network
 
 
@@ -325,6 +370,104 @@ def test_files_of_two_networks_are_not_mixed(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+POISON = b"import os; os.system('touch poisoned')"
+
+
+def trained_folder(folder: Path, files: dict[str, bytes]) -> Store:
+    """Return a run's store with a trained network of these files, as its log has them."""
+    store = run_folder(folder)
+    leave_best(store, NETWORK)
+    for key, data in files.items():
+        store.put(key, data)
+    leave_test(store, NETWORK, digests(store))
+    return store
+
+
+BEFORE = Preprocessing(channels=1, height=8, width=8, brightest=16.0, classes=tuple("abcdefghij"))
+FILES = {
+    names.BEST_PREPROCESSING: BEFORE.model_dump_json(by_alias=True).encode(),
+    names.BEST_ONNX: b"onnx",
+    names.BEST_WEIGHTS: b"weights",
+}
+
+
+def test_no_code_is_taken_from_the_bucket(tmp_path: Path) -> None:
+    store = trained_folder(tmp_path / "run", FILES)
+    store.put(names.BEST_MODULE, POISON)
+    outcome = nas("export", tmp_path / "run", "-o", tmp_path / "out")
+    assert outcome.exit_code == 0, outcome.output
+    assert (tmp_path / "out" / "network.py").read_text() == architecture_source(NETWORK, in_channels=1)
+    assert (tmp_path / "out" / "weights.safetensors").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("layout", ["folder", "kserve", "mlflow"])
+@pytest.mark.parametrize("key", FILES)
+def test_a_file_that_was_not_tested_is_refused(tmp_path: Path, key: str, layout: str) -> None:
+    store = trained_folder(tmp_path / "run", FILES)
+    store.put(key, FILES[key].replace(b"abc", b"acb") + b" ")
+    refused = nas("export", tmp_path / "run", "-o", tmp_path / "out", "--format", layout)
+    assert refused.exit_code == 1 and refused.stderr.count("\n") == 1
+    assert f"{key} is not the file that was tested: its SHA-256 is" in refused.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_no_test_has_left_is_refused(tmp_path: Path) -> None:
+    leave_best(run_folder(tmp_path / "run"), NETWORK)
+    open_store(StoreLocation(folder=str(tmp_path / "run"))).put(names.BEST_WEIGHTS, b"weights")
+    refused = nas("export", tmp_path / "run", "-o", tmp_path / "out")
+    assert refused.exit_code == 1
+    assert "best/weights.safetensors is there, and no test in the search's log has left it" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "data"),
+    [
+        (names.BEST_ARCHITECTURE, ConvolutionalArchitecture.parse_short("3x3:6").canonical().encode()),
+        (names.BEST_ARCHITECTURE, b'{"space":"convolutional"}'),
+        (names.BEST_ARCHITECTURE, b"[" * 100_000),
+        (names.BEST_PROVENANCE, b'{"digest": 3}'),
+    ],
+)
+def test_documents_that_the_search_has_not_left_are_refused(tmp_path: Path, key: str, data: bytes) -> None:
+    store = trained_folder(tmp_path / "run", FILES)
+    store.put(key, data)
+    refused = nas("export", tmp_path / "run", "-o", tmp_path / "out")
+    assert refused.exit_code == 1
+    assert f"the best network is not handed over: {key} " in refused.stderr
+    assert "restore it from the bucket's versions" in refused.stderr
+
+
+def test_other_digests_in_the_provenance_are_refused(tmp_path: Path) -> None:
+    store = trained_folder(tmp_path / "run", FILES)
+    provenance = Provenance(
+        experiment="digits",
+        namespace="local",
+        uid=UID,
+        sample=0,
+        digest=NETWORK.digest,
+        metric_name="accuracy",
+        goal="Maximize",
+        reward=0.5,
+        validation_metric=0.8,
+        software="0.1.0",
+        files={"weights.safetensors": "0" * 64},
+    )
+    store.put(names.BEST_PROVENANCE, provenance.model_dump_json(by_alias=True).encode())
+    refused = nas("export", tmp_path / "run", "-o", tmp_path / "out")
+    assert refused.exit_code == 1 and "best/provenance.json has other digests" in refused.stderr
+
+
+def test_what_an_older_version_has_tested_is_handed_over_with_a_warning(tmp_path: Path) -> None:
+    store = run_folder(tmp_path / "run")
+    leave_best(store, NETWORK)
+    for key, data in FILES.items():
+        store.put(key, data)
+    leave_test(store, NETWORK, None)
+    outcome = nas("export", tmp_path / "run", "-o", tmp_path / "out")
+    assert outcome.exit_code == 0, outcome.output
+    assert "Nothing vouches for preprocessing.json, network.onnx, weights.safetensors" in outcome.stderr
+
+
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     run_folder(tmp_path / "run")
     nothing = nas("export", tmp_path / "run", "-o", tmp_path / "out")
@@ -383,7 +526,8 @@ def test_an_experiment_s_bucket_is_read_at_another_address(
 ) -> None:
     cluster.document["spec"]["storage"]["s3"]["bucket"] = s3_location.bucket
     prefix = names.experiment_prefix("nas", "team-b", "digits", UID)
-    leave_best(open_store(StoreLocation(s3=s3_location.model_copy(update={"prefix": prefix}))), NETWORK)
+    store = open_store(StoreLocation(s3=s3_location.model_copy(update={"prefix": prefix})))
+    leave_best(store, NETWORK, NASExperiment.model_validate(cluster.document).spec)
     assert s3_location.endpoint is not None
     outcome = nas("export", "digits", "-o", tmp_path / "out", "--endpoint", s3_location.endpoint)
     assert outcome.exit_code == 0, outcome.output
@@ -400,6 +544,62 @@ def test_without_keys_the_refusal_says_where_they_are(cluster: type[OneExperimen
         "--endpoint http://127.0.0.1:7070",
     ):
         assert words in outcome.stderr
+
+
+@pytest.fixture
+def keys(cluster: type[OneExperiment], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Keys of whoever calls, and a configuration of AWS of their own, which is this file."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mine")
+    for variable in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setattr("nas_store.s3.S3Store.list", lambda *_: [])
+    monkeypatch.setattr("nas_store.s3.S3Store.get", lambda *_, **__: None)
+    return tmp_path / "config"
+
+
+COMMANDS = {"export": "no best network yet", "report": "no record yet", "samples": ""}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_keys_go_to_no_endpoint_that_somebody_else_has_chosen(keys: Path, tmp_path: Path, command: str) -> None:
+    output: list[str | Path] = [] if command == "samples" else ["-o", tmp_path / "out"]
+    refused = nas(command, "digits", *output)
+    assert refused.exit_code == 1 and refused.stderr.count("\n") == 1
+    assert (
+        "signed with your own keys: if you trust it, give it with --endpoint http://nas-s3.team-a:7070"
+        in refused.stderr
+    )
+    given = nas(command, "digits", *output, "--endpoint", "http://nas-s3.team-a:7070")
+    assert COMMANDS[command] in given.output and "signed" not in given.output
+
+
+@pytest.mark.parametrize("where", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "file"])
+def test_an_endpoint_of_one_s_own_configuration_is_trusted(
+    keys: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    if where == "file":
+        keys.write_text("[default]\nendpoint_url = http://nas-s3.team-a:7070/\n")
+    else:
+        monkeypatch.setenv(where, "http://NAS-S3.team-a:7070")
+    assert nas("samples", "digits").exit_code == 0
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://nas-s3.team-a:7071")
+    assert "signed with your own keys" in nas("samples", "digits").stderr
+
+
+def test_an_endpoint_of_aws_s_own_needs_no_word(cluster: type[OneExperiment], keys: Path) -> None:
+    del cluster.document["spec"]["storage"]["s3"]["endpoint"]
+    assert nas("samples", "digits").exit_code == 0
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 1), ("", 1)])
+def test_on_a_terminal_it_is_asked(keys: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int) -> None:
+    monkeypatch.setattr("nas_cli.experiment_store._somebody_is_there", lambda: True)
+    outcome = CliRunner().invoke(main, ["samples", "digits"], input=f"{answer}\n", catch_exceptions=False)
+    assert outcome.exit_code == code
+    assert "requests to it are signed with your own keys. Go on? [y/N]" in outcome.stderr
+    assert ("nothing was sent" in outcome.stderr) == bool(code)
 
 
 def test_an_unknown_name_is_refused(cluster: type[OneExperiment], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The final training: what is trained, who wins, what is handed over, and what is left of it when it fails."""
 
+import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Callable
@@ -88,6 +89,10 @@ def test_the_best_are_trained_with_the_grid_and_the_winner_is_tested_once() -> N
     assert (known.reward, known.validation_metric) == (rewards[best_three[0]], winner)
     assert known.test_sample == 36 and known.test_metric == pytest.approx(winner - 0.05)
     assert known.training == {"batchSize": 7}
+    left = {"network.onnx": b"onnx", "preprocessing.json": b"preprocessing", "weights.safetensors": b"weights"}
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in left.items()}
+    assert known.files == digests
+    assert [record.files for record in bench.of_kind(Observed)] == [None] * 36 + [digests], "only of the test"
     handed_over = ConvolutionalArchitecture.model_validate_json(store.get(names.BEST_ARCHITECTURE) or b"")
     assert handed_over == architectures[best_three[0]]
 

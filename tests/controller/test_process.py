@@ -24,7 +24,7 @@ from nas_api import names
 from nas_api.child import S3Location, StoreLocation
 from nas_api.experiment import NASExperiment
 from nas_kube.resources import EXPERIMENTS, JOBS
-from nas_log.log import read_log, read_objects
+from nas_log.log import encode, read_log, read_objects
 from nas_log.records import Launched, Lost, Observed, Proposed, Started
 from nas_store import Store, open_store
 
@@ -202,6 +202,38 @@ def test_a_missing_bucket_is_told_and_waited_for(
     hidden.rename(folder)
     bench.wait(process, 0)
     assert bench.experiment.status is not None and bench.experiment.status.problem is None
+
+
+def test_a_log_that_was_rewritten_is_told_and_waited_for(make_bench: Callable[..., Bench], node: Node) -> None:
+    node.allowed = 4
+    bench = make_bench(budget={"samples": 8}, parallelism=2, searcher={"random": {}})
+    process = bench.start()
+    # What is allowed is trained, and the status has all of the log.
+    status = bench.status(
+        lambda status: (
+            status.samples is not None
+            and status.samples.observed == 4
+            and status.log.sequence == len(bench.store.list(names.LOG_PREFIX)) - 1
+        )
+    )
+    process.kill()
+    process.communicate()
+    *_, last = read_objects(bench.store)
+    assert (last.sequence, last.digest) == (status.log.sequence, status.log.digest)
+    key = names.log_key(last.sequence)
+    whole = bench.store.get(key)
+    assert whole is not None
+    bench.store.put(key, encode("forger", last.sequence, last.previous, last.records))
+    process = bench.start()
+    status = bench.status(lambda status: status.problem is not None)
+    assert status.problem.reason == "LogTampered" and key in status.problem.message
+    assert status.outcome is None and status.epoch == 1
+    bench.store.put(key, whole)
+    node.allowed = math.inf
+    assert '"anchor"' in bench.wait(process, 0)
+    status = bench.experiment.status
+    assert status is not None and status.outcome is not None and status.problem is None
+    assert (status.outcome.type, status.epoch) == ("Complete", 2)
 
 
 def test_wrong_keys_are_told_before_a_fresh_pod_is_asked_for(make_bench: Callable[..., Bench]) -> None:

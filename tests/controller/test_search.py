@@ -22,7 +22,7 @@ from controller.world import (
 
 from nas_api import names
 from nas_api.child import StoreLocation
-from nas_api.experiment import NASExperiment
+from nas_api.experiment import LogHead, NASExperiment
 from nas_api.reasons import LostReason, Reason
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_controller.control import arm_of
@@ -68,7 +68,13 @@ class Bench:
         self.find_earlier = find_earlier
         self.search: Search
 
-    def run(self, experiment: NASExperiment, on_idle: Say = lambda: None, snapshot_every: int = 200) -> Exit:
+    def run(
+        self,
+        experiment: NASExperiment,
+        on_idle: Say = lambda: None,
+        snapshot_every: int = 200,
+        anchor: LogHead | None = None,
+    ) -> Exit:
         self.search = Search(
             experiment,
             store=self.world.store,
@@ -80,6 +86,7 @@ class Bench:
             find_earlier=self.find_earlier,
             clock=WorldClock(self.world, on_idle),
             snapshot_every=snapshot_every,
+            anchor=anchor,
         )
         return self.search.run()
 

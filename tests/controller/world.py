@@ -4,6 +4,7 @@ What outlives a controller (the jobs and the store) is in ``World``; each contro
 ``WorldExecutor``. Time passes only when the search waits and nothing else can happen.
 """
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -347,6 +348,12 @@ class FaultyStore:
     def put(self, key: str, data: bytes) -> None:
         self._call("put", lambda: self._world.store.put(key, data))
 
+    def copy(self, source: str, target: str, *, limit: int) -> bool:
+        return self._call("copy", lambda: self._world.store.copy(source, target, limit=limit))
+
+    def digest(self, key: str, *, limit: int) -> str | None:
+        return self._call("digest", lambda: self._world.store.digest(key, limit=limit))
+
     def list(self, prefix: str) -> list[str]:
         return self._call("list", lambda: self._world.store.list(prefix))
 
@@ -377,6 +384,16 @@ class MemoryStore:
 
     def put(self, key: str, data: bytes) -> None:
         self.objects[key] = data
+
+    def copy(self, source: str, target: str, *, limit: int) -> bool:
+        data = self.get(source, limit=limit)
+        if data is not None:
+            self.put(target, data)
+        return data is not None
+
+    def digest(self, key: str, *, limit: int) -> str | None:
+        data = self.get(key, limit=limit)
+        return None if data is None else hashlib.sha256(data).hexdigest()
 
     def list(self, prefix: str) -> list[str]:
         return sorted(key for key in self.objects if key.startswith(prefix))

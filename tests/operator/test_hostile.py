@@ -15,7 +15,7 @@ from nas_api import names, template_bounds
 from nas_api.experiment import NASExperiment
 from nas_kube.client import KubeClient
 from nas_kube.errors import ApiError
-from nas_kube.resources import ROLE_BINDINGS
+from nas_kube.resources import ROLE_BINDINGS, ROLES
 from nas_operator import builders
 from nas_operator.cache import Cache
 from nas_operator.connection import connection
@@ -319,19 +319,22 @@ def test_a_digit_that_is_none_is_no_number_of_failures() -> None:
 
 
 class Holding(NoCalls):
-    """An API server with one object, of whatever kind is asked for."""
+    """An API server with the experiment's Role, and one object of a kind."""
 
     def __init__(self, held: dict[str, Any], kind: str) -> None:
         super().__init__()
         self.held, self.kind = held, kind
 
     def get(self, resource: Any, namespace: str | None, name: str) -> dict[str, Any]:
-        if resource.plural != self.kind:
-            raise ApiError(404, "NotFound", name)
-        return self.held
+        if resource.plural == self.kind:
+            return self.held
+        if resource == ROLES:
+            return ROLE
+        raise ApiError(404, "NotFound", name)
 
 
-BINDING = builders.role_binding(NASExperiment.model_validate(experiment()))
+ROLE = builders.role(NASExperiment.model_validate(experiment()))
+BINDING = builders.role_bindings(NASExperiment.model_validate(experiment()))[0]
 REFERENCE = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole"}
 
 
@@ -350,7 +353,7 @@ REFERENCE = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole"}
     ],
 )
 def test_a_binding_that_is_not_what_we_would_make_is_told_of(held: dict[str, Any], said: str) -> None:
-    action = EnsureAccess(None, BINDING)
+    action = EnsureAccess(None, ROLE, (BINDING,))
     memory = _Memory()
     client = Holding(held, ROLE_BINDINGS.plural)
     reconciler = Reconciler(client, Cache(), SETTINGS, reporter="test", clock=lambda: NOW)
@@ -374,7 +377,7 @@ def _refused(memory: _Memory) -> Observed:
 def test_a_binding_of_ours_is_taken_as_it_is() -> None:
     memory = _Memory()
     reconciler = Reconciler(Holding(BINDING, "rolebindings"), Cache(), SETTINGS, reporter="test", clock=lambda: NOW)
-    action = EnsureAccess(None, BINDING)
+    action = EnsureAccess(None, ROLE, (BINDING,))
     reconciler._carry_out(experiment(), Plan(status={}, actions=(action,), key="k"), memory, NOW)
     assert memory.refusal is None and memory.access_until > NOW
 

@@ -1,5 +1,6 @@
 """The contract of a store, kept by both, a folder and S3 on a real server, and by what counts their calls."""
 
+import hashlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -119,3 +120,24 @@ def test_the_probe_passes_and_passes_again(store: Store, open_again: OpenStore) 
     store.probe()
     open_again().probe()
     assert store.list("") == [names.PROBE]
+
+
+def test_a_copy_replaces_what_was_there(store: Store, open_again: OpenStore) -> None:
+    store.put("samples/000001/weights.safetensors", b"weights")
+    store.put("best/weights.safetensors", b"old")
+    assert store.copy("samples/000001/weights.safetensors", "best/weights.safetensors", limit=7)
+    assert open_again().get("best/weights.safetensors") == b"weights"
+    assert not store.copy("samples/000002/weights.safetensors", "best/weights.safetensors", limit=7)
+    assert not store.copy("samples", "best/weights.safetensors", limit=7)
+    with pytest.raises(TooLarge, match=r"samples/000001/weights\.safetensors has 7 bytes, more than 6"):
+        store.copy("samples/000001/weights.safetensors", "best/weights.safetensors", limit=6)
+    assert store.get("best/weights.safetensors") == b"weights"
+
+
+def test_a_digest_is_of_the_bytes(store: Store) -> None:
+    data = bytes(range(256)) * 10_000
+    store.put("best/network.onnx", data)
+    assert store.digest("best/network.onnx", limit=len(data)) == hashlib.sha256(data).hexdigest()
+    assert store.digest("best/missing.onnx", limit=1) is None
+    with pytest.raises(TooLarge, match=r"best/network\.onnx has 2560000 bytes"):
+        store.digest("best/network.onnx", limit=len(data) - 1)

@@ -14,6 +14,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from nas_api.bounds import LARGEST
 from nas_api.decisions import Choices, Decision
 from nas_api.search_space import SearchSpace
 from nas_controller.policies import Proposal, Vitals
@@ -112,7 +113,9 @@ class Learner(ABC):
         ]
 
     def _tensor(self, values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=self._network.parameters.dtype)
+        # One infinite gradient would end all learning: the largest reward's cube is more than a float32 holds.
+        within = [max(-LARGEST, min(LARGEST, value)) for value in values]
+        return torch.tensor(within, dtype=self._network.parameters.dtype)
 
     def _step(self, loss: Tensor) -> None:
         """Make one step of the optimiser down a loss."""
