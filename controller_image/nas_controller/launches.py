@@ -155,7 +155,7 @@ class Launches:
             if self._blocked:
                 found = self._blocked[min(self._blocked)]
             elif self._queued:
-                found = self._held(self._queued[min(self._queued)])
+                found = self._held()
         return None if found is None else Problem(reason=found.reason, message=found.message[:LONGEST_MESSAGE])
 
     # ------------------------------------------------------------ what the executor says
@@ -184,7 +184,8 @@ class Launches:
         flight = self._out(queued.launch)
         if flight is not None:
             flight.running = False
-            self._blocked.pop(queued.launch, None)
+            self._hold_no_more(queued.launch)
+            # Who was told of last is last.
             self._queued[queued.launch] = queued
 
     def admitted(self, launch: int, now: float) -> None:
@@ -315,8 +316,14 @@ class Launches:
         self._blocked.pop(launch, None)
         self._queued.pop(launch, None)
 
-    def _held(self, queued: Queued) -> Blocked:
-        """Return what to tell people when nothing runs because the queue lets nobody in; one child speaks for all."""
+    def _held(self) -> Blocked:
+        """Return what to tell people when nothing runs because the queue lets nobody in.
+
+        One child speaks for all, the one whose words are the newest: the queue need not take back what it once said of
+        another.
+        """
+        last_first = list(reversed(self._queued.values()))
+        queued = next((each for each in last_first if each.why), last_first[0])
         said = f"{queue_words(self.samples_queued, self.samples_out, queued.queue)}: {queued.why}".rstrip(": .")
         end = "" if said.endswith("?") else "."
         return Blocked(queued.launch, Reason.QUEUED, f"{said}{end} {EXPLANATIONS[Reason.QUEUED].cure}")

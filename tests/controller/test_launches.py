@@ -221,14 +221,16 @@ def test_when_all_wait_the_queue_is_the_problem_in_its_own_words() -> None:
     assert found is not None and found.reason == Reason.QUEUED
     assert found.message.startswith("2 of 2 wait in queue gpu. Wait, or correct trainer.queue")
     assert launches.next_look(110.0) is None, "the queue may take days, and nobody need ask it"
+    launches.queued(Queued(2, "gpu", "insufficient quota"))
     launches.queued(Queued(0, "gpu", "LocalQueue gpu doesn't exist"))
-    launches.queued(Queued(2, "gpu", "another's words"))
     found = launches.problem(110.0)
     assert found is not None
     assert found.message.startswith("2 of 2 wait in queue gpu: LocalQueue gpu doesn't exist. Wait, or")
-    launches.queued(Queued(0, "gpu", "does Kueue manage it?"))
+    launches.queued(Queued(2, "gpu", "does Kueue manage it?"))
     found = launches.problem(110.0)
     assert found is not None and "queue gpu: does Kueue manage it? Wait, or" in found.message
+    launches.queued(Queued(0, "gpu"))
+    assert launches.problem(110.0) == found, "one that says nothing yet does not silence another"
 
 
 def test_what_the_queue_has_let_in_and_cannot_start_is_told_before_who_waits() -> None:
