@@ -138,7 +138,8 @@ class NoCalls(KubeClient):
         return {**experiment(), "status": _[3]["status"]}
 
     def create(self, *_: Any, **__: Any) -> dict[str, Any]:
-        return {}
+        made: dict[str, Any] = _[2]
+        return made
 
 
 def test_what_nobody_foresaw_becomes_a_condition_and_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,7 +332,9 @@ class Holding(NoCalls):
         return self.held
 
 
-BINDING = builders.role_binding(NASExperiment.model_validate(experiment()))
+HONEST = NASExperiment.model_validate(experiment())
+BINDING = builders.role_bindings(HONEST)[0]
+ACCESS = EnsureAccess(None, builders.role(HONEST), (BINDING,))
 REFERENCE = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole"}
 
 
@@ -350,11 +353,10 @@ REFERENCE = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole"}
     ],
 )
 def test_a_binding_that_is_not_what_we_would_make_is_told_of(held: dict[str, Any], said: str) -> None:
-    action = EnsureAccess(None, BINDING)
     memory = _Memory()
     client = Holding(held, ROLE_BINDINGS.plural)
     reconciler = Reconciler(client, Cache(), SETTINGS, reporter="test", clock=lambda: NOW)
-    reconciler._carry_out(experiment(), Plan(status={}, actions=(action,), key="k"), memory, NOW)
+    reconciler._carry_out(experiment(), Plan(status={}, actions=(ACCESS,), key="k"), memory, NOW)
     assert memory.refusal is not None and memory.access_until < NOW
     assert memory.refusal.reason == "NameTaken"
     assert "RoleBinding digits-12345678-controller" in memory.refusal.detail and said in memory.refusal.detail
@@ -374,8 +376,7 @@ def _refused(memory: _Memory) -> Observed:
 def test_a_binding_of_ours_is_taken_as_it_is() -> None:
     memory = _Memory()
     reconciler = Reconciler(Holding(BINDING, "rolebindings"), Cache(), SETTINGS, reporter="test", clock=lambda: NOW)
-    action = EnsureAccess(None, BINDING)
-    reconciler._carry_out(experiment(), Plan(status={}, actions=(action,), key="k"), memory, NOW)
+    reconciler._carry_out(experiment(), Plan(status={}, actions=(ACCESS,), key="k"), memory, NOW)
     assert memory.refusal is None and memory.access_until > NOW
 
 
