@@ -69,6 +69,14 @@ class Patient:
         """See :class:`nas_store.Store`."""
         patiently(lambda: self._store.put(key, data), self._pause, WRITING_SECONDS)
 
+    def copy(self, source: str, target: str, *, limit: int) -> bool:
+        """See :class:`nas_store.Store`."""
+        return patiently(lambda: self._store.copy(source, target, limit=limit), self._pause, WRITING_SECONDS)
+
+    def digest(self, key: str, *, limit: int) -> str | None:
+        """See :class:`nas_store.Store`."""
+        return patiently(lambda: self._store.digest(key, limit=limit), self._pause, READING_SECONDS)
+
     def list(self, prefix: str) -> list[str]:
         """See :class:`nas_store.Store`."""
         return patiently(lambda: self._store.list(prefix), self._pause, READING_SECONDS)
