@@ -91,6 +91,9 @@ class Provenance(Model):
     log has none."""
     trainer_image: str | None = None
     """What the manifest names; None: the image of the chart, or a local run."""
+    images: dict[str, str] = {}
+    """Digests of the images that trained and tested the weights and that searched, by the container (``trainer``,
+    ``controller``), as their nodes name them; those that nobody knew any more are left out."""
     software: str
     """Version of the controller."""
     training: dict[str, Any] | None = None

@@ -123,6 +123,10 @@ class LocalExecutor:
         """See :class:`nas_controller.executor.Executor`. The child gets time to save its checkpoint."""
         self._command(lambda: self._cancel(launch))
 
+    def images(self, sample: int) -> dict[str, str]:
+        """See :class:`nas_controller.executor.Executor`. There are none: children are processes."""
+        return {}
+
     def close(self) -> None:
         """End all children and return once they are gone."""
         if self._thread is not None and self._thread.is_alive():

@@ -37,13 +37,14 @@ def write_leader(store: Store, experiment: NASExperiment, best: BestSample) -> N
     _write_provenance(store, experiment, best.sample, best.architecture, best.reward, best.metric)
 
 
-def write_winner(store: Store, experiment: NASExperiment, stage: FinalStage) -> None:
+def write_winner(store: Store, experiment: NASExperiment, stage: FinalStage, images: dict[str, str]) -> None:
     """Write the final training's winner with what its test has left: the network, and how to feed it.
 
     Args:
         store: where it lies, and the samples.
         experiment: whose best it is.
         stage: one that has a winner.
+        images: see :class:`nas_api.handover.Provenance`.
 
     Raises:
         StoreError: not all of it is written; writing it again does no harm.
@@ -52,7 +53,7 @@ def write_winner(store: Store, experiment: NASExperiment, stage: FinalStage) -> 
     assert winner is not None and winner.run is not None and winner.metric is not None
     _write_architecture(store, experiment, winner.architecture, winner.run.settings.batch_norm_epsilon)
     trial = stage.winning
-    tested: dict[str, Any] = {"validation_spread": None if trial is None else trial.spread}
+    tested: dict[str, Any] = {"validation_spread": None if trial is None else trial.spread, "images": images}
     if stage.test_sample is not None and stage.test_metric is not None:
         for source, target in TRAINED:
             try:

@@ -122,5 +122,8 @@ class Executor(Protocol):
     def cancel(self, launch: int) -> None:
         """End a child and forget it: no event follows. One that does not exist is no error."""
 
+    def images(self, sample: int) -> dict[str, str]:
+        """Return which images ran for a sample, as far as anybody still knows: digests by the names of containers."""
+
     def close(self) -> None:
         """Stop observing. Children go on: they belong to the experiment, not to this process."""

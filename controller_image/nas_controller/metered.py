@@ -188,6 +188,10 @@ class MeteredExecutor:
             self._end(launch, CANCELLED)
         self._executor.cancel(launch)
 
+    def images(self, sample: int) -> dict[str, str]:
+        """See :class:`nas_controller.executor.Executor`."""
+        return self._executor.images(sample)
+
     def close(self) -> None:
         """See :class:`nas_controller.executor.Executor`."""
         self._executor.close()

@@ -372,7 +372,8 @@ class Search:
         """Write what is best at the end: the final training's winner, or the search's best where there is none."""
         leader, stage = self._core.best, self._core.final
         if stage is not None and stage.winner is not None:
-            self._patiently(lambda: best.write_winner(self._store, self._experiment, stage))
+            images = {} if stage.test_sample is None else self._executor.images(stage.test_sample)
+            self._patiently(lambda: best.write_winner(self._store, self._experiment, stage, images))
         elif leader is not None and leader.sample != self._best_written:
             self._patiently(lambda: best.write_leader(self._store, self._experiment, leader))
 

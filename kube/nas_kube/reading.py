@@ -43,6 +43,8 @@ class Container:
 
     name: str
     image: str
+    image_id: str
+    """The image's digest as the node names it; empty as long as it has none."""
     init: bool
     """Whether it is an init container."""
     running: bool
@@ -195,6 +197,7 @@ def _container(item: Object, init: bool) -> Container:
     return Container(
         name=item.get("name", ""),
         image=item.get("image", ""),
+        image_id=item.get("imageID", ""),
         init=init,
         running="running" in state,
         since=instant((state.get("running") or {}).get("startedAt")),

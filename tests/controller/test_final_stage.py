@@ -88,7 +88,7 @@ def test_the_best_are_trained_with_the_grid_and_the_winner_is_tested_once() -> N
     assert (known.sample, known.digest) == (best_three[0], architectures[best_three[0]].digest)
     assert (known.reward, known.validation_metric) == (rewards[best_three[0]], winner)
     assert known.test_sample == 36 and known.test_metric == pytest.approx(winner - 0.05)
-    assert known.training == {"batchSize": 7}
+    assert known.training == {"batchSize": 7} and known.images == {"trainer": "sha256:image of 36"}
     left = {"network.onnx": b"onnx", "preprocessing.json": b"preprocessing", "weights.safetensors": b"weights"}
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in left.items()}
     assert known.files == digests

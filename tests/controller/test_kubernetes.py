@@ -98,7 +98,7 @@ class Bench:
                 {
                     "name": names.TRAINER_CONTAINER,
                     "image": "trainer:test",
-                    "imageID": "",
+                    "imageID": "registry/trainer@sha256:1",
                     "ready": "running" in container,
                     "restartCount": 0,
                     "state": container,
@@ -132,6 +132,8 @@ def test_a_child_runs_and_succeeds(bench: Bench) -> None:
     bench.end_pod(0, 0)
     assert bench.next_event() == Ended(0, End.SUCCEEDED)
     bench.no_event()
+    assert executor.images(0) == {"trainer": "registry/trainer@sha256:1"}
+    assert executor.images(1) == {}
 
 
 @pytest.mark.parametrize(

@@ -289,6 +289,9 @@ class WorldExecutor:
         self._world.jobs.pop(launch, None)
         self._world.fault("cancel!")
 
+    def images(self, sample: int) -> dict[str, str]:
+        return {"trainer": f"sha256:image of {sample}"}
+
     def close(self) -> None:
         self._world.post = None
 

@@ -25,6 +25,7 @@ from nas_kube.reading import (
     age,
     belongs,
     completion_index,
+    containers,
     finished,
     parallelism,
     priority_class,
@@ -178,6 +179,25 @@ class KubernetesExecutor:
                 child.cancelled = True
             self._deletions += 1
         self._submit(self._delete, launch, None if child is None else child.uid)
+
+    def images(self, sample: int) -> dict[str, str]:
+        """See :class:`nas_controller.executor.Executor`. Its pod's, and that of the controller."""
+        found: dict[str, str] = {}
+        for container, chosen in (
+            (names.TRAINER_CONTAINER, f"{names.LABEL_SAMPLE}={sample}"),
+            (names.CONTROLLER_CONTAINER, f"{names.LABEL_ROLE}={names.ROLE_CONTROLLER}"),
+        ):
+            selector = f"{names.LABEL_EXPERIMENT_UID}={self._uid},{chosen}"
+            try:
+                pods = self._client.list(PODS, self._namespace, label_selector=selector).items
+            except KubeError as error:
+                # What it would say is good to know, and nothing depends on it.
+                _log.info("no look at images", error=str(error))
+                continue
+            ran = [item for pod in sorted(pods, key=age) for item in containers(pod) if item.name == container]
+            if ran and ran[-1].image_id:
+                found[container] = ran[-1].image_id
+        return found
 
     def close(self) -> None:
         """See :class:`nas_controller.executor.Executor`. Waits up to 20 s for cancelled children's deletion."""

@@ -46,5 +46,9 @@ class TableExecutor:
     def cancel(self, launch: int) -> None:
         """See :class:`nas_controller.executor.Executor`. There is nothing to end."""
 
+    def images(self, sample: int) -> dict[str, str]:
+        """See :class:`nas_controller.executor.Executor`. There are none."""
+        return {}
+
     def close(self) -> None:
         """See :class:`nas_controller.executor.Executor`."""
