@@ -42,7 +42,7 @@ def test_the_policy_asks_what_the_models_say(render: Render) -> None:
         (("admission.enabled=false",), set(), None),
         (("admission.enabled=false", "templates.unrestricted=true"), set(), "true"),
     ],
-    ids=str,
+    ids=["as it is", "unrestricted", "no policies", "neither"],
 )
 def test_the_operator_lets_through_what_authors_were_asked_about(
     render: Render, values: tuple[str, ...], made: set[str], operators: str | None

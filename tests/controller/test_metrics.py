@@ -116,6 +116,9 @@ class Script:
     def change(self, experiment: NASExperiment) -> None:
         self.calls.append(experiment)
 
+    def images(self, sample: int) -> dict[str, str]:
+        return {}
+
     def close(self) -> None:
         self.calls.append("close")
 
