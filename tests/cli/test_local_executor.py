@@ -117,7 +117,7 @@ def test_a_child_trains_and_says_so(executor: LocalExecutor, child: Child, event
     [
         ({"metric": "perplexity"}, End.INVALID_INPUT, "spec.objective.metric"),
         ({"dataset": DatasetSpec(cifar10=CifarDataset(uri="/nowhere"))}, End.DATASET_UNAVAILABLE, "is missing"),
-        ({"store": StoreLocation(folder="/proc/nowhere")}, End.FAILED, "/proc/nowhere"),
+        ({"store": StoreLocation(folder="/proc/nowhere")}, End.STORAGE_UNREACHABLE, "/proc/nowhere"),
     ],
 )
 def test_exit_codes_become_ends_with_the_childs_own_words(

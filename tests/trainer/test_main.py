@@ -23,6 +23,7 @@ from nas_api.stopping import Stopped, StopRule
 from nas_store import open_store
 from nas_store.errors import StoreUnreachable
 from nas_store.folder import FolderStore
+from nas_store.s3 import S3Store
 from nas_trainer import checkpoint, patience
 from nas_trainer.child import Terminated
 from nas_trainer.images import training
@@ -201,20 +202,22 @@ def test_a_refusing_store_and_a_silent_one_differ(
     assert words in message(tmp_path)
 
 
+@pytest.mark.s3
 def test_a_store_that_is_away_for_a_while_costs_no_training(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: Job, s3_location: S3Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put, failures, pauses = FolderStore.put_if_absent, iter(range(20)), list[float]()
+    put, failures, pauses = S3Store.put_if_absent, iter(range(20)), list[float]()
 
-    def failing(store: FolderStore, key: str, data: bytes) -> bool:
+    def failing(store: S3Store, key: str, data: bytes) -> bool:
         if key == names.result_key(3) and next(failures, None) is not None:
             raise StoreUnreachable("no answer")
         return put(store, key, data)
 
-    monkeypatch.setattr(FolderStore, "put_if_absent", failing)
+    monkeypatch.setattr(S3Store, "put_if_absent", failing)
     monkeypatch.setattr(time, "sleep", pauses.append)
-    assert main(job()) == ExitCode.OK
-    assert FolderStore(tmp_path / "store").get(names.result_key(3)) is not None
+    location = StoreLocation(s3=s3_location)
+    assert main(job(store=location)) == ExitCode.OK
+    assert open_store(location).get(names.result_key(3)) is not None
     assert len(pauses) == 20 and sum(pauses) > 300
 
 

@@ -93,7 +93,9 @@ def train_child(document: TrainerInput, shared: Shared, defer: Defer, ranks: Ran
     if ranks.count > 1:
         log = log.bind(rank=ranks.number)
     with _storage_failures():
-        store = Patient(open_store(document.store))
+        # A folder is here or is not; what is wrong with it does not pass.
+        store: Store = open_store(document.store)
+        store = store if document.store.s3 is None else Patient(store)
         checkpoints = Checkpoints(store, document.sample, document.attempt)
         # Asked for before anything is built: an earlier attempt may have ended right after its result.
         done = ranks.first and store.get(names.result_key(document.sample)) is not None
