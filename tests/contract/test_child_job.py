@@ -90,7 +90,7 @@ def test_the_job_tries_once_and_goes_with_its_experiment() -> None:
     rules = built["spec"]["podFailurePolicy"]["rules"]
     assert rules[0]["onPodConditions"], "a pre-empted pod may exit with any code, so this rule comes first"
     # Neither 137 nor 143: pods of a Job that is suspended end so, and the Job is to go on later.
-    assert rules[1]["onExitCodes"]["values"] == [10, 11, 12, 13, 14]
+    assert rules[1]["onExitCodes"]["values"] == [10, 11, 12, 13, 14, 15]
     assert built["spec"]["suspend"] is False and names.LABEL_QUEUE not in built["metadata"]["labels"]
 
 
