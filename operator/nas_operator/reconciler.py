@@ -1,7 +1,6 @@
 """One look at one experiment: observe, plan, act, and write the status once at the end."""
 
 import re
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -125,8 +124,6 @@ class Reconciler:
         self._tell_unreadable = unreadable
         self._clock = clock
         self._memories: dict[str, _Memory] = {}
-        # The answer to a write is the whole object, which may be as large as anybody makes it: one at a time.
-        self._one_answer = threading.Lock()
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of an experiment that is gone."""
@@ -368,23 +365,21 @@ class Reconciler:
             "status": decided.status,
         }
         try:
-            with self._one_answer:
-                written = self._client.apply(
-                    EXPERIMENTS,
-                    metadata["namespace"],
-                    metadata["name"],
-                    body,
-                    field_manager=names.FIELD_MANAGER_OPERATOR,
-                    subresource="status",
-                )
-                self._cache.take_experiment(kept(written))
-                del written
+            written = self._client.apply(
+                EXPERIMENTS,
+                metadata["namespace"],
+                metadata["name"],
+                body,
+                field_manager=names.FIELD_MANAGER_OPERATOR,
+                subresource="status",
+            )
         except ApiError as error:
             if error.status == 404:
                 return None
             if error.status == 409:
                 return _SOON  # It has changed; the watch brings how.
             raise
+        self._cache.take_experiment(kept(written))
         _log.info("status written", state=decided.status["state"], reason=decided.status["conditions"][0]["reason"])
         self._tell(raw, decided.events, now)
         return decided.requeue_after
