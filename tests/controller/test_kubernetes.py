@@ -134,6 +134,21 @@ def test_a_child_runs_and_succeeds(bench: Bench) -> None:
     bench.no_event()
     assert executor.images(0) == {"trainer": "registry/trainer@sha256:1"}
     assert executor.images(1) == {}
+    foreign = bench.pod(0)
+    labels = {**foreign["metadata"]["labels"], names.LABEL_SAMPLE: "1"}
+    body = {
+        **foreign,
+        "metadata": {"name": "foreign", "labels": labels},
+        "spec": {"containers": [{"name": names.TRAINER_CONTAINER, "image": "x"}]},
+    }
+    bench.client.create(PODS, bench.namespace, body)
+    status = [
+        {"name": names.TRAINER_CONTAINER, "image": "x", "imageID": "x@sha256:2", "ready": False, "restartCount": 0}
+    ]
+    bench.client.patch(
+        PODS, bench.namespace, "foreign", {"status": {"containerStatuses": status}}, subresource="status"
+    )
+    assert executor.images(1) == {}, "labels are anybody's to set"
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from nas_kube.reading import (
     belongs,
     completion_index,
     containers,
+    controller,
     finished,
     parallelism,
     priority_class,
@@ -194,7 +195,9 @@ class KubernetesExecutor:
                 # What it would say is good to know, and nothing depends on it.
                 _log.info("no look at images", error=str(error))
                 continue
-            ran = [item for pod in sorted(pods, key=age) for item in containers(pod) if item.name == container]
+            # Others may bear the labels: a controller's pod is the experiment's, a child's that of one of its Jobs.
+            ours = [pod for pod in pods if belongs(pod, self._uid) or self._is_of_a_child(pod)]
+            ran = [item for pod in sorted(ours, key=age) for item in containers(pod) if item.name == container]
             if ran and ran[-1].image_id:
                 found[container] = ran[-1].image_id
         return found
@@ -263,6 +266,15 @@ class KubernetesExecutor:
         """Return whether a Job is our experiment's and has the name of a launch's: its labels alone say nothing."""
         name = names.child_job(self._experiment.metadata.name, self._uid, number)
         return belongs(job, self._uid) and job["metadata"]["name"] == name
+
+    def _is_of_a_child(self, pod: Object) -> bool:
+        """Return whether a Job with the name of a launch's controls a pod; the Job itself need not be known."""
+        number = (pod["metadata"].get("labels") or {}).get(names.LABEL_LAUNCH, "")
+        owner = controller(pod)
+        return number.isdecimal() and (owner.get("kind"), owner.get("name")) == (
+            "Job",
+            names.child_job(self._experiment.metadata.name, self._uid, int(number)),
+        )
 
     def _end(self, child: _Child, job: Object) -> None:
         """Post how a finished Job's child ended, after a look at its pods if it failed."""
