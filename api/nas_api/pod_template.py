@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-from nas_api import names
+from nas_api import names, template_bounds
 from nas_api.allowed import (
     Anything,
     Each,
@@ -58,6 +58,19 @@ def overlay(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]
         else:
             out[key] = deepcopy(value)
     return out
+
+
+def lay_over(base: Mapping[str, Any], field: str, template: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a pod template of ours with a user's laid over it, the one that a field of the spec has.
+
+    Raises:
+        ValueError: its size or shape is none that can be laid over ours; the message begins with the field.
+    """
+    try:
+        template_bounds.check(template or {})
+        return overlay(base, template or {})
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from error
 
 
 def _merge_list(key: str, base: list[Any], patch: list[Any]) -> list[Any]:

@@ -98,7 +98,7 @@ def test_a_template_that_cannot_be_used_is_told_of_with_its_field(part: str, tem
     ids=["levels", "bytes", "empty", "null"],
 )
 def test_a_template_within_bounds_is_nobodys_business(template: Any) -> None:
-    template_bounds.check("spec.trainer.template", template)
+    template_bounds.check(template)
     assert kept(with_template(template))["spec"]["trainer"]["template"] == template
 
 
