@@ -25,7 +25,7 @@ from nas_log.records import Launched, Started
 
 pytestmark = [pytest.mark.node, pytest.mark.platform, pytest.mark.slow, pytest.mark.timeout(3600)]
 Start = Callable[..., Document]
-BEFORE = "63e518e4a83c0b865a06b879b933856d5dbeb4f6"
+BEFORE = "dea8734b104d44f493011c8579c797ad114531c1"
 """The commit that people upgrade from. With a release it becomes that release's."""
 
 
