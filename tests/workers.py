@@ -6,8 +6,8 @@ pytest does not let it any more.
 
 from xdist.scheduler import LoadFileScheduling
 
-ON_THE_MACHINE = ("tests/cluster/test_node.py", "tests/e2e/", "tests/platform/", "tests/report/test_chromium.py")
-"""Real nodes, of which a machine can have one at a time; and what installs a program, as if a node had left it."""
+ON_THE_MACHINE = ("tests/cluster/test_node.py", "tests/e2e/", "tests/platform/")
+"""Real nodes, of which a machine can have one at a time."""
 
 
 class Together(LoadFileScheduling):  # type: ignore[misc]

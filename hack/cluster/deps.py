@@ -27,6 +27,8 @@ IMAGES = {
     "ca-certificates": "/etc/ssl/certs/ca-certificates.crt",
 }
 ALL = {**NODE, **IMAGES}
+# What the tests of the report look at it with.
+BROWSER = {"chromium": "/usr/bin/chromium"}
 _POLICY = Path("/usr/sbin/policy-rc.d")
 
 

@@ -70,8 +70,9 @@ def snapshot() -> dict[str, object]:
 def no_cluster() -> Iterator[None]:
     if os.geteuid() != 0:
         pytest.skip("a real node needs root")
-    # Before anything is compared: what `up` installs is no trace of a cluster. With what e2e tests need beside it.
-    deps.ensure(deps.ALL)
+    # Before anything is compared: what `up` installs is no trace of a cluster. With what other tests need, which may
+    # run beside this one.
+    deps.ensure({**deps.ALL, **deps.BROWSER})
     cluster("down", "--name", NAME)
     if leftovers.nft_tables():
         pytest.skip("this host has a Kubernetes node already")

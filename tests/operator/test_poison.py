@@ -4,7 +4,6 @@ Without admission policies, with the operator as a process, all of them there wh
 anew, and some made while it watches.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 from cluster_fixtures import ControlPlane
 from experiments import manifest
 from hack.cluster.network import choose_ports
+from hostile_objects import TEMPLATES, admit, nested, poison_pods, progressing
 from patience import HANG_SECONDS, eventually
 
 from nas_api import names
@@ -27,55 +27,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 # What the chart gives it.
 _MOST_MEMORY = 512 * 1024 * 1024
-_HERE = '"here"'
-PARTS: dict[str, dict[str, Any]] = {
-    "trainer": manifest()["spec"]["trainer"],
-    "controller": {},
-    "finalTraining": {"top": 1},
-    "tracking": {"mlflow": {"uri": "http://mlflow.example:5000"}},
-}
-
-
-def nested(levels: int, *, lists: bool = False) -> str:
-    return "[" * levels + "1" + "]" * levels if lists else '{"a":' * levels + "1" + "}" * levels
-
-
-def container(**fields: Any) -> dict[str, Any]:
-    return {"spec": {"containers": [{"name": "trainer", **fields}]}}
-
-
-# Text where Python could not write it.
-TEMPLATES: dict[str, tuple[str, Any]] = {
-    "deep-trainer": ("trainer", nested(1_100)),
-    "deeper-trainer": ("trainer", nested(9_000)),
-    "deep-lists": ("trainer", f'{{"spec": {nested(9_000, lists=True)}}}'),
-    "deep-controller": ("controller", nested(9_000)),
-    "deep-final": ("finalTraining", nested(1_100)),
-    "deep-tracking": ("tracking", nested(1_100)),
-    "a-level-too-deep": ("trainer", nested(32)),
-    **{f"large-{i}": ("trainer", '{"a": [' + "{}," * 440_000 + "{}]}") for i in range(5)},
-    "large-text": ("controller", {"metadata": {"annotations": {"a": "x" * 1_300_000}}}),
-    "a-byte-too-large": ("trainer", {"spec": {"a": "x" * 65_520}}),
-    "metadata-text": ("trainer", {"metadata": "x"}),
-    "metadata-list": ("controller", {"metadata": [1]}),
-    "labels-list": ("trainer", {"metadata": {"labels": ["x"]}}),
-    "annotations-number": ("trainer", {"metadata": {"annotations": 3}}),
-    "spec-null": ("trainer", '{"spec": null}'),
-    "spec-list": ("controller", {"spec": ["x"]}),
-    "containers-null": ("trainer", '{"spec": {"containers": null}}'),
-    "containers-map": ("trainer", {"spec": {"containers": {"name": "trainer"}}}),
-    "containers-text": ("controller", {"spec": {"containers": ["x"]}}),
-    "init-text": ("trainer", {"spec": {"initContainers": "x"}}),
-    "volumes-number": ("trainer", {"spec": {"volumes": 3}}),
-    "env-text": ("trainer", container(env="x")),
-    "env-map": ("trainer", container(env={"a": {"b": "c"}})),
-    "resources-number": ("trainer", container(resources=3)),
-    "name-map": ("trainer", container(name={"a": 1})),
-    "mounts-of-no-path": ("trainer", container(volumeMounts=[{"name": "x"}])),
-    "ports-of-maps": ("trainer", container(ports=[{"containerPort": {"a": 1}}])),
-    "spread-null": ("trainer", {"spec": {"topologySpreadConstraints": [{"topologyKey": None}]}}),
-    "huge-number": ("trainer", container(resources={"limits": {"cpu": 10**300}})),
-}
 
 
 class Operator:
@@ -140,68 +91,12 @@ def start(
             operator.stop()
 
 
-def admit(control_plane: ControlPlane, namespace: str, name: str, part: str, template: Any) -> None:
-    """Make an experiment with a template, which may be text that Python's encoder could not write."""
-    raw = manifest(namespace, name, **{part: {**PARTS[part], "template": "here"}})
-    text = json.dumps(raw).replace(_HERE, template if isinstance(template, str) else json.dumps(template))
-    path = f"/{EXPERIMENTS.path(namespace).lstrip('/')}"
-    made = control_plane.kubectl("create", "--raw", path, "-f", "-", stdin=text)
-    assert made.returncode == 0, f"{name} was not admitted: {made.stderr[:300]}"
-
-
-def pod(name: str, labels: dict[str, str], owners: list[dict[str, Any]], **annotations: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": labels, "ownerReferences": owners, "annotations": annotations},
-        "spec": {"containers": [{"name": "controller", "image": "x"}]},
-    }
-
-
-def poison_pods(client: KubeClient, honest: dict[str, Any], elsewhere: str) -> list[tuple[str, str]]:
-    """Make pods that say that they are the honest experiment's controllers or followers; return where they are."""
-    namespace, uid = honest["metadata"]["namespace"], honest["metadata"]["uid"]
-    labels = names.labels("honest", uid, names.ROLE_CONTROLLER)
-    owner = {"apiVersion": names.API_VERSION, "kind": names.KIND, "name": "honest", "uid": uid}
-    true = [{**owner, "controller": True}]
-    failures = names.ANNOTATION_QUICK_FAILURES
-    followers = names.labels("honest", uid, names.ROLE_FOLLOWER)
-    year_0 = {"phase": "Failed", "startTime": "0000-01-01T00:00:00Z"}
-    made: list[tuple[str, dict[str, Any], dict[str, Any] | None]] = [
-        (elsewhere, pod("x-controller-99999999999999999999", labels, []), None),
-        (elsewhere, pod(names.controller_pod("honest", uid, 7), labels, []), None),
-        (elsewhere, pod("digits", labels, [], **{failures: "²"}), None),
-        (elsewhere, pod("many-controller-1", labels, [], **{failures: "9" * 200_000}), None),
-        (elsewhere, pod("ended-controller-1", labels, []), year_0),
-        (elsewhere, pod("follows", followers, []), {"phase": "Succeeded"}),
-        (elsewhere, pod("without", {names.LABEL_ROLE: names.ROLE_CONTROLLER}, []), None),
-        (namespace, pod(names.controller_pod("honest", uid, 8), labels, [owner]), None),
-        (namespace, pod("y-controller-99999999999999999999", labels, true, **{failures: "²"}), None),
-        (namespace, pod("honest-controller-12", labels, true), {"phase": "Running"}),
-        (namespace, pod("follows", followers, true), {"phase": "Succeeded"}),
-    ]
-    for where, body, status in made:
-        client.create(PODS, where, body)
-        if status is not None:
-            client.patch(PODS, where, body["metadata"]["name"], {"status": status}, subresource="status")
-    return [(where, body["metadata"]["name"]) for where, body, _ in made]
-
-
-def progressing(client: KubeClient, namespace: str, name: str) -> tuple[str, str]:
-    """Return reason and message, of the tracker's condition where the search has nothing to complain of."""
-    conditions = (client.get(EXPERIMENTS, namespace, name).get("status") or {}).get("conditions") or ()
-    found = {item["type"]: item for item in conditions}
-    waits = found.get("Tracking", {}).get("reason") == "InvalidTemplate"
-    chosen = found.get("Tracking" if waits else "Progressing", {})
-    return chosen.get("reason", ""), chosen.get("message", "")
-
-
 def test_hostile_objects_harm_nobody_else(
     control_plane: ControlPlane, namespace: str, elsewhere: str, start: Callable[[], Operator]
 ) -> None:
     client = control_plane.client
     for name, (part, template) in TEMPLATES.items():
-        admit(control_plane, elsewhere, name, part, template)
+        admit(control_plane.kubectl, elsewhere, name, part, template)
     honest = client.create(EXPERIMENTS, namespace, manifest(namespace, "honest"))
     pods = poison_pods(client, honest, elsewhere)
     taken = {}
@@ -226,7 +121,7 @@ def test_hostile_objects_harm_nobody_else(
         _see_that_all_is_told(client, operator, honest, elsewhere, taken, recorded)
         # While it watches: one that is there is changed, another is made.
         late = f"late-{uuid4().hex[:6]}"
-        admit(control_plane, elsewhere, late, "trainer", nested(9_000))
+        admit(control_plane.kubectl, elsewhere, late, "trainer", nested(9_000))
         _until_told(client, operator, elsewhere, late)
         assert operator.process.poll() is None, operator.text()
         peak = operator.most_memory()

@@ -54,7 +54,7 @@ document.title = JSON.stringify({
 @pytest.fixture(scope="module")
 def chromium() -> str:
     try:
-        deps.ensure({"chromium": "/usr/bin/chromium"})
+        deps.ensure(deps.BROWSER)
     except ClusterError as error:
         pytest.skip(f"Chromium is not here: {error}")
     found = shutil.which("chromium")
