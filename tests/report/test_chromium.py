@@ -1,5 +1,6 @@
 """The page in a real browser: it fits wide and narrow, its labels do not collide, and it is not blank."""
 
+import functools
 import json
 import re
 import shutil
@@ -90,13 +91,19 @@ CASES: dict[str, tuple[Any, int, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("width", [1400, 500])
-@pytest.mark.parametrize("case", CASES)
-def test_it_fits(chromium: str, tmp_path: Path, case: str, width: int) -> None:
+@functools.cache
+def page(case: str) -> str:
+    """Return a case's page, which is made once for all widths."""
     space, samples, changes = CASES[case]
     history = read(record for each in logs.records(space, samples, **changes) for record in each)
     assert history is not None
-    html = render(history, NASExperiment.model_validate(manifest()), datetime(2026, 3, 4, tzinfo=UTC))
+    return render(history, NASExperiment.model_validate(manifest()), datetime(2026, 3, 4, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("width", [1400, 500])
+@pytest.mark.parametrize("case", CASES)
+def test_it_fits(chromium: str, tmp_path: Path, case: str, width: int) -> None:
+    html = page(case)
     policy = re.search(r"<meta http-equiv[^>]*>", html)
     assert policy is not None
     measured = html.replace(policy[0], "").replace("</body>", f"{_MEASURE}</body>")
