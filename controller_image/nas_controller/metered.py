@@ -79,6 +79,10 @@ class MeteredStore:
         """See :class:`nas_store.Store`."""
         self._timed("put", lambda: self._store.put(key, data))
 
+    def replace(self, key: str, data: bytes, allowed: Callable[[], bool]) -> bool:
+        """See :class:`nas_store.Store`."""
+        return self._timed("put", lambda: self._store.replace(key, data, allowed))
+
     def copy(self, source: str, target: str, *, limit: int) -> bool:
         """See :class:`nas_store.Store`."""
         return self._timed("copy", lambda: self._store.copy(source, target, limit=limit))
