@@ -17,8 +17,9 @@ import structlog
 from nas_api import names
 from nas_api.child import StoreLocation
 from nas_api.experiment import LogHead, NASExperiment, NASExperimentSpec, Problem
-from nas_controller import best, decisions, earlier
+from nas_controller import decisions, earlier
 from nas_controller.beginning import Beginning
+from nas_controller.best import BestWriter
 from nas_controller.clock import SYSTEM_CLOCK, Clock
 from nas_controller.decider import Decider
 from nas_controller.earlier import FindEarlier
@@ -114,6 +115,7 @@ class Search:
         self._results = Results(store, pool, self._inbox.put)
         self._announcer = Announcer(sink)
         self._anchor = anchor
+        self._best = BestWriter(store, self._journal.holds)
         self._best_written: int | None = None
         self._best_written_at = float("-inf")
 
@@ -361,7 +363,7 @@ class Search:
             return
         self._best_written_at = now
         try:
-            best.write_leader(self._store, self._experiment, leader)
+            self._best.leader(self._experiment, leader)
         except StoreError as error:
             # It comes again in a while.
             _log.warning("best not written", error=str(error))
@@ -373,9 +375,10 @@ class Search:
         leader, stage = self._core.best, self._core.final
         if stage is not None and stage.winner is not None:
             images = {} if stage.test_sample is None else self._executor.images(stage.test_sample)
-            self._patiently(lambda: best.write_winner(self._store, self._experiment, stage, images))
-        elif leader is not None and leader.sample != self._best_written:
-            self._patiently(lambda: best.write_leader(self._store, self._experiment, leader))
+            self._patiently(lambda: self._best.winner(self._experiment, stage, images))
+        elif leader is not None:
+            # Whoever was before us may have written since: this is the last word.
+            self._patiently(lambda: self._best.leader(self._experiment, leader))
 
     # ------------------------------------------------------------ status
 
