@@ -10,7 +10,7 @@ from torch import Tensor
 from nas_api import names
 from nas_api.experiment import NASExperiment, Problem, SearcherSpec
 from nas_api.search_space import SearchSpace
-from nas_controller.executor import Admitted, Blocked, Ended, Event, Launch, Queued, Running
+from nas_controller.executor import Admitted, Blocked, Ended, Event, Launch, Outdated, Queued, Running
 from nas_controller.instruments import ChangingExecutor, Instruments, ProblemSink
 from nas_controller.metrics import CANCELLED, Metrics
 from nas_controller.policies import Policy, Proposal, Vitals
@@ -221,6 +221,9 @@ class MeteredExecutor:
                     self._move(event.launch, "queued", "")
                 case Admitted():
                     self._move(event.launch, "pending", "")
+                case Outdated():
+                    # The search has it replaced, or it runs by now.
+                    pass
                 case unknown:
                     assert_never(unknown)
 

@@ -16,14 +16,15 @@ import structlog
 
 from nas_api import names
 from nas_api.child import StoreLocation
-from nas_api.experiment import LogHead, NASExperiment, NASExperimentSpec, Problem
+from nas_api.child_job import made_from
+from nas_api.experiment import LogHead, NASExperiment, Problem
 from nas_controller import decisions, earlier
 from nas_controller.beginning import Beginning
 from nas_controller.best import BestWriter
 from nas_controller.clock import SYSTEM_CLOCK, Clock
 from nas_controller.decider import Decider
 from nas_controller.earlier import FindEarlier
-from nas_controller.executor import Admitted, Blocked, Ended, Event, Executor, Queued, Running
+from nas_controller.executor import Admitted, Blocked, Ended, Event, Executor, Outdated, Queued, Running
 from nas_controller.inbox import Inbox, Stopped
 from nas_controller.journal import Journal
 from nas_controller.launches import Launches
@@ -264,6 +265,8 @@ class Search:
             case Ended():
                 _log.debug("launch ended", launch=message.launch, end=message.end, message=message.message)
                 self._launches.ended(message, now)
+            case Outdated():
+                self._launches.renew(message.launch)
             case Answer():
                 self._take_answer(message)
             case _Changed():
@@ -305,7 +308,7 @@ class Search:
         elif before.suspend:
             _log.info("resumed")
             self._launches.resume()
-        elif _pods_differ(before, spec):
+        elif made_from(before) != made_from(spec):
             self._launches.renew_never_started()
 
     def _suspend(self) -> None:
@@ -402,15 +405,3 @@ class Search:
                 head=self._journal.head,
             )
         )
-
-
-def _pods_differ(before: NASExperimentSpec, after: NASExperimentSpec) -> bool:
-    """Return whether a changed manifest makes other pods."""
-    return _of_pods(before) != _of_pods(after)
-
-
-def _of_pods(spec: NASExperimentSpec) -> tuple[object, ...]:
-    """Return what pods are made from: all of the trainer but what only says what follows from their ends."""
-    final = spec.final_training
-    ours = (None,) if final is None else (final.pods, final.deadline, final.checkpoint_every, final.template)
-    return (spec.trainer.model_copy(update={"attempts": 1}), *ours)
