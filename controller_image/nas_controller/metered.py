@@ -313,10 +313,10 @@ class MeteredSink:
         self._note(status.problem)
         self._sink.publish(status)
 
-    def publish_problem(self, problem: Problem) -> None:
+    def publish_problem(self, problem: Problem, *, rests: bool = False) -> None:
         """See :class:`nas_controller.instruments.ProblemSink`."""
         self._note(problem)
-        self._sink.publish_problem(problem)
+        self._sink.publish_problem(problem, rests=rests)
 
     def _measure(self, status: SearchStatus) -> None:
         metrics, counts, best, policy = self._metrics, status.samples, status.best, status.policy

@@ -311,6 +311,15 @@ class Search:
         elif made_from(before) != made_from(spec):
             self._launches.renew_never_started()
 
+    def _rest_meanwhile(self) -> None:
+        """End the children where that has been asked for since: it needs no log, and somebody wants their nodes."""
+        asked = [message.experiment for message in self._inbox.waiting() if isinstance(message, _Changed)]
+        if asked and asked[-1].spec.suspend and not self._launches.suspended:
+            # What was to be launched once it is recorded is not: only cancellations are left.
+            self._suspend()
+            self._act()
+            self._announcer.rests()
+
     def _suspend(self) -> None:
         _log.info("suspended")
         self._launches.suspend()
@@ -346,6 +355,7 @@ class Search:
                 if not error.retryable:
                     raise
                 self._store_failed(error)
+                self._rest_meanwhile()
                 self._inbox.pause(decisions.store_pause(tries))
                 tries += 1
             else:
