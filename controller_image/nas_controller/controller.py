@@ -25,6 +25,7 @@ from nas_kube.errors import ApiError, KubeError
 from nas_kube.reflector import EventType, Reflector
 from nas_kube.resources import EXPERIMENTS
 from nas_log.errors import LogDamaged, LogTampered
+from nas_log.records import Platform
 from nas_report.writer import ReportWriter
 from nas_store import open_store
 from nas_store.errors import CredentialsRefused, StoreError
@@ -69,6 +70,7 @@ class Controller:
         instruments: Instruments = _NO_INSTRUMENTS,
         *,
         unrestricted: bool = False,
+        platform: Platform | None = None,
     ) -> None:
         """Prepare; ``run`` does everything.
 
@@ -80,12 +82,14 @@ class Controller:
             trainer_image: for manifests that name none.
             instruments: put around the parts of each search.
             unrestricted: whether templates may ask for more than stands on the list (``nas_api.authority``).
+            platform: what this process runs on, for the log.
         """
         self._client = client
         self._namespace, self._name, self._uid = namespace, name, uid
         self._image = trainer_image
         self._instruments = instruments
         self._unrestricted = unrestricted
+        self._platform = platform
         self._lock = threading.Lock()
         self._experiment: NASExperiment | None = None
         self._search: Search | None = None
@@ -179,6 +183,7 @@ class Controller:
             pool=ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="results"),
             make_policy=self._instruments.policy(make_policy),
             anchor=self._anchor,
+            platform=self._platform,
         )
         with self._lock:
             self._search, self._executor = search, executor
