@@ -14,16 +14,18 @@ from nas_api.experiment import LONGEST_MESSAGE, LogHead, NASExperiment, Outcome,
 from nas_api.reasons import Reason
 from nas_controller.errors import EarlierMissing, EarlierUnsuitable, SearchChanged
 from nas_controller.executors.kubernetes import KubernetesExecutor
+from nas_controller.executors.remains import end_unfinished
 from nas_controller.instruments import ChangingExecutor, Instruments
 from nas_controller.kubernetes_status import KubernetesSink, Loss
 from nas_controller.policies.factory import make_policy
 from nas_controller.search import Exit, Search
 from nas_controller.status import SearchStatus, StatusSink
 from nas_kube.client import KubeClient
-from nas_kube.errors import ApiError
+from nas_kube.errors import ApiError, KubeError
 from nas_kube.reflector import EventType, Reflector
 from nas_kube.resources import EXPERIMENTS
 from nas_log.errors import LogDamaged, LogTampered
+from nas_log.records import Platform
 from nas_report.writer import ReportWriter
 from nas_store import open_store
 from nas_store.errors import CredentialsRefused, StoreError
@@ -68,6 +70,7 @@ class Controller:
         instruments: Instruments = _NO_INSTRUMENTS,
         *,
         unrestricted: bool = False,
+        platform: Platform | None = None,
     ) -> None:
         """Prepare; ``run`` does everything.
 
@@ -79,12 +82,14 @@ class Controller:
             trainer_image: for manifests that name none.
             instruments: put around the parts of each search.
             unrestricted: whether templates may ask for more than stands on the list (``nas_api.authority``).
+            platform: what this process runs on, for the log.
         """
         self._client = client
         self._namespace, self._name, self._uid = namespace, name, uid
         self._image = trainer_image
         self._instruments = instruments
         self._unrestricted = unrestricted
+        self._platform = platform
         self._lock = threading.Lock()
         self._experiment: NASExperiment | None = None
         self._search: Search | None = None
@@ -141,7 +146,9 @@ class Controller:
             except (StoreError, LogDamaged, EarlierMissing, ApiError) as error:
                 problem = _problem(error)
                 _log.warning("cannot search", reason=problem.reason, error=problem.message)
-                sink.publish_problem(problem)
+                # To end them needs no log, and somebody wants their nodes.
+                rests = (self._experiment or experiment).spec.suspend and self._end_remains(experiment)
+                sink.publish_problem(problem, rests=rests)
                 if isinstance(error, CredentialsRefused):
                     self._sleep(_REFUSED_SECONDS)
                     return ControllerExit.DONE if self._loss is Loss.GONE else ControllerExit.REFUSED
@@ -149,6 +156,8 @@ class Controller:
                 tries += 1
                 continue
             if why is Exit.FINISHED:
+                # Whoever ended the search may have died before all children were ended.
+                self._end_remains(experiment)
                 # As long as it takes: the operator knows the end from the status only.
                 self._written.flush()
                 _log.info("done", outcome_written=self._loss is None)
@@ -174,6 +183,7 @@ class Controller:
             pool=ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="results"),
             make_policy=self._instruments.policy(make_policy),
             anchor=self._anchor,
+            platform=self._platform,
         )
         with self._lock:
             self._search, self._executor = search, executor
@@ -192,6 +202,21 @@ class Controller:
             with self._lock:
                 self._search = self._executor = None
             executor.close()
+
+    def _end_remains(self, experiment: NASExperiment) -> bool:
+        """End children that no search waits for; return whether none is left."""
+        for pause in (*_PAUSES_SECONDS, None):
+            try:
+                end_unfinished(self._client, experiment)
+            except KubeError as error:
+                _log.warning("children not ended", error=str(error))
+                if pause is None or not error.retryable or self._loss is not None:
+                    # The operator starts another controller as long as there are any.
+                    return False
+                self._sleep(pause)
+            else:
+                return True
+        raise AssertionError("the last try returns")
 
     def _on_experiment(self, kind: EventType, raw: dict[str, Any]) -> None:
         """Take a change of our experiment, from the watch's thread."""

@@ -173,6 +173,7 @@ def controller_pod(experiment: NASExperiment, index: int, quick_failures: int, s
             {"name": "NAS_EXPERIMENT", "value": meta.name},
             {"name": "NAS_UID", "value": meta.uid},
             {"name": "NAS_TRAINER_IMAGE", "value": settings.trainer_image},
+            {"name": names.ENV_CONTROLLER_IMAGE, "value": settings.controller_image},
             *s3_environment(spec.storage.s3, trainer=False),
         ],
         "resources": {"requests": {"cpu": "250m", "memory": "512Mi"}},
