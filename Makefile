@@ -47,6 +47,11 @@ test-platform: venv ## Tests with real Kueue, Argo Workflows, Prometheus and MLf
 	$(PYTHON) -m hack.addons build
 	$(BIN)/pytest -m platform tests/platform
 
+.PHONY: test-faults
+test-faults: venv ## What breaks around a search, broken on a real cluster: store, API server, kubelet, webhook, log; needs root
+	$(PYTHON) -m hack.cluster build
+	$(BIN)/pytest -m platform tests/faults
+
 .PHONY: lint
 lint: venv ## Style, types, architecture, and whether generated files are current
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ pytest does not let it any more.
 
 from xdist.scheduler import LoadFileScheduling
 
-ON_THE_MACHINE = ("tests/cluster/test_node.py", "tests/e2e/", "tests/platform/")
+ON_THE_MACHINE = ("tests/cluster/test_node.py", "tests/e2e/", "tests/platform/", "tests/faults/")
 """Real nodes, of which a machine can have one at a time."""
 
 

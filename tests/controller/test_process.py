@@ -179,6 +179,29 @@ def test_a_newer_controller_ends_the_older_one(make_bench: Callable[..., Bench])
     bench.wait(newer, 143)
 
 
+def test_a_paused_controller_that_wakes_up_changes_nothing_any_more(
+    make_bench: Callable[..., Bench], node: Node
+) -> None:
+    """As a node does that is out of reach for a while: another one ends the search meanwhile."""
+    bench = make_bench(budget={"samples": 12}, parallelism=2, searcher={"random": {}})
+    paused = bench.start()
+    bench.status(lambda status: status.samples is not None and status.samples.observed >= 2)
+    paused.send_signal(signal.SIGSTOP)
+    bench.wait(bench.start(), 0)
+
+    def everything() -> object:
+        best = {key: bench.store.get(key) for key in (names.BEST_ARCHITECTURE, names.BEST_PROVENANCE)}
+        jobs = {job["metadata"]["uid"] for job in bench.client.list(JOBS, bench.namespace).items}
+        return best, jobs, bench.store.list(names.LOG_PREFIX), bench.experiment.status
+
+    ended = everything()
+    paused.send_signal(signal.SIGCONT)
+    bench.wait(paused, 3)
+    assert everything() == ended
+    status = bench.experiment.status
+    assert status is not None and status.progress == "12/12"
+
+
 def test_a_deleted_experiment_ends_its_controller(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench(budget={"samples": 30})
     process = bench.start()

@@ -1,0 +1,265 @@
+"""What breaks around a search, broken for real on a real cluster: it is told, nothing is lost, and the search goes on.
+
+`make test-faults` runs these. What `make test` has of the kind: controllers and operators that die
+(e2e/test_search.py), wrong keys, buckets, quotas and images (e2e/test_failures.py), a log that was rewritten and a
+controller that was overtaken (controller/test_process.py). The same faults in every order, in virtual time:
+`tests/simulation`.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from demo.places import NAMESPACE
+from e2e.conftest import Document, World
+from e2e.test_search import assert_nothing_twice_nothing_missing
+from hack.cluster import instance as instances
+from hack.cluster.processes import Process, all_pids, is_alive
+
+from nas_api import names
+from nas_api.child_job import s3_location
+from nas_api.experiment import NASExperiment
+from nas_api.reasons import Reason
+
+pytestmark = [pytest.mark.node, pytest.mark.platform, pytest.mark.slow, pytest.mark.timeout(3600)]
+Start = Callable[..., Document]
+_S3 = "app.kubernetes.io/component=s3"
+_CONTROLLER = f"{names.LABEL_ROLE}={names.ROLE_CONTROLLER}"
+
+
+def observed(world: World, name: str) -> int:
+    """Return how many results the status tells of."""
+    return int(world.experiment(name).get("status", {}).get("samples", {}).get("observed", 0))
+
+
+def told(world: World, name: str, reason: Reason) -> str:
+    """Wait until an experiment says that it makes no progress for this reason; return the message."""
+
+    def message() -> str:
+        found = world.conditions(name).get("Progressing", {})
+        return str(found["message"]) if (found.get("status"), found.get("reason")) == ("False", reason) else ""
+
+    said = str(world.eventually(message, lambda: world.experiment(name).get("status")))
+    print(f"{reason}: {said}")
+    return said
+
+
+def goes_on(world: World, name: str, more: int = 2) -> None:
+    """Wait until so many more results are there."""
+    before = observed(world, name)
+    world.eventually(lambda: observed(world, name) >= before + more, lambda: world.experiment(name).get("status"))
+
+
+def ends_whole(world: World, name: str, monkeypatch: pytest.MonkeyPatch, *, retried: int = 0) -> None:
+    """Let a search end, and see that each of its samples was trained and learnt once, and none was lost."""
+    world.propose_no_more(name)
+    samples = world.wait_complete(name)["samples"]
+    assert samples["observed"] == samples["proposed"]
+    assert (samples["lost"], samples["retried"]) == (0, retried)
+    assert_nothing_twice_nothing_missing(world.log(world.experiment(name), monkeypatch), samples["proposed"])
+    assert "problem" not in world.experiment(name)["status"]
+
+
+def of_pods(world: World, selector: str, word: str) -> list[int]:
+    """Return the processes of pods on this machine, those that have a word among their arguments."""
+    uids = {pod["metadata"]["uid"] for pod in world.items("pods", selector)}
+    found = []
+    for pid in all_pids():
+        try:
+            group = Path(f"/proc/{pid}/cgroup").read_text()
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if word in arguments and any(uid in group or uid.replace("-", "_") in group for uid in uids):
+            found.append(pid)
+    assert found, f"no process of {selector} has {word} among its arguments"
+    return found
+
+
+@contextmanager
+def stopped(pids: list[int]) -> Iterator[None]:
+    """Processes that answer nobody for a while: connections are accepted, and nothing comes."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def of_cluster(world: World, name: str) -> Process:
+    """Return a process of the cluster itself."""
+    (found,) = [each for each in instances.load_existing(world.place.name).processes if each.name == name]
+    return found
+
+
+def at_work(world: World, experiment: Start, name: str, **spec: Any) -> None:
+    """Begin a search that no machine ends by itself, and wait until it has results."""
+    experiment(name, 1000, **spec)
+    goes_on(world, name)
+
+
+def test_a_store_that_nobody_reaches_is_told_and_waited_for(
+    world: World, experiment: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work(world, experiment, "cut-off")
+    with stopped(of_pods(world, _S3, "versitygw")):
+        assert "nas-s3" in told(world, "cut-off", Reason.STORE_UNREACHABLE)
+    goes_on(world, "cut-off")
+    ends_whole(world, "cut-off", monkeypatch)
+
+
+def test_a_webhook_that_does_not_answer_is_told_and_costs_nothing(
+    world: World, experiment: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work(world, experiment, "hooked")
+    rule = {"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["jobs"]}
+    hook = {
+        "name": "nobody.example.com",
+        "clientConfig": {"url": "https://127.0.0.1:9/"},
+        "rules": [rule],
+        "failurePolicy": "Fail",
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+        "timeoutSeconds": 2,
+    }
+    kind = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration"}
+    world.kubectl("create", "-f", "-", stdin=json.dumps({**kind, "metadata": {"name": "nobody"}, "webhooks": [hook]}))
+    try:
+
+        def message() -> str:
+            found = world.conditions("hooked").get("Progressing", {})
+            return str(found["message"]) if found.get("status") == "False" else ""
+
+        said = world.eventually(message, lambda: world.experiment("hooked").get("status"))
+        print(said)
+        assert "nobody.example.com" in said
+    finally:
+        world.kubectl("delete", "validatingwebhookconfiguration", "nobody")
+    goes_on(world, "hooked")
+    ends_whole(world, "hooked", monkeypatch)
+
+
+def test_an_api_server_that_answers_nobody_for_a_while_costs_nothing(
+    world: World, experiment: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work(world, experiment, "alone")
+    store = world.store(world.experiment("alone"), monkeypatch)
+    trained = len(store.list(names.SAMPLES_PREFIX))
+    with stopped([of_cluster(world, "kube-apiserver").pid]):
+        # What runs goes on: its result is in the bucket, whoever may hear of it.
+        world.eventually(lambda: len(store.list(names.SAMPLES_PREFIX)) > trained, lambda: store.list(""))
+        time.sleep(60.0)
+    goes_on(world, "alone")
+    ends_whole(world, "alone", monkeypatch)
+
+
+def test_a_kubelet_that_is_killed_and_comes_back_costs_nothing(
+    world: World, experiment: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work(world, experiment, "without-kubelet")
+    kubelet = of_cluster(world, "kubelet")
+    words = Path(f"/proc/{kubelet.pid}/cmdline").read_bytes().decode().split("\0")[:-1]
+    environment = dict(
+        variable.split("=", 1)
+        for variable in Path(f"/proc/{kubelet.pid}/environ").read_bytes().decode().split("\0")
+        if "=" in variable
+    )
+    os.kill(kubelet.pid, signal.SIGKILL)
+    world.eventually(lambda: not is_alive(kubelet), lambda: kubelet)
+    # Nothing new starts, and what ends is not told.
+    time.sleep(30.0)
+    again = subprocess.Popen(
+        words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", start_new_session=True
+    )
+    try:
+        goes_on(world, "without-kubelet")
+        ends_whole(world, "without-kubelet", monkeypatch)
+    finally:
+        # The cluster's own record has the one before; its token in the environment is what `down` finds this one by.
+        assert again.poll() is None
+
+
+def test_a_manifest_that_is_corrected_while_no_controller_runs_is_taken_over(
+    world: World, experiment: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work(world, experiment, "corrected")
+    world.patch("corrected", {"trainer": {"image": "localhost/nas-missing:1"}})
+    assert "nas-missing" in told(world, "corrected", Reason.IMAGE_PULL_FAILED)
+    operator = next(
+        item["metadata"]["name"]
+        for item in world.items("deployments")
+        if item["metadata"]["labels"].get("app.kubernetes.io/component") == "operator"
+    )
+    world.kubectl("scale", "deployment", operator, "--replicas=0")
+    try:
+        selector = f"{_CONTROLLER},{names.LABEL_EXPERIMENT}=corrected"
+        world.eventually(
+            lambda: not world.items("pods", "app.kubernetes.io/component=operator"), lambda: world.items("pods")
+        )
+        world.kubectl("delete", "pod", "-l", selector, "--wait=true")
+        world.patch("corrected", {"trainer": {"image": None}})
+    finally:
+        world.kubectl("scale", "deployment", operator, "--replicas=1")
+    goes_on(world, "corrected")
+    ends_whole(world, "corrected", monkeypatch)
+
+
+@pytest.mark.parametrize("lost", ["all", "newest"])
+def test_a_log_that_was_wiped_is_told_and_goes_on_once_it_is_restored(
+    world: World, experiment: Start, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    name = f"wiped-{lost}"
+    at_work(world, experiment, name)
+    # Without a controller, as a person does it who cleans up a bucket.
+    world.patch(name, {"suspend": True})
+    world.eventually(
+        lambda: world.conditions(name).get("Suspended", {}).get("status") == "True", lambda: world.conditions(name)
+    )
+    selector = f"{_CONTROLLER},{names.LABEL_EXPERIMENT}={name}"
+    location = s3_location(NASExperiment.model_validate(world.experiment(name), extra="ignore"))
+    client, store = world.s3(), world.store(world.experiment(name), monkeypatch)
+    keys = sorted(store.list(names.LOG_PREFIX))
+    chosen = keys if lost == "all" else keys[-1:]
+    kept = {key: store.get(key) for key in chosen}
+    for key in chosen:
+        client.delete_object(Bucket=location.bucket, Key=f"{location.prefix}{key}")
+    world.kubectl("delete", "pod", "-l", selector, "--ignore-not-found")
+    world.patch(name, {"suspend": False})
+    assert names.LOG_PREFIX.rstrip("/") in told(world, name, Reason.LOG_TAMPERED)
+    assert sorted(store.list(names.LOG_PREFIX)) == sorted(set(keys) - set(chosen)), "nothing is begun anew"
+    for key, data in kept.items():
+        assert data is not None
+        client.put_object(Bucket=location.bucket, Key=f"{location.prefix}{key}", Body=data)
+    goes_on(world, name)
+    ends_whole(world, name, monkeypatch)
+
+
+def test_keys_that_are_taken_away_and_given_back(
+    world: World, experiment: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Secret is rotated in the wrong order: the new one is wrong first. It is the namespace's, not the store's."""
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "rotated", "namespace": NAMESPACE}}
+    world.apply({**secret, "stringData": world.keys()})
+    storage = {"bucket": "nas", "endpoint": "http://nas-s3:7070", "credentialsSecret": {"name": "rotated"}}
+    at_work(world, experiment, "rotated", storage={"s3": storage})
+    wrong = {**world.keys(), "AWS_SECRET_ACCESS_KEY": "wrong"}
+    world.apply({**secret, "stringData": wrong})
+    selector = f"{_CONTROLLER},{names.LABEL_EXPERIMENT}=rotated"
+    world.kubectl("delete", "pod", "-l", selector)
+    said = told(world, "rotated", Reason.CREDENTIALS_REFUSED)
+    assert "Secret" in said
+    world.apply({**secret, "stringData": world.keys()})
+    goes_on(world, "rotated")
+    # Children that began with the wrong keys could not even read: they wait, and are tried again.
+    world.propose_no_more("rotated")
+    samples = world.wait_complete("rotated")["samples"]
+    assert samples["observed"] == samples["proposed"] and samples["lost"] == 0
