@@ -127,6 +127,7 @@ _GROUPS = {
             Reason.UNREADABLE,
             Reason.NAME_TAKEN,
             Reason.NOT_PERMITTED,
+            Reason.API_SERVER_TROUBLE,
             Reason.ENDPOINT_REFUSED,
             Reason.QUOTA_EXCEEDED,
             Reason.QUEUED,

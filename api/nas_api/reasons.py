@@ -33,6 +33,7 @@ class Reason(StrEnum):
     UNREADABLE = "Unreadable"
     NAME_TAKEN = "NameTaken"
     NOT_PERMITTED = "NotPermitted"
+    API_SERVER_TROUBLE = "ApiServerTrouble"
     ENDPOINT_REFUSED = "EndpointRefused"
     QUOTA_EXCEEDED = "QuotaExceeded"
     QUEUED = "Queued"
@@ -104,6 +105,11 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.NOT_PERMITTED: Explanation(
         "The operator or the controller lacks a permission in this namespace.",
         "Install the chart's RBAC for this namespace; the message names the verb and the resource.",
+    ),
+    Reason.API_SERVER_TROUBLE: Explanation(
+        "The API server cannot do what the operator asks of it: it is overloaded, or a webhook that it asks does not"
+        " answer; the message quotes it.",
+        "Repair what the message names; the operator tries again by itself.",
     ),
     Reason.ENDPOINT_REFUSED: Explanation(
         "The operator's installation does not allow the endpoint of the store or of the tracker; the message says why.",

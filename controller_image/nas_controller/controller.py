@@ -13,6 +13,7 @@ from nas_api.experiment import LONGEST_MESSAGE, LogHead, NASExperiment, Outcome,
 from nas_api.reasons import Reason
 from nas_controller.errors import EarlierMissing, EarlierUnsuitable, SearchChanged
 from nas_controller.executors.kubernetes import KubernetesExecutor
+from nas_controller.executors.remains import end_unfinished
 from nas_controller.instruments import ChangingExecutor, Instruments
 from nas_controller.kubernetes_status import KubernetesSink, Loss
 from nas_controller.machine import Machine
@@ -21,7 +22,7 @@ from nas_controller.search import Exit, Search
 from nas_controller.status import SearchStatus, StatusSink
 from nas_kube.client import KubeClient
 from nas_kube.clock import wait_for
-from nas_kube.errors import ApiError
+from nas_kube.errors import ApiError, KubeError
 from nas_kube.reflector import EventType, Reflector
 from nas_kube.resources import EXPERIMENTS
 from nas_log.errors import LogDamaged, LogTampered
@@ -148,7 +149,9 @@ class Controller:
             except (StoreError, LogDamaged, EarlierMissing, ApiError) as error:
                 problem = _problem(error)
                 _log.warning("cannot search", reason=problem.reason, error=problem.message)
-                sink.publish_problem(problem)
+                # To end them needs no log, and somebody wants their nodes.
+                rests = (self._experiment or experiment).spec.suspend and self._end_remains(experiment)
+                sink.publish_problem(problem, rests=rests)
                 if isinstance(error, CredentialsRefused):
                     self._sleep(_REFUSED_SECONDS)
                     return ControllerExit.DONE if self._loss is Loss.GONE else ControllerExit.REFUSED
@@ -156,6 +159,8 @@ class Controller:
                 tries += 1
                 continue
             if why is Exit.FINISHED:
+                # Whoever ended the search may have died before all children were ended.
+                self._end_remains(experiment)
                 # As long as it takes: the operator knows the end from the status only.
                 self._written.flush()
                 _log.info("done", outcome_written=self._loss is None)
@@ -207,6 +212,21 @@ class Controller:
             with self._lock:
                 self._search = self._executor = None
             executor.close()
+
+    def _end_remains(self, experiment: NASExperiment) -> bool:
+        """End children that no search waits for; return whether none is left."""
+        for pause in (*_PAUSES_SECONDS, None):
+            try:
+                end_unfinished(self._client, experiment)
+            except KubeError as error:
+                _log.warning("children not ended", error=str(error))
+                if pause is None or not error.retryable or self._loss is not None:
+                    # The operator starts another controller as long as there are any.
+                    return False
+                self._sleep(pause)
+            else:
+                return True
+        raise AssertionError("the last try returns")
 
     def _on_experiment(self, kind: EventType, raw: dict[str, Any]) -> None:
         """Take a change of our experiment, from the watch's thread."""
