@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from simulation.scheduler import EPOCH, Process, Scheduler
+from simulation.weather import Weather
+
 from nas_api import names
 from nas_kube.client import KubeClient, Listing, Stream
 from nas_kube.errors import ApiError, ApiUnavailable
 from nas_kube.resources import EXPERIMENTS, JOBS, PODS, Resource
-from simulation.scheduler import EPOCH, Process, Scheduler
-from simulation.weather import Weather
 
 Object = dict[str, Any]
 Key = tuple[str, str, str]

@@ -4,10 +4,11 @@ import hashlib
 from collections.abc import Callable
 from typing import TypeVar
 
-from nas_api import names
-from nas_store.errors import StoreUnreachable, TooLarge
 from simulation.scheduler import Process, Scheduler
 from simulation.weather import Weather
+
+from nas_api import names
+from nas_store.errors import StoreUnreachable, TooLarge
 
 T = TypeVar("T")
 
@@ -77,6 +78,23 @@ class BucketStore:
     def put(self, key: str, data: bytes) -> None:
         """See :class:`nas_store.Store`."""
         self._write(key, lambda: self._bucket.put(self._process.name, key, data))
+
+    def replace(self, key: str, data: bytes, allowed: Callable[[], bool]) -> bool:
+        """See :class:`nas_store.Store`: a conditional write, against what was there before the question."""
+        while True:
+            before = self._call(lambda: self._bucket.objects.get(key))
+            if not allowed():
+                return False
+
+            def write(before: bytes | None = before) -> bool:
+                if self._bucket.objects.get(key) != before:
+                    return False
+                self._bucket.put(self._process.name, key, data)
+                return True
+
+            # One whose answer was lost may have stored it: the next look tells.
+            if self._write(key, write):
+                return True
 
     def copy(self, source: str, target: str, *, limit: int) -> bool:
         """See :class:`nas_store.Store`."""

@@ -5,6 +5,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from simulation.api_server import Object, launch_of, ours
+
 from nas_api import names
 from nas_api.architecture import ARCHITECTURE
 from nas_controller import snapshots
@@ -13,10 +15,9 @@ from nas_controller.policies.factory import make_policy
 from nas_controller.state import SearchState, fold
 from nas_controller.status import search_status
 from nas_kube.reading import finished
-from nas_kube.resources import EXPERIMENTS, JOBS
+from nas_kube.resources import EXPERIMENTS
 from nas_log.log import decode
 from nas_log.records import Finished, Launched, Lost, Observed, Proposed, Record
-from simulation.api_server import Object, launch_of, ours
 
 if TYPE_CHECKING:
     from simulation.history import History
@@ -179,10 +180,15 @@ class Checker:
             if self._untold is None:
                 self._untold = self._now
             elif self._now - self._untold >= TELL_SECONDS:
-                self._violate("stalls are told", f"nothing has moved since {self._moved:.0f} s, and the status is silent")
+                self._violate(
+                    "stalls are told", f"nothing has moved since {self._moved:.0f} s, and the status is silent"
+                )
         else:
             self._untold = None
-        if self._suspended is not None and self._now - max(self._suspended, self._history.script.clears) > SUSPENDED_SECONDS:
+        if (
+            self._suspended is not None
+            and self._now - max(self._suspended, self._history.script.clears) > SUSPENDED_SECONDS
+        ):
             left = [each["metadata"]["name"] for each in self._history.jobs() if not finished(each)]
             if left:
                 self._violate("suspension", f"{left[0]} is not ended although the search is suspended")
@@ -301,6 +307,3 @@ class Checker:
                 f"it has {digest[:8]} of sample {provenance['sample']}, and the log's best is"
                 f" {best.architecture.digest[:8]} of sample {best.sample}",
             )
-
-
-__all__ = ["JOBS", "Checker", "Violation"]

@@ -8,16 +8,6 @@ from typing import Any
 from unittest import mock
 
 import structlog
-
-from nas_api import names
-from nas_api.child import StoreLocation
-from nas_api.experiment import NASExperiment
-from nas_controller.controller import Controller
-from nas_controller.machine import Machine
-from nas_kube.errors import ApiError
-from nas_kube.resources import EXPERIMENTS, JOBS, PODS
-from nas_log import log
-from nas_store import Store
 from simulation.api_server import ApiServer, Client, Object, ours
 from simulation.bucket import Bucket, BucketStore
 from simulation.checker import Checker, Violation
@@ -26,6 +16,14 @@ from simulation.operator_process import Operator, is_controller
 from simulation.scheduler import InlinePool, Process, Scheduler, Stuck
 from simulation.scripts import Happening, Script, script
 from simulation.weather import Front, Weather
+
+from nas_api import names
+from nas_controller.controller import Controller
+from nas_controller.machine import Machine
+from nas_kube.errors import ApiError
+from nas_kube.resources import EXPERIMENTS, JOBS, PODS
+from nas_log import log
+from nas_store import Store
 
 NAMESPACE, NAME, UID = "default", "demo", "0123abcd-uid"
 _LONGEST_SECONDS = 5 * 3600.0
@@ -48,9 +46,7 @@ class History:
         self.weather = Weather(self.scheduler, list(self.script.fronts))
         self.server = ApiServer(self.scheduler)
         self.bucket = Bucket(self.scheduler)
-        self.nodes = Nodes(
-            self.scheduler, self.server, self.bucket, self.weather, NAMESPACE, self.tell, self._fate
-        )
+        self.nodes = Nodes(self.scheduler, self.server, self.bucket, self.weather, NAMESPACE, self.tell, self._fate)
         self.controllers: dict[str, Process] = {}
         """By their pods' names."""
         self.effects = 0
@@ -113,7 +109,9 @@ class History:
         if kind == "ADDED":
             self.scheduler.at(self.scheduler.chance.uniform(0.3, 5.0), lambda: self._start_controller(name))
         elif kind == "MODIFIED" and "deletionTimestamp" in item["metadata"]:
-            self.scheduler.at(self.scheduler.chance.uniform(0.1, 2.0), lambda: self._end_controller(name, 143, gone=True))
+            self.scheduler.at(
+                self.scheduler.chance.uniform(0.1, 2.0), lambda: self._end_controller(name, 143, gone=True)
+            )
 
     def _start_controller(self, pod: str) -> None:
         found = self.server.find(PODS, NAMESPACE, pod)
@@ -252,7 +250,7 @@ class History:
 
     def _foreign(self, happening: Happening) -> None:
         """Make a Job that looks like a child of ours and is not."""
-        launch = happening.launch
+        chance, launch = self.scheduler.chance, happening.launch
         labels = {**names.labels(NAME, UID, names.ROLE_TRAINER), names.LABEL_LAUNCH: str(launch)}
         name = names.child_job(NAME, UID, launch) if happening.namesake else f"foreign-{launch}"
         body = {"kind": "Job", "metadata": {"name": name, "labels": labels}, "spec": {}, "status": {"ready": 1}}
@@ -262,6 +260,10 @@ class History:
         except ApiError:
             return
         self.checker.foreign.add(made["metadata"]["uid"])
+        if not happening.namesake:
+            ended = {"conditions": [{"type": chance.choice(("Complete", "Failed")), "status": "True"}]}
+            after = chance.uniform(1.0, 200.0)
+            self.scheduler.at(after, lambda: self.server.change(JOBS, NAMESPACE, name, status=ended))
         if happening.seconds:
 
             def end() -> None:
@@ -322,6 +324,3 @@ def _as_simulated(chance: random.Random) -> AbstractContextManager[Any]:
     """Let the log's reader use no threads, and its writers' names follow from the seed."""
     named = mock.Mock(side_effect=lambda: mock.Mock(hex=f"{chance.getrandbits(128):032x}"))
     return mock.patch.multiple(log, ThreadPoolExecutor=InlinePool, uuid4=named)
-
-
-__all__ = ["History", "NASExperiment", "StoreLocation", "simulate"]

@@ -1,24 +1,27 @@
 """Eight ways to break the product that the simulator must find: each takes one precaution away, in memory."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
+from simulation.api_server import Client
+from simulation.bucket import BucketStore
+from simulation.history import simulate
+
+from nas_api import names
 from nas_controller import decisions, journal
 from nas_controller.executor import End
 from nas_controller.executors import kubernetes
+from nas_controller.executors.kubernetes import KubernetesExecutor
 from nas_controller.journal import Journal
 from nas_controller.recovery import Recovered
 from nas_controller.search import Search
 from nas_kube.client import KubeClient
 from nas_log.errors import Fenced
-from nas_log.log import Log, encode, read_objects
-from nas_log.records import Record
 from nas_store import Store
 from nas_store.errors import StoreError
-from simulation.api_server import Client
-from simulation.bucket import BucketStore
 
 Mutant = Callable[[], AbstractContextManager[Any]]
 
@@ -66,7 +69,7 @@ def _launch_before_the_record() -> AbstractContextManager[Any]:
 
 @contextmanager
 def _ignore_uid_and_owner() -> Iterator[None]:
-    delete = Client.delete
+    delete, take = Client.delete, KubernetesExecutor._take
 
     def any_of_the_name(self: KubeClient, resource: Any, namespace: Any, name: str, *, uid: Any = None) -> bool:
         return delete(self, resource, namespace, name)  # type: ignore[arg-type]
@@ -74,9 +77,15 @@ def _ignore_uid_and_owner() -> Iterator[None]:
     def by_label(*_: Any) -> bool:
         return True
 
+    def any_uid(self: KubernetesExecutor, number: int, kind: Any, job: Any) -> None:
+        if (child := self._children.get(number)) is not None:
+            child.uid = None
+        take(self, number, kind, job)
+
     with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(KubernetesExecutor, "_take", any_uid))
         stack.enter_context(mock.patch.object(kubernetes, "belongs", by_label))
-        stack.enter_context(mock.patch.object(kubernetes.KubernetesExecutor, "_is_ours", by_label))
+        stack.enter_context(mock.patch.object(KubernetesExecutor, "_is_ours", by_label))
         stack.enter_context(mock.patch.object(Client, "delete", any_of_the_name))
         yield
 
@@ -91,13 +100,19 @@ def _count_the_preempted() -> AbstractContextManager[Any]:
 
 
 def _no_read_back() -> AbstractContextManager[Any]:
-    append = Log.append
+    put = BucketStore.put_if_absent
 
-    def trusting(self: Log, records: Sequence[Record], snapshot: str | None = None) -> None:
-        with mock.patch.object(self._store, "get", lambda key: None):
-            append(self, records, snapshot)
+    def trusting(self: BucketStore, key: str, data: bytes) -> bool:
+        stored = put(self, key, data)
+        if not stored and key.startswith(names.LOG_PREFIX):
+            raise Fenced(key)
+        return stored
 
-    return mock.patch.object(Log, "append", trusting)
+    return mock.patch.object(BucketStore, "put_if_absent", trusting)
+
+
+def _no_guard_on_best() -> AbstractContextManager[Any]:
+    return mock.patch.object(Journal, "holds", lambda _: True)
 
 
 MUTANTS: dict[str, Mutant] = {
@@ -108,6 +123,27 @@ MUTANTS: dict[str, Mutant] = {
     "ignore uid and owner": _ignore_uid_and_owner,
     "count the pre-empted": _count_the_preempted,
     "no read-back": _no_read_back,
+    "no guard on best/": _no_guard_on_best,
 }
 
-__all__ = ["MUTANTS", "Fenced", "encode", "read_objects"]
+
+@dataclass(frozen=True)
+class Found:
+    """What gave a mutant away."""
+
+    seed: int
+    rule: str
+    words: str
+
+
+def first_to_find(name: str, seeds: Iterable[int]) -> Found | None:
+    """Return what the first of some seeds says of a mutant; None: none of them finds it."""
+    with MUTANTS[name]():
+        for seed in seeds:
+            try:
+                history = simulate(seed)
+            except Exception as error:  # noqa: BLE001  A thread of the mutant has died of it.
+                return Found(seed, "crash", repr(error)[:100])
+            if history.violations:
+                return Found(seed, history.violations[0].rule, history.violations[0].words)
+    return None

@@ -5,15 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from simulation.api_server import ApiServer, Object
+from simulation.bucket import Bucket
+from simulation.scheduler import Scheduler
+from simulation.weather import Weather
+
 from nas_api import names
 from nas_api.child import ExitCode, Result, TrainerInput, read_trainer_document
 from nas_kube.reading import finished
 from nas_kube.resources import JOBS, PODS
 from nas_store.errors import StoreUnreachable
-from simulation.api_server import ApiServer, Object
-from simulation.bucket import Bucket
-from simulation.scheduler import Scheduler
-from simulation.weather import Weather
 
 FATES = {
     "trained": "writes its result and ends",
@@ -189,7 +190,9 @@ class Nodes:
             status="Diverged" if diverged else "Trained",
             metrics={} if diverged else {asked.metric: self.scheduler.chance.uniform(0.1, 0.9)},
         )
-        if self.bucket.put_if_absent("trainer", names.result_key(sample), result.model_dump_json(by_alias=True).encode()):
+        if self.bucket.put_if_absent(
+            "trainer", names.result_key(sample), result.model_dump_json(by_alias=True).encode()
+        ):
             self.results[sample], self.written[sample] = result, self.scheduler.now
 
     def _exit(self, job: Object, training: Training, code: int, reason: str = "") -> None:
@@ -199,7 +202,9 @@ class Nodes:
         if code == 0:
             self._later(0.1, 2.0, lambda: self._complete(job))
         elif code in (ExitCode.STORAGE_UNREACHABLE,):
-            words = f"Container trainer for pod default/{training.pod} failed with exit code {code} matching FailJob rule"
+            words = (
+                f"Container trainer for pod default/{training.pod} failed with exit code {code} matching FailJob rule"
+            )
             self._later(0.1, 2.0, lambda: self._fail(job, "PodFailurePolicy", words))
         else:
             words = "Job has reached the specified backoff limit"

@@ -3,6 +3,8 @@
 import threading
 from typing import Any
 
+from simulation.scheduler import Process
+
 from nas_api import names
 from nas_kube.client import KubeClient
 from nas_kube.errors import KubeError
@@ -13,7 +15,6 @@ from nas_operator.kept import kept
 from nas_operator.reconciler import Reconciler
 from nas_operator.resync import PODS_SELECTOR
 from nas_operator.settings import Settings
-from simulation.scheduler import Process
 
 Object = dict[str, Any]
 
@@ -33,9 +34,7 @@ class Operator:
         self._changed = threading.Condition()
         self._dirty = False
         jitter = process.scheduler.chance.uniform
-        self._experiments = Reflector(
-            client, EXPERIMENTS, namespace, self._on_experiment, clock=process, jitter=jitter
-        )
+        self._experiments = Reflector(client, EXPERIMENTS, namespace, self._on_experiment, clock=process, jitter=jitter)
         self._pods = Reflector(
             client, PODS, namespace, self._on_pod, label_selector=PODS_SELECTOR, clock=process, jitter=jitter
         )

@@ -79,7 +79,7 @@ class Scheduler:
         self.chance = chance
         self._runnable: list[Task] = []
         self._waiting_for_messages: list[Task] = []
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = itertools.count()
         self._over = threading.Semaphore(0)
         self._end = float("inf")
@@ -91,7 +91,7 @@ class Scheduler:
 
     # ------------------------------------------------------------ for the history
 
-    def at(self, seconds: float, call: Callable[[], None]) -> None:
+    def at(self, seconds: float, call: Callable[[], object]) -> None:
         """Have something happen after some seconds; it must not wait."""
         heapq.heappush(self._timers, (self.now + seconds, next(self._numbers), call))
 

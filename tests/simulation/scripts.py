@@ -163,7 +163,7 @@ def _zombies(chance: random.Random, drawn: Drawn) -> None:
     """Let two controllers be at work: one that was given up for lost wakes up, or has never slept."""
     seconds = chance.choice((5.0, 60.0, 200.0, 600.0))
     if (kind := chance.random()) < 0.5:
-        drawn.pauses.update({number: seconds for number in chance.sample(range(1, 80), k=2)})
+        drawn.pauses.update(dict.fromkeys(chance.sample(range(1, 80), k=2), seconds))
     elif kind < 0.8:
         drawn.happenings.append(Happening("controller-stands-still", chance.uniform(5.0, 300.0), seconds))
     else:
@@ -225,9 +225,7 @@ def _log(chance: random.Random, drawn: Drawn) -> None:
 
 
 def _operator(chance: random.Random, drawn: Drawn) -> None:
-    drawn.happenings.append(
-        Happening("operator-restarts", chance.uniform(0.0, 300.0), chance.uniform(1.0, 60.0))
-    )
+    drawn.happenings.append(Happening("operator-restarts", chance.uniform(0.0, 300.0), chance.uniform(1.0, 60.0)))
 
 
 _TROUBLES: dict[str, Draw] = {

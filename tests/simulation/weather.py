@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from simulation.scheduler import Scheduler
+
 from nas_kube.errors import ApiError, ApiUnavailable, KubeError
 from nas_store.errors import StoreUnreachable
-from simulation.scheduler import Scheduler
 
 WRITES = ("POST", "APPLY", "PATCH", "DELETE")
 
@@ -72,7 +73,9 @@ class Weather:
                 case "api-500":
                     return ApiError(500, "InternalError", "etcdserver: request timed out"), 0.0
                 case "api-429":
-                    return ApiError(429, "TooManyRequests", "too many requests", (), chance.choice((None, 1.0, 9.0))), 0.0
+                    return ApiError(
+                        429, "TooManyRequests", "too many requests", (), chance.choice((None, 1.0, 9.0))
+                    ), 0.0
                 case "api-watch" if verb in ("LIST", "WATCH"):
                     return ApiUnavailable(f"{verb} {plural}: connection refused"), 0.0
                 case "webhook-500" if about_jobs:
