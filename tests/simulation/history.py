@@ -69,7 +69,8 @@ class History:
                 limit = max(self.script.clears, self.weather.clears) + _LONGEST_SECONDS
                 self.scheduler.run(limit, lambda: self.checker.over or bool(self.violations))
                 if not self.violations and self.checker.over:
-                    self.scheduler.run(self.scheduler.now + _AFTERWARDS_SECONDS, lambda: bool(self.violations))
+                    until = max(self.scheduler.now, self.script.clears) + _AFTERWARDS_SECONDS
+                    self.scheduler.run(until, lambda: bool(self.violations))
                 if not self.violations:
                     self.checker.at_the_end()
             except Stuck as error:

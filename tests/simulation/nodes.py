@@ -102,9 +102,10 @@ class Nodes:
                 "metadata": {
                     "generateName": meta["name"] + "-",
                     "labels": template["metadata"]["labels"],
+                    "annotations": template["metadata"]["annotations"],
                     "ownerReferences": [owner],
                 },
-                "spec": {},
+                "spec": template["spec"],
                 "status": {"phase": "Pending"},
             },
         )

@@ -1,4 +1,4 @@
-"""What is wrong with the cluster and the store, and when: intervals in which calls are refused or their answers lost."""
+"""What is wrong with cluster and store, and when: intervals in which calls are refused or their answers lost."""
 
 from dataclasses import dataclass, field
 
