@@ -19,6 +19,7 @@ from nas_controller.kubernetes_status import KubernetesSink, Loss
 from nas_controller.policies.factory import make_policy
 from nas_controller.search import Exit, Search
 from nas_controller.status import SearchStatus, StatusSink
+from nas_controller.tenure import Tenure
 from nas_kube.client import KubeClient
 from nas_kube.errors import ApiError
 from nas_kube.reflector import EventType, Reflector
@@ -162,8 +163,12 @@ class Controller:
         store = self._instruments.store(open_store(location))
         store.probe()
         jobs = ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="jobs")
+        tenure = Tenure(store)
         executor = self._instruments.executor(
-            KubernetesExecutor(self._client, experiment, self._image, jobs, unrestricted=self._unrestricted), experiment
+            KubernetesExecutor(
+                self._client, experiment, self._image, jobs, unrestricted=self._unrestricted, tenure=tenure
+            ),
+            experiment,
         )
         search = Search(
             experiment,
@@ -174,6 +179,7 @@ class Controller:
             pool=ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="results"),
             make_policy=self._instruments.policy(make_policy),
             anchor=self._anchor,
+            tenure=tenure,
         )
         with self._lock:
             self._search, self._executor = search, executor
