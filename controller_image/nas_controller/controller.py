@@ -20,6 +20,7 @@ from nas_controller.machine import Machine
 from nas_controller.policies.factory import make_policy
 from nas_controller.search import Exit, Search
 from nas_controller.status import SearchStatus, StatusSink
+from nas_controller.tenure import Tenure
 from nas_kube.client import KubeClient
 from nas_kube.clock import wait_for
 from nas_kube.errors import ApiError, KubeError
@@ -173,6 +174,7 @@ class Controller:
         location = StoreLocation(s3=s3_location(experiment))
         store = self._instruments.store(self._machine.store(location))
         store.probe()
+        tenure = Tenure(store, self._clock)
         jobs = KubernetesExecutor(
             self._client,
             experiment,
@@ -181,6 +183,7 @@ class Controller:
             unrestricted=self._unrestricted,
             clock=self._clock,
             jitter=self._machine.jitter,
+            tenure=tenure,
         )
         executor = self._instruments.executor(jobs, experiment)
         search = Search(
@@ -194,6 +197,7 @@ class Controller:
             clock=self._clock,
             snapshot_every=self._machine.snapshot_every,
             anchor=self._anchor,
+            tenure=tenure,
         )
         with self._lock:
             self._search, self._executor = search, executor
