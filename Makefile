@@ -47,6 +47,16 @@ test-platform: venv ## Tests with real Kueue, Argo Workflows, Prometheus and MLf
 	$(PYTHON) -m hack.addons build
 	$(BIN)/pytest -m platform tests/platform
 
+SEEDS ?= 5000
+
+.PHONY: simulate
+simulate: venv ## SEEDS=5000 whole searches on a virtual clock with everything that may happen to them; `make test` has 300
+	cd tests && ../$(BIN)/python -m simulation --first $(SEEDS)
+
+.PHONY: mutants
+mutants: venv ## Take one precaution after the other away from the product, and see the simulation find it
+	cd tests && ../$(BIN)/python -m simulation --mutants
+
 .PHONY: lint
 lint: venv ## Style, types, architecture, and whether generated files are current
 	$(BIN)/ruff check .
