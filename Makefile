@@ -52,6 +52,16 @@ test-faults: venv ## What breaks around a search, broken on a real cluster: stor
 	$(PYTHON) -m hack.cluster build
 	$(BIN)/pytest -m platform tests/faults
 
+SEEDS ?= 5000
+
+.PHONY: simulate
+simulate: venv ## SEEDS=5000 whole searches on a virtual clock with everything that may happen to them; `make test` has 300
+	cd tests && ../$(BIN)/python -m simulation --first $(SEEDS)
+
+.PHONY: mutants
+mutants: venv ## Take one precaution after the other away from the product, and see the simulation find it
+	cd tests && ../$(BIN)/python -m simulation --mutants
+
 .PHONY: lint
 lint: venv ## Style, types, architecture, and whether generated files are current
 	$(BIN)/ruff check .

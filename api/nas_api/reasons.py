@@ -40,6 +40,7 @@ class Reason(StrEnum):
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONFIG_MISSING = "ConfigMissing"
     UNSCHEDULABLE = "Unschedulable"
+    CHILDREN_DISRUPTED = "ChildrenDisrupted"
     CONTROLLER_FAILED = "ControllerFailed"
     BUCKET_NOT_FOUND = "BucketNotFound"
     CREDENTIALS_REFUSED = "CredentialsRefused"
@@ -107,9 +108,9 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Install the chart's RBAC for this namespace; the message names the verb and the resource.",
     ),
     Reason.API_SERVER_TROUBLE: Explanation(
-        "The API server cannot do what the operator asks of it: it is overloaded, or a webhook that it asks does not"
-        " answer; the message quotes it.",
-        "Repair what the message names; the operator tries again by itself.",
+        "The API server cannot do what the operator or the controller asks of it: it is overloaded or does not answer,"
+        " a webhook that it asks does not, or it does not accept the token; the message quotes it.",
+        "Repair what the message names; it is tried again by itself.",
     ),
     Reason.ENDPOINT_REFUSED: Explanation(
         "The operator's installation does not allow the endpoint of the store or of the tracker; the message says why.",
@@ -135,6 +136,11 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.UNSCHEDULABLE: Explanation(
         "No node fits the pod; the message quotes the scheduler.",
         "Add nodes, or correct requests, nodeSelector or tolerations in the template.",
+    ),
+    Reason.CHILDREN_DISRUPTED: Explanation(
+        "A child was made to end again and again before it could work: by its node, by somebody who deletes it, or by"
+        " a preemption; the message says how, and on which node. It is tried again, ever less often.",
+        "Look at that node, and cordon or repair it; the search goes on by itself.",
     ),
     Reason.CONTROLLER_FAILED: Explanation(
         "The controller keeps ending unexpectedly; it is started again after growing pauses.",

@@ -1,7 +1,6 @@
 """The controller of one experiment: it searches as often as it takes, and says on the experiment what is in the way."""
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 from typing import Any
 
@@ -17,26 +16,27 @@ from nas_controller.executors.kubernetes import KubernetesExecutor
 from nas_controller.executors.remains import end_unfinished
 from nas_controller.instruments import ChangingExecutor, Instruments
 from nas_controller.kubernetes_status import KubernetesSink, Loss
+from nas_controller.machine import Machine
 from nas_controller.policies.factory import make_policy
 from nas_controller.search import Exit, Search
 from nas_controller.status import SearchStatus, StatusSink
+from nas_controller.tenure import Tenure
 from nas_kube.client import KubeClient
+from nas_kube.clock import wait_for
 from nas_kube.errors import ApiError, KubeError
 from nas_kube.reflector import EventType, Reflector
 from nas_kube.resources import EXPERIMENTS
 from nas_log.errors import LogDamaged, LogTampered
 from nas_log.records import Platform
-from nas_report.writer import ReportWriter
-from nas_store import open_store
 from nas_store.errors import CredentialsRefused, StoreError
 
 _log = structlog.get_logger()
 
-_CALLS_AT_ONCE = 8
 _PAUSES_SECONDS = (5.0, 10.0, 20.0, 30.0)
 # Long enough for the status to be written and for the operator to see it.
 _REFUSED_SECONDS = 20.0
 _NO_INSTRUMENTS = Instruments()
+_MACHINE = Machine()
 _FATAL = {
     SearchChanged: Reason.SEARCH_CHANGED,
     EarlierUnsuitable: Reason.EXPERIMENT_UNSUITABLE,
@@ -71,6 +71,7 @@ class Controller:
         *,
         unrestricted: bool = False,
         platform: Platform | None = None,
+        machine: Machine = _MACHINE,
     ) -> None:
         """Prepare; ``run`` does everything.
 
@@ -83,8 +84,11 @@ class Controller:
             instruments: put around the parts of each search.
             unrestricted: whether templates may ask for more than stands on the list (``nas_api.authority``).
             platform: what this process runs on, for the log.
+            machine: gives time, threads, chance and the way to the store.
         """
         self._client = client
+        self._machine = machine
+        self._clock = machine.clock
         self._namespace, self._name, self._uid = namespace, name, uid
         self._image = trainer_image
         self._instruments = instruments
@@ -99,7 +103,9 @@ class Controller:
         """Of the newest status: the log's head, which no one who writes to the bucket can change."""
         self._seen = False
         self._loss: Loss | None = None
-        self._woken = threading.Event()
+        self._changed = threading.Condition()
+        """Guards the next one."""
+        self._woken = False
 
     def run(self) -> ControllerExit:
         """Return the exit code once there is nothing more to do."""
@@ -109,6 +115,8 @@ class Controller:
             self._namespace,
             self._on_experiment,
             field_selector=f"metadata.name={self._name}",
+            clock=self._clock,
+            jitter=self._machine.jitter,
         )
         reflector.start()
         try:
@@ -124,7 +132,7 @@ class Controller:
         tries = 0
         while True:
             # Only what changes from here on ends a pause early: the first sight of the experiment must not.
-            self._woken.clear()
+            self._sleep(0.0)
             experiment = self._experiment
             if self._loss is not None:
                 return ControllerExit.FENCED if self._loss is Loss.SUPERSEDED else ControllerExit.DONE
@@ -133,7 +141,7 @@ class Controller:
                 self._sleep(_PAUSES_SECONDS[-1])
                 continue
             if self._written is None:
-                self._written = KubernetesSink(self._client, experiment, self._on_loss)
+                self._written = KubernetesSink(self._client, experiment, self._on_loss, clock=self._clock)
                 sink = self._instruments.sink(self._written)
             try:
                 why = self._search_once(experiment, sink)
@@ -168,22 +176,33 @@ class Controller:
     def _search_once(self, experiment: NASExperiment, sink: StatusSink) -> Exit:
         """Search until the end or until something is in the way."""
         location = StoreLocation(s3=s3_location(experiment))
-        store = self._instruments.store(open_store(location))
+        store = self._instruments.store(self._machine.store(location))
         store.probe()
-        jobs = ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="jobs")
-        executor = self._instruments.executor(
-            KubernetesExecutor(self._client, experiment, self._image, jobs, unrestricted=self._unrestricted), experiment
+        tenure = Tenure(store, self._clock)
+        jobs = KubernetesExecutor(
+            self._client,
+            experiment,
+            self._image,
+            self._machine.pool("jobs"),
+            unrestricted=self._unrestricted,
+            clock=self._clock,
+            jitter=self._machine.jitter,
+            tenure=tenure,
         )
+        executor = self._instruments.executor(jobs, experiment)
         search = Search(
             experiment,
             store=store,
             location=location,
             executor=executor,
             sink=sink,
-            pool=ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="results"),
+            pool=self._machine.pool("results"),
             make_policy=self._instruments.policy(make_policy),
+            clock=self._clock,
+            snapshot_every=self._machine.snapshot_every,
             anchor=self._anchor,
             platform=self._platform,
+            tenure=tenure,
         )
         with self._lock:
             self._search, self._executor = search, executor
@@ -196,7 +215,7 @@ class Controller:
                 # It changed while the store was probed.
                 executor.change(newest)
                 search.change(newest)
-            with ReportWriter(store, lambda: self._experiment or experiment):
+            with self._machine.report(store, lambda: self._experiment or experiment):
                 return search.run()
         finally:
             with self._lock:
@@ -244,7 +263,7 @@ class Controller:
                 # The executor first: a launch that the search makes anew must be made from the new template.
                 self._executor.change(experiment)
                 self._search.change(experiment)
-        self._woken.set()
+        self._wake()
 
     def _on_loss(self, loss: Loss) -> None:
         with self._lock:
@@ -253,12 +272,18 @@ class Controller:
                 self._search.superseded()
             elif self._search is not None:
                 self._search.stop()
-        self._woken.set()
+        self._wake()
 
     def _sleep(self, seconds: float) -> None:
         """Wait, but not beyond a change of the experiment."""
-        self._woken.wait(seconds)
-        self._woken.clear()
+        with self._changed:
+            wait_for(self._clock, self._changed, lambda: self._woken, seconds)
+            self._woken = False
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
 
 
 def _anchor(raw: dict[str, Any]) -> LogHead | None:

@@ -62,9 +62,12 @@ class Decider:
             # Recorded, but its Job was never created, or is long gone.
             self._launches.never_created(asked.launch)
             return
+        now = self._clock.monotonic()
+        if None in answer.results.values() and self._launches.is_late(asked, now):
+            return
         end = asked.end or End.VANISHED
         verdicts = {sample: self._judge(spec, sample, end, answer) for sample in answer.results}
-        self._launches.settled(asked.launch, verdicts, self._core.launched, self._clock.monotonic())
+        self._launches.settled(asked.launch, verdicts, self._core.launched, now)
 
     @property
     def _core(self) -> Core:

@@ -18,6 +18,12 @@ _FIRST_PAUSE_SECONDS = 5.0
 _LONGEST_PAUSE_SECONDS = 60.0
 # A blocked child is a problem only when nothing else moves: with a quota, one often waits for another.
 _QUIET_SECONDS = 10.0
+# A child that runs for so long has begun to work: whoever ends it then may have had a reason.
+_WORKS_AFTER_SECONDS = 60.0
+# So many ends in a row before that are told.
+_TOLD_AFTER = 3
+# A result may come to be seen a moment after its writer's end.
+_LATE_RESULT_LOOKS = 4
 
 
 class _Phase(StrEnum):
@@ -39,6 +45,10 @@ class _Flight:
     phase: _Phase = _Phase.OUT
     running: bool = False
     """The executor has seen it run."""
+    ran_since: float | None = None
+    """When it was seen to run, if it ever was."""
+    disrupted: str | None = None
+    """In which words, if it was made to end before it could work."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,8 @@ class Question:
     """The child's last words."""
     failures: int = 0
     """How often the store has failed to answer it."""
+    looks: int = 0
+    """How often it has answered that a result is missing that should be there."""
 
 
 @dataclass
@@ -83,6 +95,20 @@ class _Trouble:
         return self.retry_at + _LONGEST_PAUSE_SECONDS
 
 
+@dataclass(frozen=True)
+class _Disruption:
+    """A sample's children were made to end before they could work, and no other since."""
+
+    count: int
+    message: str
+    """Of the newest."""
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next try; the first one is nothing unusual."""
+        return 0.0 if self.count < 2 else min(_FIRST_PAUSE_SECONDS * 2 ** (self.count - 2), _LONGEST_PAUSE_SECONDS)
+
+
 class Launches:
     """Begins with none out, and not suspended."""
 
@@ -94,6 +120,10 @@ class Launches:
         """Samples that get another attempt as soon as the search is not suspended."""
         self._waiting: dict[int, Retry] = {}
         """Samples that get another attempt once the environment is cured."""
+        self._later: dict[int, tuple[float, Retry]] = {}
+        """Samples that get another attempt, and when: the ones before were disrupted."""
+        self._disruptions: dict[int, _Disruption] = {}
+        """By open sample."""
         self._unanswered: list[tuple[float, Question]] = []
         """What the store is asked again, and when."""
         self._trouble: _Trouble | None = None
@@ -137,7 +167,7 @@ class Launches:
 
     def next_look(self, now: float) -> float | None:
         """Return from when on it has something to tell although nothing has happened; None: never."""
-        times = [at for at, _ in self._unanswered]
+        times = [at for at, _ in self._unanswered] + [at for at, _ in self._later.values()]
         if self._trouble is not None:
             times.append(self._trouble.retry_at if self._waiting else self._trouble.over_at)
         quiet_at = self._last_progress + _QUIET_SECONDS
@@ -156,6 +186,8 @@ class Launches:
                 found = self._blocked[min(self._blocked)]
             elif self._queued:
                 found = self._held()
+        if found is None and not any(flight.running for flight in self._flights.values()):
+            found = self._disrupted()
         return None if found is None else Problem(reason=found.reason, message=found.message[:LONGEST_MESSAGE])
 
     # ------------------------------------------------------------ what the executor says
@@ -170,7 +202,7 @@ class Launches:
         """Take note that a child runs."""
         flight = self._out(launch)
         if flight is not None:
-            flight.running = True
+            flight.running, flight.ran_since = True, now
             self._hold_no_more(launch)
             self._last_progress = now
 
@@ -189,14 +221,19 @@ class Launches:
             self._queued[queued.launch] = queued
 
     def admitted(self, launch: int, now: float) -> None:
-        """Take note that a child has left its queue."""
+        """Take note that a child has left its queue, or that what has blocked it does so no more."""
+        self._blocked.pop(launch, None)
         if self._queued.pop(launch, None) is not None:
             self._last_progress = now
 
     def ended(self, ended: Ended, now: float) -> None:
         """Ask for the results of a launch that has ended."""
-        if self._out(ended.launch) is not None:
+        flight = self._out(ended.launch)
+        if flight is not None:
             self._last_progress = now
+            if ended.end in (End.DISRUPTED, End.VANISHED):
+                worked = flight.ran_since is not None and now >= flight.ran_since + _WORKS_AFTER_SECONDS
+                flight.disrupted = None if worked else ended.message
             self._ask(ended.launch, ended.end, ended.message)
 
     # ------------------------------------------------------------ what the store says
@@ -205,6 +242,14 @@ class Launches:
         """Ask again later: the store had no answer."""
         again = replace(question, failures=question.failures + 1)
         self._unanswered.append((now + store_pause(question.failures), again))
+
+    def is_late(self, question: Question, now: float) -> bool:
+        """Return whether results of children that have ended well may still turn up; they are asked for again then."""
+        if question.end is not End.SUCCEEDED or question.looks >= _LATE_RESULT_LOOKS:
+            return False
+        again = replace(question, looks=question.looks + 1)
+        self._unanswered.append((now + store_pause(question.looks), again))
+        return True
 
     def never_created(self, launch: int) -> None:
         """Launch once more under its number what is recorded but was never seen, and has left nothing."""
@@ -223,14 +268,19 @@ class Launches:
             launched: how many launches there were so far.
             now: the time.
         """
-        del self._flights[launch]
+        disrupted = self._flights.pop(launch).disrupted
         for sample, verdict in verdicts.items():
             match verdict:
+                case Retry() if disrupted is not None:
+                    self._try_later(sample, verdict, disrupted, now)
                 case Retry():
+                    self._disruptions.pop(sample, None)
                     self._due[sample] = verdict
                 case AwaitCure():
                     self._trouble = _troubled(self._trouble, verdict, launch, launched, now)
                     self._waiting[sample] = Retry(verdict.failures)
+                case _:
+                    self._disruptions.pop(sample, None)
         cured = not any(isinstance(verdict, AwaitCure) for verdict in verdicts.values())
         if cured and self._trouble is not None and launch >= self._trouble.first_launch:
             # A child that was to try the environment out ended for reasons of its own.
@@ -273,6 +323,8 @@ class Launches:
             if flight.phase is _Phase.OUT and not flight.running:
                 self._cancel(launch)
                 self._ask(launch, End.VANISHED)
+        self._due.update({sample: retry for sample, (_, retry) in self._later.items()})
+        self._later.clear()
         self._trouble = None
 
     def renew(self, launch: int) -> None:
@@ -291,6 +343,8 @@ class Launches:
 
     def try_again(self, now: float) -> None:
         """Make due what has waited for a cure for long enough, or forget a trouble that has not come back."""
+        for sample in [sample for sample, (at, _) in self._later.items() if now >= at]:
+            self._due[sample] = self._later.pop(sample)[1]
         trouble = self._trouble
         if self._waiting and (trouble is None or now >= trouble.retry_at):
             self._due.update(self._waiting)
@@ -313,6 +367,26 @@ class Launches:
         flight.phase, flight.running = _Phase.ENDED, False
         self._hold_no_more(launch)
         self._questions.append(Question(launch, flight.samples, end, message))
+
+    def _try_later(self, sample: int, retry: Retry, message: str, now: float) -> None:
+        """Give a sample whose child was disrupted another attempt: at once, and the more often it was the later."""
+        before = self._disruptions.get(sample)
+        self._disruptions[sample] = found = _Disruption(1 if before is None else before.count + 1, message)
+        if found.pause:
+            self._later[sample] = (now + found.pause, retry)
+        else:
+            self._due[sample] = retry
+
+    def _disrupted(self) -> Blocked | None:
+        """Return what to tell people of the sample whose children are disrupted most often, once that is often."""
+        sample = max(self._disruptions, key=lambda sample: self._disruptions[sample].count, default=None)
+        if sample is None or (found := self._disruptions[sample]).count < _TOLD_AFTER:
+            return None
+        said = f"children of sample {sample} were made to end {found.count} times in a row: {found.message}".rstrip(
+            ": ."
+        )
+        reason = Reason.CHILDREN_DISRUPTED
+        return Blocked(-1, reason, f"{said}. {EXPLANATIONS[reason].cure}")
 
     def _cancel(self, launch: int) -> None:
         self._orders.cancel.append(launch)

@@ -32,6 +32,7 @@ from nas_controller.policies.factory import make_policy
 from nas_controller.results import Answer, Broken, Results
 from nas_controller.state import Core, MakePolicy, SearchState
 from nas_controller.status import Announcer, StatusSink, search_status
+from nas_controller.tenure import Tenure
 from nas_log.errors import Fenced
 from nas_log.records import Platform
 from nas_store import Store
@@ -88,6 +89,7 @@ class Search:
         snapshot_every: int = 200,
         anchor: LogHead | None = None,
         platform: Platform | None = None,
+        tenure: Tenure | None = None,
     ) -> None:
         """Prepare a search; does no I/O.
 
@@ -104,6 +106,7 @@ class Search:
             snapshot_every: records between two snapshots of the learner.
             anchor: an object that the log must have, as the experiment's status says; None: nobody knows of one.
             platform: what this process runs on, for the log; None: the log says nothing of it.
+            tenure: is told of each append, for whoever has effects on our behalf; None: nobody asks it.
         """
         self._experiment = experiment
         self._store = store
@@ -120,6 +123,8 @@ class Search:
         self._announcer = Announcer(sink)
         self._anchor = anchor
         self._best = BestWriter(store, self._journal.holds)
+        self._tenure = Tenure(store, clock) if tenure is None else tenure
+        self._tenure.on_end(self.superseded)
         self._best_written: int | None = None
         self._best_written_at = float("-inf")
 
@@ -154,6 +159,7 @@ class Search:
             return Exit.STOPPED
         except Fenced as error:
             _log.warning("fenced: another controller goes on with this search", error=str(error))
+            self._tenure.end()
             return Exit.FENCED
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
@@ -220,6 +226,9 @@ class Search:
                 samples.setdefault(current.launch, []).append(sample)
         for launch, own in samples.items():
             self._launches.recovered(launch, tuple(own), exists=launch in existing)
+        for launch in existing - samples.keys():
+            # Of one that has ended nothing is left to be done; any other trains for nobody.
+            self._executor.cancel(launch)
         self._ask()
         if self._experiment.spec.suspend:
             self._suspend()
@@ -338,10 +347,16 @@ class Search:
             Stopped: while waiting.
         """
         if self._announcer.begun:
-            self._patiently(self._journal.append)
+            self._patiently(self._append_once)
         else:
             # Before the first status there is nothing to show a problem with: the caller has to.
-            self._journal.append()
+            self._append_once()
+
+    def _append_once(self) -> None:
+        self._tenure.appending()
+        self._journal.append()
+        if self._journal.head is not None:
+            self._tenure.appended(self._journal.head.sequence)
 
     def _patiently(self, write: Callable[[], None]) -> None:
         """Do what the search cannot go on without, however long the store takes to be well again.

@@ -1,5 +1,6 @@
 """What Jobs, pods and conditions say of themselves, read in one place for operator and controller. Pure."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -112,6 +113,25 @@ def parallelism(job: Object) -> int:
     """Return how many pods of a Job are to run at once."""
     number: int = (job.get("spec") or {}).get("parallelism", 1)
     return number
+
+
+def longest_run(job: Object) -> float:
+    """Return how many seconds a pod of a Job may take, with its grace; infinite where it has no deadline."""
+    pod = ((job.get("spec") or {}).get("template") or {}).get("spec") or {}
+    return float(pod.get("activeDeadlineSeconds") or math.inf) + grace(pod)
+
+
+def grace(pod_spec: Object) -> float:
+    """Return how many seconds a pod has to end once it is told to."""
+    seconds = pod_spec.get("terminationGracePeriodSeconds")
+    # What Kubernetes gives a pod that says nothing.
+    return 30.0 if seconds is None else float(seconds)
+
+
+def samples(raw: Object) -> frozenset[int]:
+    """Return the numbers of the samples that a Job or a pod trains; empty where it does not say."""
+    said = (raw["metadata"].get("annotations") or {}).get(names.ANNOTATION_SAMPLES, "")
+    return frozenset(int(number) for number in said.split(",") if number.isdecimal())
 
 
 def age(pod: Object) -> tuple[bool, str]:

@@ -2,7 +2,7 @@
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -19,6 +19,10 @@ _log = structlog.get_logger()
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 _GOOD_WATCH_SECONDS = 10.0
+
+
+Listed = Callable[[Mapping[str, str]], None]
+"""Is told what a list has: uids by name."""
 
 
 class EventType(StrEnum):
@@ -48,7 +52,8 @@ class Reflector:
         *,
         label_selector: str | None = None,
         field_selector: str | None = None,
-        watch_seconds: float = 240.0,
+        on_list: Callable[[], Listed] | None = None,
+        watch_seconds: float = 45.0,
         clock: Clock = SYSTEM_CLOCK,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -61,7 +66,10 @@ class Reflector:
             on_event: called from the reflector's thread only.
             label_selector: as kubectl has it.
             field_selector: as kubectl has it.
-            watch_seconds: how long the server keeps one watch open.
+            on_list: called from the reflector's thread before each list; what it returns is called once the changes
+                that the list has told of are delivered. So who makes objects can tell those that came and went unseen.
+            watch_seconds: how long the server keeps one watch open. One that is silent for 15 s more is broken, however
+                quietly: so events are a minute late at most.
             clock: whose time it is.
             jitter: draws a pause between two bounds, so that clients do not come back together.
         """
@@ -69,6 +77,7 @@ class Reflector:
         self._resource = resource
         self._namespace = namespace
         self._on_event = on_event
+        self._on_list = on_list
         self._query = {"labelSelector": label_selector, "fieldSelector": field_selector}
         self._watch_seconds = watch_seconds
         self._known: dict[tuple[str, str], Object] = {}
@@ -140,6 +149,7 @@ class Reflector:
             wait_for(self._clock, self._changed, lambda: self._stopped, seconds)
 
     def _list(self) -> None:
+        listed = None if self._on_list is None else self._on_list()
         listing = self._client.list(
             self._resource,
             self._namespace,
@@ -166,6 +176,8 @@ class Reflector:
                 self._deliver(kind, item)
             except Exception as error:  # noqa: BLE001  The thread's edge: one object must not keep us from the others.
                 failed[key] = error
+        if listed is not None:
+            listed({name: item["metadata"]["uid"] for (_, name), item in found.items()})
         self._version = listing.resource_version
         with self._changed:
             self._synced = True

@@ -335,3 +335,106 @@ def test_messages_are_cut_to_what_a_status_may_hold() -> None:
     settle(launches, 0, AwaitCure(Reason.DATASET_UNAVAILABLE, "x" * 5000, 0), 0.0)
     found = launches.problem(0.0)
     assert found is not None and len(found.message) == 4096
+
+
+# ---------------------------------------------------------------- children that are made to end
+
+
+def disrupt(launches: Launches, launch: int, now: float, sample: int = 10) -> None:
+    """End a launch as a node does that refuses it, which costs the sample nothing."""
+    launches.ended(Ended(launch, End.DISRUPTED, "OutOfcpu: no room (node worker-3)"), now)
+    launches.take_questions()
+    launches.settled(launch, {sample: Retry(0)}, launch + 1, now)
+
+
+def test_who_is_disrupted_again_and_again_is_tried_ever_less_often_and_told_with_the_node() -> None:
+    launches = out(0)
+    now, pauses = 0.0, []
+    for launch in range(8):
+        disrupt(launches, launch, now)
+        problem = launches.problem(now)
+        assert (problem is not None) is (launch >= 2)
+        later = launches.next_look(now) or now
+        launches.try_again(later - 0.01)
+        assert (launches.due == {}) is (launch > 0)
+        launches.try_again(later)
+        assert launches.due == {10: Retry(0)}
+        launches.launch(launch + 1, (10,))
+        pauses.append(later - now)
+        now = later
+    assert pauses == [0, 5, 10, 20, 40, 60, 60, 60]
+    problem = launches.problem(now)
+    assert problem is not None and problem.reason == Reason.CHILDREN_DISRUPTED
+    assert problem.message.startswith(
+        "children of sample 10 were made to end 8 times in a row: OutOfcpu: no room (node worker-3). Look at that node"
+    )
+
+
+def test_a_sample_that_comes_to_work_is_disrupted_for_the_first_time_again() -> None:
+    launches = out(0)
+    for launch in range(4):
+        disrupt(launches, launch, 0.0)
+        launches.try_again(1000.0)
+        launches.launch(launch + 1, (10,))
+    assert launches.problem(0.0) is not None
+    launches.running(4, 1000.0)
+    assert launches.problem(1000.0) is None
+    disrupt(launches, 4, 1061.0)
+    assert launches.due == {10: Retry(0)} and launches.problem(1061.0) is None
+
+
+def test_while_others_run_a_sample_that_is_disrupted_is_no_problem() -> None:
+    launches = out(0, 1)
+    launches.running(1, 0.0)
+    for launch in (0, 2, 3):
+        disrupt(launches, launch, 0.0)
+        launches.try_again(1000.0)
+        launches.launch(launch + 2 if launch == 0 else launch + 1, (10,))
+    assert launches.problem(1000.0) is None
+    launches.ended(Ended(1, End.SUCCEEDED), 1000.0)
+    assert launches.problem(1000.0) is not None
+
+
+def test_a_suspension_disrupts_nobody_and_a_changed_template_ends_the_pauses() -> None:
+    launches = out(0)
+    for launch in range(3):
+        disrupt(launches, launch, 0.0)
+        launches.try_again(1000.0)
+        launches.launch(launch + 1, (10,))
+    launches.suspend()
+    launches.resume()
+    launches.take_questions()
+    launches.settled(3, {10: Retry(0)}, 4, 0.0)
+    assert launches.due == {10: Retry(0)}
+    for launch in (4, 5):
+        launches.launch(launch, (10,))
+        disrupt(launches, launch, 0.0)
+    assert launches.due == {}
+    launches.renew_never_started()
+    assert launches.due == {10: Retry(0)}
+
+
+# ---------------------------------------------------------------- results that are late
+
+
+def test_a_result_that_is_not_there_yet_is_looked_for_some_times() -> None:
+    launches = out(0)
+    launches.ended(Ended(0, End.SUCCEEDED), 0.0)
+    now, pauses = 0.0, []
+    while True:
+        (question,) = launches.take_questions()
+        if not launches.is_late(question, now):
+            break
+        later = launches.next_look(now)
+        assert later is not None
+        launches.ask_again(later)
+        pauses.append(later - now)
+        now = later
+    assert pauses == [1.0, 2.0, 4.0, 8.0]
+
+
+def test_only_of_a_child_that_has_ended_well_a_result_may_be_late() -> None:
+    launches = out(0)
+    launches.ended(Ended(0, End.FAILED), 0.0)
+    (question,) = launches.take_questions()
+    assert not launches.is_late(question, 0.0)

@@ -11,6 +11,7 @@ import pytest
 from controller.world import (
     CountingPolicy,
     InlinePool,
+    Job,
     MemoryStore,
     Recorder,
     World,
@@ -21,7 +22,7 @@ from controller.world import (
 )
 
 from nas_api import names
-from nas_api.child import StoreLocation
+from nas_api.child import StoreLocation, TrainerInput
 from nas_api.experiment import LogHead, NASExperiment
 from nas_api.reasons import LostReason, Reason
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
@@ -769,6 +770,7 @@ def test_the_older_of_two_controllers_stops() -> None:
 
     bench.world.progress = be_overtaken  # type: ignore[method-assign]
     assert bench.run(make_experiment()) is Exit.FENCED
+    assert bench.search._tenure.holds() is False, "nor does it create or delete children any more"
     started = bench.of_kind(Started)
     assert [record.epoch for record in started] == [1, 2]
     records = bench.world.records()
@@ -794,6 +796,51 @@ def test_a_newer_controller_wins_even_if_the_older_one_appends_while_it_reads() 
     bench.run(make_experiment())
     assert [record.epoch for record in bench.of_kind(Started)] == [1, 2]
     assert [record.parallelism for record in bench.of_kind(Reconfigured)] == [3, 5, 3]
+
+
+def test_a_controller_that_learns_it_when_it_is_about_to_act_is_fenced() -> None:
+    bench = Bench()
+
+    def be_overtaken() -> bool:
+        log = recover(bench.world.store, CountingPolicy).log
+        log.append([Reconfigured(parallelism=5, budget=make_experiment().spec.budget)])
+        bench.world.seconds += 60
+        assert bench.search._tenure.holds() is False
+        return False
+
+    bench.world.progress = be_overtaken  # type: ignore[method-assign]
+    assert bench.run(make_experiment()) is Exit.FENCED
+
+
+def test_a_child_that_trains_for_nobody_is_ended_by_the_next_controller() -> None:
+    bench = Bench()
+    bench.world.progress = lambda: bool(bench.search.stop()) or True  # type: ignore[func-returns-value, method-assign]
+    bench.run(make_experiment())
+    bench.world.jobs[17] = Job(bench.world.jobs[0].inputs)
+    del bench.world.progress
+    assert bench.run(make_experiment()) is Exit.FINISHED
+    assert bench.world.cancelled == [17]
+
+
+def test_a_result_that_is_seen_late_is_no_failure() -> None:
+    bench = Bench()
+    world = bench.world
+    late: list[tuple[float, TrainerInput]] = []
+
+    def progress() -> bool:
+        for at, asked in list(late):
+            if world.seconds >= at:
+                late.remove((at, asked))
+                world._leave(asked, "result")
+        running = [number for number, job in world.jobs.items() if job.running]
+        if running:
+            late.extend((world.seconds + 5, asked) for asked in world.jobs[running[0]].inputs)
+            world.end(running[0], "Succeeded")
+        return bool(running)
+
+    world.progress = progress  # type: ignore[method-assign]
+    assert bench.run(make_experiment(trainer={"dataset": {"digits": {}}, "attempts": 1})) is Exit.FINISHED
+    assert not bench.of_kind(Lost) and len(bench.of_kind(Observed)) == 10
 
 
 def test_superseded_by_the_status() -> None:

@@ -35,7 +35,12 @@ def job_end(job: Object, pods: Iterable[Object] = ()) -> tuple[End, str]:
     if (pod := min(pods, key=_fell, default=None)) is not None:
         return _pod_end(pod, words)
     match = _EXIT_CODE.search(words)
-    return (end_of(int(match[1])) if match else End.FAILED), words
+    if match is not None:
+        return end_of(int(match[1])), words
+    if failure.get("reason") == "BackoffLimitExceeded":
+        # Its pod has failed, and was removed before anybody saw how: as a rule because somebody made it end.
+        return End.VANISHED, f"{words}; its pod is gone"
+    return End.FAILED, words
 
 
 def _fell(pod: Object) -> tuple[bool, bool, datetime]:
@@ -54,20 +59,23 @@ def _fell(pod: Object) -> tuple[bool, bool, datetime]:
 def _pod_end(pod: Object, words: str) -> tuple[End, str]:
     found = status(pod)
     said = f"{found.get('reason', '')}: {found.get('message', '')}".strip(": ")
+    node = (pod.get("spec") or {}).get("nodeName")
+    where = f" (node {node})" if node else ""
     if found.get("reason") == "DeadlineExceeded":
         return End.DEADLINE_EXCEEDED, said
     if (disrupted := disruption(pod)) is not None:
-        return End.DISRUPTED, f"{disrupted.get('reason', '')}: {disrupted.get('message', '')}"
+        return End.DISRUPTED, f"{disrupted.get('reason', '')}: {disrupted.get('message', '')}{where}"
     ended = _telling(pod)
     if ended is None:
         # Refused by its node (OutOfcpu, NodeAffinity, ...): no container of it ever ran.
-        return (End.DISRUPTED, said) if found.get("phase") == "Failed" else (End.FAILED, words)
+        return (End.DISRUPTED, said + where) if found.get("phase") == "Failed" else (End.FAILED, words)
     message = harmless(ended.message).strip()[-_LONGEST_MESSAGE:]
     message = message or f"{ended.reason or 'Error'}, exit code {ended.code}"
     if ended.reason == "OOMKilled":
         return End.OUT_OF_MEMORY, f"OOMKilled: {message}"
     # A Job that failed although no container did has failed for a reason of its own.
-    return (end_of(ended.code) if ended.code else End.FAILED), message
+    end = end_of(ended.code) if ended.code else End.FAILED
+    return end, message + where if end is End.DISRUPTED else message
 
 
 def _telling(pod: Object) -> Termination | None:

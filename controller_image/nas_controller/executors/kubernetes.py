@@ -1,9 +1,11 @@
 """Children as Kubernetes Jobs: one POST each, one watch for all of them, and a closer look only in trouble."""
 
+import math
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +19,10 @@ from nas_controller.executor import Admitted, Blocked, End, Ended, Event, Launch
 from nas_controller.executors.agenda import Agenda
 from nas_controller.executors.diagnosis import diagnose, trains
 from nas_controller.executors.job_end import job_end
+from nas_controller.executors.leaving import leaving, longest_stay
+from nas_controller.executors.refusal import may_be_taken, refusal
 from nas_controller.executors.remains import outdated
+from nas_controller.tenure import Tenure
 from nas_kube.client import KubeClient
 from nas_kube.clock import SYSTEM_CLOCK, Clock, wait_for
 from nas_kube.errors import ApiError, ApiUnavailable, KubeError
@@ -29,9 +34,11 @@ from nas_kube.reading import (
     containers,
     controller,
     finished,
+    longest_run,
     parallelism,
     priority_class,
     queue,
+    samples,
     status,
     suspended,
 )
@@ -50,6 +57,10 @@ _LOOK_AT_LEAST_EVERY_SECONDS = 60.0
 _LOOKED_AT = 10
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
+# What waits for something that is about to happen looks again so soon.
+_SOON_SECONDS = 2.0
+# A pod's deadline is its kubelet's to keep. Beyond it and the pod's grace a Job gets so much longer before it is ours.
+_OVERDUE_SECONDS = 300.0
 
 
 @dataclass(eq=False)
@@ -74,20 +85,48 @@ class _Child:
     """What was posted last of why it does not run, since it was launched or let out of its queue."""
     priority_class: str = ""
     """Its Job's."""
+    samples: frozenset[int] = frozenset()
+    """Whom it trains."""
     refusals: int = 0
     """How often its POST was refused or not answered."""
-    cancelled: bool = False
+    unanswered: bool = False
+    """The API server may have taken a POST of it and said nothing."""
+    creating: bool = False
+    """A POST of it is on its way."""
+    room_by: float | None = None
+    """When it no longer waits for pods of an earlier launch of its samples; None: it has not met any."""
+    longest: float = math.inf
+    """Seconds that its Job's pods may run; what is left beyond that is nobody's to end but ours."""
+    ran_since: float = math.inf
+    """When all of them were seen to run."""
     finished: bool = False
     """Its Job has finished; what its pod says is being read."""
+    given_up: bool = False
+    """It was cancelled, or taken for gone: its Job is not to be."""
+
+
+@dataclass(eq=False)
+class _Deletion:
+    """A Job that is to be deleted, for as long as it is not. Guarded by the executor's lock."""
+
+    number: int
+    uid: str | None
+    samples: frozenset[int]
+    """Whom it trains; empty where that is not known."""
+    tries: int = 0
+    surely: bool = False
+    """Whether it may be somebody else's, who has taken our place a moment ago."""
+    refusal: str = ""
+    """Why the API server does not let us."""
 
 
 class KubernetesExecutor:
     """See :class:`nas_controller.executor.Executor`. ``change`` takes over a newer manifest.
 
     API calls for each child: one POST, and nothing else but its share of one watch. A failed one costs a list
-    of its pod, a cancelled one a DELETE. Children that do not run after 20 s are looked at, ten at a time,
-    with one list of pods and one of events; those in a queue with one of Workloads, and only while none runs. Looks
-    that tell nothing new become rarer, down to one a minute.
+    of its pod, another attempt a list of the pods before it, a cancelled one a DELETE. Children that do not run after
+    20 s are looked at, ten at a time, with one list of pods and one of events; those in a queue with one of Workloads,
+    and only while none runs. Looks that tell nothing new become rarer, down to one a minute.
     """
 
     def __init__(
@@ -98,6 +137,7 @@ class KubernetesExecutor:
         pool: futures.Executor,
         *,
         unrestricted: bool = False,
+        tenure: Tenure | None = None,
         clock: Clock = SYSTEM_CLOCK,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -109,6 +149,7 @@ class KubernetesExecutor:
             trainer_image: for manifests that name none.
             pool: makes the calls; it is shut down with this executor.
             unrestricted: whether templates may ask for more than stands on the list (``nas_api.authority``).
+            tenure: says whether children still are ours to create and delete; None: they are.
             clock: whose time it is.
             jitter: draws the watch's pauses, see :class:`nas_kube.reflector.Reflector`.
         """
@@ -126,12 +167,25 @@ class KubernetesExecutor:
         self._pool = pool
         self._clock = clock
         self._closed = False
+        self._tenure = tenure
         self._agenda = Agenda(clock)
-        self._deletions = 0
-        self._deletions_done = threading.Condition(self._lock)
+        self._creations: set[_Child] = set()
+        """Whose POST is on its way."""
+        self._deletions: set[_Deletion] = set()
+        self._settled = threading.Condition(self._lock)
+        """Notified when one of these two has become smaller."""
+        self._deleted: set[str] = set()
+        """Uids of Jobs that we have deleted and that the watch may still tell of."""
         selector = f"{names.LABEL_EXPERIMENT_UID}={self._uid},{names.LABEL_ROLE}={names.ROLE_TRAINER}"
         self._reflector = Reflector(
-            client, JOBS, self._namespace, self._on_job, label_selector=selector, clock=clock, jitter=jitter
+            client,
+            JOBS,
+            self._namespace,
+            self._on_job,
+            label_selector=selector,
+            on_list=self._before_list,
+            clock=clock,
+            jitter=jitter,
         )
 
     def change(self, experiment: NASExperiment) -> None:
@@ -170,7 +224,8 @@ class KubernetesExecutor:
 
     def launch(self, launch: Launch) -> None:
         """See :class:`nas_controller.executor.Executor`."""
-        child = _Child(launch.number, launch, self._clock.monotonic())
+        samples = frozenset(asked.sample for asked in launch.inputs)
+        child = _Child(launch.number, launch, self._clock.monotonic(), samples=samples)
         with self._lock:
             self._children[launch.number] = child
         self._submit(self._create, child)
@@ -178,11 +233,12 @@ class KubernetesExecutor:
     def cancel(self, launch: int) -> None:
         """See :class:`nas_controller.executor.Executor`."""
         with self._lock:
-            child = self._children.pop(launch, None)
-            if child is not None:
-                child.cancelled = True
-            self._deletions += 1
-        self._submit(self._delete, launch, None if child is None else child.uid)
+            child = self._children.get(launch)
+            if child is None or child.finished:
+                self._children.pop(launch, None)
+                return
+            deletion = self._give_up(child)
+        self._submit(self._delete, deletion)
 
     def images(self, sample: int) -> dict[str, str]:
         """See :class:`nas_controller.executor.Executor`. Its pod's, and that of the controller."""
@@ -208,11 +264,15 @@ class KubernetesExecutor:
     def close(self) -> None:
         """See :class:`nas_controller.executor.Executor`. Waits up to 20 s for cancelled children's deletion."""
         with self._lock:
-            wait_for(self._clock, self._deletions_done, lambda: self._deletions == 0, 20.0)
+            wait_for(self._clock, self._settled, self._has_settled, 20.0)
         self._closed = True
         self._reflector.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._agenda.stop()
+
+    def _has_settled(self) -> bool:
+        """Return whether nothing of what was given up is left to delete, or may still come into being."""
+        return not self._deletions and not any(child.given_up for child in self._creations)
 
     # ------------------------------------------------------------ the watch
 
@@ -229,21 +289,67 @@ class KubernetesExecutor:
             if child is None and found is not None and number not in found and kind is not EventType.DELETED:
                 found.add(number)
                 child = self._children[number] = _Child(number, None, self._clock.monotonic())
-            if child is None or child.finished or (child.uid is not None and child.uid != uid):
-                # Ended or cancelled before, or another Job of this name that is on its way out.
-                return
-            child.uid = uid
-            if kind is EventType.DELETED:
-                del self._children[number]
-            elif finished(job):
-                child.finished = True
-            else:
-                self._follow(child, job)
+            stray = self._stray(number, kind, job) if child is None else None
+            # Besides: another Job of this name may be on its way out.
+            taken = child is not None and not child.finished and child.uid in (None, uid)
+            if child is not None and taken:
+                child.uid, child.longest = uid, longest_run(job)
+                child.samples = child.samples or samples(job)
+                if kind is EventType.DELETED:
+                    del self._children[number]
+                elif finished(job):
+                    child.finished = True
+                else:
+                    self._follow(child, job)
+        if stray is not None:
+            _log.warning("a Job that nobody waits for is deleted", launch=number)
+            self._submit(self._delete, stray)
+        if not taken:
+            return
         if kind is EventType.DELETED:
             gone = Ended(number, End.VANISHED, "its Job was deleted")
             self._post(Ended(number, *job_end(job)) if finished(job) else gone)
         elif finished(job):
             self._submit(self._end, child, job)
+
+    def _stray(self, number: int, kind: EventType, job: Object) -> _Deletion | None:
+        """Return the deletion of a Job that trains for nobody; None where that is about to end anyway. With the lock.
+
+        It was created for a launch that was given up meanwhile: by a POST that took effect after all, or by an older
+        controller that has woken up.
+        """
+        uid = job["metadata"]["uid"]
+        if kind is EventType.DELETED:
+            self._deleted.discard(uid)
+        if kind is EventType.DELETED or finished(job) or "deletionTimestamp" in job["metadata"]:
+            return None
+        if uid in self._deleted or any(each.number == number for each in self._deletions):
+            return None
+        return self._begin_deletion(_Deletion(number, uid, samples(job), surely=True))
+
+    def _before_list(self) -> Callable[[Mapping[str, str]], None]:
+        """Remember whose Jobs are or may be there: those that a list has not, which begins now, are gone."""
+        with self._lock:
+            made = {
+                child: child.uid
+                for child in self._children.values()
+                if (child.uid is not None or child.unanswered) and child not in self._creations
+            }
+        return lambda found: self._miss(made, found)
+
+    def _miss(self, made: Mapping[_Child, str | None], found: Mapping[str, str]) -> None:
+        for child, before in made.items():
+            uid = found.get(self._job_name(child.number))
+            with self._lock:
+                is_there = uid is not None and before in (None, uid)
+                # It may have been created, or have ended, since the list began.
+                is_news = child.uid != before or child.finished or child in self._creations
+                if is_there or is_news or self._children.get(child.number) is not child:
+                    continue
+                # Of a POST without an answer a Job may come yet; it is nobody's then.
+                del self._children[child.number]
+                child.given_up = True
+            self._post(Ended(child.number, End.VANISHED, "its Job is gone"))
 
     def _follow(self, child: _Child, job: Object) -> None:
         """Post whether the child of an unfinished Job waits in its queue, has left it, or runs, when that has changed.
@@ -253,7 +359,7 @@ class KubernetesExecutor:
         if suspended(job):
             if child.waits is None:
                 # A pod that is on its way out may still count as ready.
-                child.ready, child.priority_class = False, priority_class(job)
+                child.ready, child.priority_class, child.ran_since = False, priority_class(job), math.inf
                 child.waits = Queued(child.number, queue(job))
                 self._post(child.waits)
             return
@@ -262,13 +368,16 @@ class KubernetesExecutor:
             self._post(Admitted(child.number))
         child.pods = parallelism(job)
         if status(job).get("ready", 0) >= child.pods and not child.ready:
-            child.ready = True
-            self._post(Running(child.number))
+            self._runs(child)
+
+    def _runs(self, child: _Child) -> None:
+        """Post that a child runs. With the lock held."""
+        child.ready, child.blocked, child.ran_since = True, None, self._clock.monotonic()
+        self._post(Running(child.number))
 
     def _is_ours(self, job: Object, number: int) -> bool:
         """Return whether a Job is our experiment's and has the name of a launch's: its labels alone say nothing."""
-        name = names.child_job(self._experiment.metadata.name, self._uid, number)
-        return belongs(job, self._uid) and job["metadata"]["name"] == name
+        return belongs(job, self._uid) and job["metadata"]["name"] == self._job_name(number)
 
     def _is_of_a_child(self, pod: Object) -> bool:
         """Return whether a Job with the name of a launch's controls a pod; the Job itself need not be known."""
@@ -276,10 +385,13 @@ class KubernetesExecutor:
         owner = controller(pod)
         return number.isdecimal() and (owner.get("kind"), owner.get("name")) == (
             "Job",
-            names.child_job(self._experiment.metadata.name, self._uid, int(number)),
+            self._job_name(int(number)),
         )
 
-    def _end(self, child: _Child, job: Object) -> None:
+    def _job_name(self, number: int) -> str:
+        return names.child_job(self._experiment.metadata.name, self._uid, number)
+
+    def _end(self, child: _Child, job: Object, tries: int = 0) -> None:
         """Post how a finished Job's child ended, after a look at its pods if it failed."""
         pods: list[Object] = []
         if job_end(job)[0] is not End.SUCCEEDED:
@@ -287,69 +399,145 @@ class KubernetesExecutor:
                 pods = _newest(_of(child, self._pods([child.number])))
             except KubeError as error:
                 _log.info("no look at a failed child's pod", launch=child.number, error=str(error))
+                if error.retryable:
+                    # Without its pod, a child that was made to end looks like one that failed.
+                    self._agenda.add(_pause(tries), lambda: self._submit(self._end, child, job, tries + 1))
+                    return
         with self._lock:
             if self._children.get(child.number) is not child:
                 return
             del self._children[child.number]
         self._post(Ended(child.number, *job_end(job, pods)))
 
+    def _end_overdue(self) -> None:
+        """Give up children that run long beyond the deadline of their pods, as those of a dead node do for ever."""
+        now = self._clock.monotonic()
+        with self._lock:
+            overdue = [
+                child
+                for child in self._children.values()
+                if not child.finished and now >= child.ran_since + child.longest + _OVERDUE_SECONDS
+            ]
+            deletions = [self._give_up(child) for child in overdue]
+        for child, deletion in zip(overdue, deletions, strict=True):
+            said = (
+                f"its Job runs {_OVERDUE_SECONDS / 60:.0f} minutes after the deadline of its pod, as it does when the"
+                " pod's node is gone; it is deleted"
+            )
+            _log.warning("child overdue", launch=child.number, message=said)
+            self._submit(self._delete, deletion)
+            self._post(Ended(child.number, End.DISRUPTED, said))
+
     # ------------------------------------------------------------ creation and deletion
 
     def _create(self, child: _Child) -> None:
         """POST a child's Job; what is refused is tried again after a growing pause."""
         launch = child.launch
-        if launch is None or child.cancelled or child.uid is not None:
+        if launch is None or not self._is_wanted(child):
             return
+        field = template_field(self._experiment, final=launch.inputs[0].final is not None)
         try:
             job = child_job(self._experiment, launch.number, launch.inputs, self._image)
             # A template may have changed since the operator looked at it.
             authority.refuse(self._experiment.spec, "trainer", "finalTraining", unrestricted=self._unrestricted)
         except ValueError as error:
-            self._refused(child, _blocked(child.number, Reason.INVALID_TEMPLATE, str(error)))
+            self._refused(child, (Reason.INVALID_TEMPLATE, str(error)))
             return
         except Exception as error:  # noqa: BLE001  The designed edge: a template has any shape that somebody gives it.
-            field = template_field(self._experiment, final=launch.inputs[0].final is not None)
             said = f"{field}: no pod can be built from it ({type(error).__name__}: {error})"
-            self._refused(child, _blocked(child.number, Reason.INVALID_TEMPLATE, said))
+            self._refused(child, (Reason.INVALID_TEMPLATE, said))
             return
         try:
-            created = self._client.create(JOBS, self._namespace, job)
-        except ApiUnavailable as error:
-            self._refused(child, None, str(error))
-        except ApiError as error:
-            if error.status == 409 and error.reason == "AlreadyExists":
-                self._adopt(child, job["metadata"]["name"])
-            elif error.retryable or error.status == 404 or error.status == 401:
-                self._refused(child, None, str(error))
-            elif error.quota:
-                self._refused(child, _blocked(child.number, Reason.QUOTA_EXCEEDED, error.message))
-            elif error.status == 403:
-                self._refused(child, _blocked(child.number, Reason.NOT_PERMITTED, error.message))
+            if not self._may_begin(child, launch):
+                self._agenda.add(_SOON_SECONDS, lambda: self._submit(self._create, child))
+                return
+        except KubeError as error:
+            self._refused(child, refusal(error, field, child.refusals + 1), error)
+            return
+        with self._creating(child):
+            try:
+                created = self._client.create(JOBS, self._namespace, job)
+            except KubeError as error:
+                if isinstance(error, ApiError) and error.status == 409 and error.reason == "AlreadyExists":
+                    self._adopt(child, job["metadata"]["name"])
+                else:
+                    child.unanswered = child.unanswered or may_be_taken(error)
+                    self._refused(child, refusal(error, field, child.refusals + 1), error)
             else:
-                field = template_field(self._experiment, final=launch.inputs[0].final is not None)
-                message = f"{field}: {error.message}"
-                self._refused(child, _blocked(child.number, Reason.INVALID_TEMPLATE, message))
-        else:
-            self._created(child, created)
+                self._created(child, created)
+
+    def _is_wanted(self, child: _Child) -> bool:
+        with self._lock:
+            return not child.given_up and child.uid is None and child not in self._creations
+
+    def _may_begin(self, child: _Child, launch: Launch) -> bool:
+        """Return whether a child's Job may be created now: it is ours to create, and nothing is in its way.
+
+        No sample is trained twice at once: not while a Job of it is yet to be deleted, and not while a pod of one that
+        is gone still ends, unless that takes longer than it may.
+
+        Raises:
+            KubeError: it is not known what is in the way.
+        """
+        with self._lock:
+            before = next((each for each in self._deletions if each.samples & child.samples), None)
+            if before is not None:
+                if before.refusal:
+                    self._block(child, (Reason.NOT_PERMITTED, before.refusal))
+                return False
+        if launch.inputs[0].attempt > 1 and (pods := leaving(self._pods_of(launch), launch.number, child.samples)):
+            now = self._clock.monotonic()
+            child.room_by = child.room_by or now + longest_stay(pods)
+            if now < child.room_by:
+                return False
+            _log.warning("another pod of the same sample does not end", launch=child.number)
+        return self._holds()
+
+    def _pods_of(self, launch: Launch) -> list[Object]:
+        """Return pods of a launch's samples, whatever launch they are of, and perhaps others."""
+        selector = f"{names.LABEL_EXPERIMENT_UID}={self._uid},{names.LABEL_ROLE}={names.ROLE_TRAINER}"
+        if self._experiment.spec.trainer.children_per_pod == 1:
+            # Children that share a pod have no label for each.
+            selector += f",{names.LABEL_SAMPLE}={launch.inputs[0].sample}"
+        pods = self._client.list(PODS, self._namespace, label_selector=selector).items
+        return [pod for pod in pods if self._is_of_a_child(pod)]
+
+    def _holds(self, *, surely: bool = False) -> bool:
+        """Return whether children are known to be ours."""
+        return self._tenure is None or self._tenure.holds(surely=surely) is True
+
+    @contextmanager
+    def _creating(self, child: _Child) -> Iterator[None]:
+        """Have the end of this executor wait for what becomes of a POST."""
+        with self._lock:
+            self._creations.add(child)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._creations.discard(child)
+                self._settled.notify_all()
 
     def _created(self, child: _Child, job: Object) -> None:
+        uid = job["metadata"]["uid"]
         with self._lock:
             if child.uid is None:
-                child.uid = job["metadata"]["uid"]
+                child.uid, child.longest = uid, longest_run(job)
                 child.since = self._clock.monotonic()
-            late = child.cancelled
-            if late:
-                self._deletions += 1
-        if late:
             # The cancellation's DELETE may have come before our POST.
-            self._delete(child.number, job["metadata"]["uid"])
+            late = self._begin_deletion(_Deletion(child.number, uid, child.samples)) if child.given_up else None
+            if child.blocked is not None and child.waits is None and not child.ready:
+                child.blocked = None
+                self._post(Admitted(child.number))
+        if late is not None:
+            self._submit(self._delete, late)
 
     def _adopt(self, child: _Child, name: str) -> None:
         try:
             job = self._client.get(JOBS, self._namespace, name)
         except KubeError as error:
             # Gone again, or no answer: the next POST tells.
-            self._refused(child, None, str(error))
+            self._refused(child, None, error)
             return
         if self._is_ours(job, child.number):
             self._created(child, job)
@@ -361,31 +549,77 @@ class KubernetesExecutor:
             Ended(child.number, End.FAILED, f"Job {name} exists and does not belong to this experiment: delete it")
         )
 
-    def _refused(self, child: _Child, blocked: Blocked | None, error: str = "") -> None:
-        with self._lock:
-            child.refusals += 1
-            pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(child.refusals - 1, 10), _LONGEST_PAUSE_SECONDS)
-            if child.cancelled:
-                return
-        _log.info("child not created", launch=child.number, error=blocked.message if blocked else error, pause=pause)
-        if blocked is not None:
-            self._post(blocked)
-        self._agenda.add(pause, lambda: self._submit(self._create, child))
+    def _refused(self, child: _Child, told: tuple[Reason, str] | None, error: KubeError | None = None) -> None:
+        """Try a POST again later.
 
-    def _delete(self, number: int, uid: str | None, tries: int = 0) -> None:
-        name = names.child_job(self._experiment.metadata.name, self._uid, number)
-        try:
-            self._client.delete(JOBS, self._namespace, name, uid=uid)
-        except KubeError as error:
-            if error.retryable and not self._closed:
-                _log.info("child not deleted yet", launch=number, error=str(error))
-                pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(tries, 10), _LONGEST_PAUSE_SECONDS)
-                self._agenda.add(pause, lambda: self._submit(self._delete, number, uid, tries + 1))
-                return
-            _log.error("child not deleted", launch=number, error=str(error))
+        Args:
+            child: whose it is.
+            told: what people are told of it; None: nothing.
+            error: the API server's answer, where it was asked.
+        """
         with self._lock:
-            self._deletions -= 1
-            self._deletions_done.notify_all()
+            if child.given_up:
+                return
+            child.refusals += 1
+            tries = child.refusals
+            if told is not None:
+                self._block(child, told)
+        asked = error.retry_after if isinstance(error, ApiError) else None
+        pause = max(_pause(tries - 1), min(asked or 0.0, _LONGEST_PAUSE_SECONDS))
+        _log.info("child not created", launch=child.number, error=told[1] if told else str(error), pause=pause)
+
+        def again() -> None:
+            # Unless a changed manifest was tried meanwhile, which goes on by itself.
+            if child.refusals == tries:
+                self._submit(self._create, child)
+
+        self._agenda.add(pause, again)
+
+    def _block(self, child: _Child, told: tuple[Reason, str]) -> None:
+        """Post why a child cannot begin, if that is news. With the lock held."""
+        blocked = _blocked(child.number, *told)
+        if blocked != child.blocked:
+            child.blocked = blocked
+            self._post(blocked)
+
+    def _give_up(self, child: _Child) -> _Deletion:
+        """Forget a child, and return the deletion of its Job. With the lock held."""
+        del self._children[child.number]
+        child.given_up = True
+        return self._begin_deletion(_Deletion(child.number, child.uid, child.samples))
+
+    def _begin_deletion(self, deletion: _Deletion) -> _Deletion:
+        self._deletions.add(deletion)
+        return deletion
+
+    def _delete(self, deletion: _Deletion) -> None:
+        """DELETE a Job; what is refused is tried again after a growing pause, for else it trains on unseen."""
+        if self._tenure is not None and self._tenure.holds(surely=deletion.surely) is False:
+            self._end_deletion(deletion)
+            return
+        name = self._job_name(deletion.number)
+        try:
+            self._client.delete(JOBS, self._namespace, name, uid=deletion.uid)
+        except KubeError as error:
+            if self._closed:
+                _log.error("child not deleted", launch=deletion.number, error=str(error))
+                self._end_deletion(deletion)
+                return
+            pause = _pause(deletion.tries)
+            with self._lock:
+                deletion.tries += 1
+                deletion.refusal = "" if error.retryable else f"Job {name} cannot be deleted: {error}"
+            _log.warning("child not deleted yet", launch=deletion.number, error=str(error), pause=pause)
+            self._agenda.add(pause, lambda: self._submit(self._delete, deletion))
+        else:
+            self._end_deletion(deletion)
+
+    def _end_deletion(self, deletion: _Deletion) -> None:
+        with self._lock:
+            self._deletions.discard(deletion)
+            if deletion.uid is not None:
+                self._deleted.add(deletion.uid)
+            self._settled.notify_all()
 
     # ------------------------------------------------------------ a closer look
 
@@ -410,6 +644,7 @@ class KubernetesExecutor:
             pause: seconds since the look before this one.
         """
         news = True
+        self._end_overdue()
         try:
             news = self._tell_what_holds_up()
         finally:
@@ -481,8 +716,8 @@ class KubernetesExecutor:
                 # A user's own trainer is an init container, so that its Job is not ready before the end.
                 with self._lock:
                     if child.waits is None and not child.ready:
-                        child.ready = news = True
-                        self._post(Running(child.number))
+                        self._runs(child)
+                        news = True
             elif (found := diagnose(idle_pods, about)) is not None:
                 blocked = _blocked(child.number, *found)
                 if blocked != child.blocked:
@@ -517,6 +752,11 @@ class KubernetesExecutor:
             with self._lock:
                 self._children.pop(child.number, None)
             self._post(Ended(child.number, End.FAILED, f"the controller failed: {error!r}"))
+
+
+def _pause(tries: int) -> float:
+    """Return how many seconds to wait after a call that has failed so many times before, and now again."""
+    return min(_FIRST_PAUSE_SECONDS * 2 ** min(tries, 10), _LONGEST_PAUSE_SECONDS)
 
 
 def _blocked(number: int, reason: Reason, cause: str) -> Blocked:

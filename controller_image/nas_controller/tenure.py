@@ -1,0 +1,84 @@
+"""Whether this process still is the one that writes the log: what it has decided has effects only as long as it is.
+
+A process that was paused wakes up in the middle of what it was about to do, perhaps long after another has taken its
+place. The log refuses it (``nas_log.log``); the cluster knows nothing of that. So whoever is about to have an effect
+asks here, and needs no answer from the store as long as our own last append is no older than a successor needs to come
+into being.
+"""
+
+from collections.abc import Callable
+
+import structlog
+
+from nas_api import names
+from nas_controller.clock import SYSTEM_CLOCK, Clock
+from nas_store import Store
+from nas_store.errors import StoreError, TooLarge
+
+_log = structlog.get_logger()
+
+# A successor is begun when our pod is gone or out of reach, starts, and reads the log.
+_FRESH_SECONDS = 5.0
+
+
+class Tenure:
+    """Told of each append by the thread of the search; may be asked by any."""
+
+    def __init__(self, store: Store, clock: Clock = SYSTEM_CLOCK) -> None:
+        """Begin without a log: nothing is ours before the first append."""
+        self._store = store
+        self._clock = clock
+        self._on_end: Callable[[], None] = lambda: None
+        self._next: int | None = None
+        """The number of the log's next object; None while one of ours may have it already."""
+        self._began_at = float("-inf")
+        self._proven_at = float("-inf")
+        self._over = False
+
+    def on_end(self, call: Callable[[], None]) -> None:
+        """Have a call made when it turns out that another process writes the log; from any thread, perhaps twice."""
+        self._on_end = call
+
+    def appending(self) -> None:
+        """Take note that an append begins; whether the object is written is not known before ``appended``."""
+        self._next, self._began_at = None, self._clock.monotonic()
+
+    def appended(self, sequence: int) -> None:
+        """Take note that the append that began last has written the object of this number."""
+        # Of when it began: the process may have been paused since.
+        self._next, self._proven_at = sequence + 1, self._began_at
+
+    def end(self) -> None:
+        """Take note that another process writes the log."""
+        self._over = True
+
+    def holds(self, *, surely: bool = False) -> bool | None:
+        """Return whether effects are still ours to have; None: nobody can tell now.
+
+        Args:
+            surely: ask the store in any case, for what is somebody else's as soon as there is one.
+        """
+        if self._over:
+            return False
+        now, following = self._clock.monotonic(), self._next
+        if not surely and now - self._proven_at <= _FRESH_SECONDS:
+            return True
+        if following is None:
+            return None
+        try:
+            overtaken = self._store.get(names.log_key(following), limit=1) is not None
+        except TooLarge:
+            overtaken = True
+        except StoreError as error:
+            _log.info("not known who writes the log", error=str(error))
+            return None
+        if self._next != following:
+            # What is there may be our own.
+            return None
+        if overtaken:
+            _log.warning("another controller writes the log: children are not ours to create or delete any more")
+            self.end()
+            self._on_end()
+            return False
+        self._proven_at = max(self._proven_at, now)
+        return True
