@@ -111,8 +111,18 @@ def test_a_store_that_nobody_reaches_is_told_and_waited_for(
     world: World, experiment: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_work(world, experiment, "cut-off")
-    with stopped(of_pods(world, _S3, "versitygw")):
+    # Whoever is connected already stays so, until the store is begun anew.
+    service = world.kubectl("get", "service", "nas-s3", "-o", "jsonpath={.spec.selector}")
+    world.kubectl("patch", "service", "nas-s3", "-p", json.dumps({"spec": {"selector": {"nobody": "here"}}}))
+    try:
+        for pid in of_pods(world, _S3, "versitygw"):
+            os.kill(pid, signal.SIGKILL)
         assert "nas-s3" in told(world, "cut-off", Reason.STORE_UNREACHABLE)
+        # Children that end meanwhile keep what they have trained.
+        time.sleep(60.0)
+    finally:
+        selector = {"nobody": None, **json.loads(service)}
+        world.kubectl("patch", "service", "nas-s3", "-p", json.dumps({"spec": {"selector": selector}}))
     goes_on(world, "cut-off")
     ends_whole(world, "cut-off", monkeypatch)
 
