@@ -164,7 +164,7 @@ def test_an_api_server_that_answers_nobody_for_a_while_costs_nothing(
     at_work(world, experiment, "alone")
     store = world.store(world.experiment("alone"), monkeypatch)
     trained = len(store.list(names.SAMPLES_PREFIX))
-    with stopped([of_cluster(world, "kube-apiserver").pid]):
+    with stopped([of_cluster(world, "apiserver").pid]):
         # What runs goes on: its result is in the bucket, whoever may hear of it.
         world.eventually(lambda: len(store.list(names.SAMPLES_PREFIX)) > trained, lambda: store.list(""))
         time.sleep(60.0)
