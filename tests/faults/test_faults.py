@@ -9,7 +9,6 @@ controller that was overtaken (controller/test_process.py). The same faults in e
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from demo.places import NAMESPACE
 from e2e.conftest import Document, World
 from e2e.test_search import assert_nothing_twice_nothing_missing
 from hack.cluster import instance as instances
-from hack.cluster.processes import Process, all_pids, is_alive
+from hack.cluster.processes import Process, all_pids, is_alive, spawn
 
 from nas_api import names
 from nas_api.child_job import s3_location
@@ -176,26 +175,16 @@ def test_a_kubelet_that_is_killed_and_comes_back_costs_nothing(
     world: World, experiment: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_work(world, experiment, "without-kubelet")
+    instance = instances.load_existing(world.place.name)
     kubelet = of_cluster(world, "kubelet")
     words = Path(f"/proc/{kubelet.pid}/cmdline").read_bytes().decode().split("\0")[:-1]
-    environment = dict(
-        variable.split("=", 1)
-        for variable in Path(f"/proc/{kubelet.pid}/environ").read_bytes().decode().split("\0")
-        if "=" in variable
-    )
     os.kill(kubelet.pid, signal.SIGKILL)
     world.eventually(lambda: not is_alive(kubelet), lambda: kubelet)
     # Nothing new starts, and what ends is not told.
     time.sleep(30.0)
-    again = subprocess.Popen(
-        words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", start_new_session=True
-    )
-    try:
-        goes_on(world, "without-kubelet")
-        ends_whole(world, "without-kubelet", monkeypatch)
-    finally:
-        # The cluster's own record has the one before; its token in the environment is what `down` finds this one by.
-        assert again.poll() is None
+    instance.record(spawn("kubelet", words, instance.token, instance.folder / "log" / "kubelet-again.log"))
+    goes_on(world, "without-kubelet")
+    ends_whole(world, "without-kubelet", monkeypatch)
 
 
 def test_a_manifest_that_is_corrected_while_no_controller_runs_is_taken_over(
@@ -220,7 +209,8 @@ def test_a_manifest_that_is_corrected_while_no_controller_runs_is_taken_over(
     finally:
         world.kubectl("scale", "deployment", operator, "--replicas=1")
     goes_on(world, "corrected")
-    ends_whole(world, "corrected", monkeypatch)
+    # The two that could not begin are made anew.
+    ends_whole(world, "corrected", monkeypatch, retried=2)
 
 
 @pytest.mark.parametrize("lost", ["all", "newest"])
