@@ -96,9 +96,11 @@ def a_spec_has_generations(client: KubeClient, namespace: str) -> None:
 def a_status_has_owners(client: KubeClient, namespace: str) -> None:
     client.create(EXPERIMENTS, namespace, manifest(namespace))
     status_of(client, namespace, "a", epoch=2, progress="0/1")
-    both = status_of(client, namespace, "b", state="Pending")
-    assert both["status"] == {"epoch": 2, "progress": "0/1", "state": "Pending"}
-    assert status_of(client, namespace, "a", epoch=2)["status"] == {"epoch": 2, "state": "Pending"}
+    status_of(client, namespace, "b", state="Pending", observedGeneration=1)
+    said = {"epoch": 2, "progress": "0/1", "state": "Pending", "observedGeneration": 1}
+    assert client.get(EXPERIMENTS, namespace, "digits")["status"] == said
+    del said["progress"]
+    assert status_of(client, namespace, "a", epoch=2)["status"] == said
 
 
 def a_status_is_written_at_a_version(client: KubeClient, namespace: str) -> None:
