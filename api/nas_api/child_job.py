@@ -8,10 +8,10 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from nas_api import custom_trainer, names, template_bounds
+from nas_api import custom_trainer, names
 from nas_api.child import ExitCode, S3Location, TrainerInput, trainer_document
 from nas_api.experiment import NASExperiment, NASExperimentSpec, PodTemplate, S3Spec, TrainerSpec
-from nas_api.pod_template import overlay
+from nas_api.pod_template import lay_over, overlay
 
 # Without 143 and 137: they are how pods end that a suspended Job has to give up, and it is to go on later. The kernel's
 # out-of-memory killer leaves 137 too; its pod stays and tells.
@@ -166,11 +166,7 @@ def trainer_pod_template(
         "spec": pod,
     }
     for field, theirs in _templates(experiment, final=final).items():
-        template_bounds.check(field, theirs)
-        try:
-            template = overlay(template, theirs)
-        except ValueError as error:
-            raise ValueError(f"{field}: {error}") from error
+        template = lay_over(template, field, theirs)
     return _between_ours(experiment, inputs[0], template, image) if own else _told_of_gpu(template)
 
 

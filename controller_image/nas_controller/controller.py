@@ -27,6 +27,7 @@ from nas_kube.errors import ApiError, KubeError
 from nas_kube.reflector import EventType, Reflector
 from nas_kube.resources import EXPERIMENTS
 from nas_log.errors import LogDamaged, LogTampered
+from nas_log.records import Platform
 from nas_store.errors import CredentialsRefused, StoreError
 
 _log = structlog.get_logger()
@@ -69,6 +70,7 @@ class Controller:
         instruments: Instruments = _NO_INSTRUMENTS,
         *,
         unrestricted: bool = False,
+        platform: Platform | None = None,
         machine: Machine = _MACHINE,
     ) -> None:
         """Prepare; ``run`` does everything.
@@ -81,6 +83,7 @@ class Controller:
             trainer_image: for manifests that name none.
             instruments: put around the parts of each search.
             unrestricted: whether templates may ask for more than stands on the list (``nas_api.authority``).
+            platform: what this process runs on, for the log.
             machine: gives time, threads, chance and the way to the store.
         """
         self._client = client
@@ -90,6 +93,7 @@ class Controller:
         self._image = trainer_image
         self._instruments = instruments
         self._unrestricted = unrestricted
+        self._platform = platform
         self._lock = threading.Lock()
         self._experiment: NASExperiment | None = None
         self._search: Search | None = None
@@ -197,6 +201,7 @@ class Controller:
             clock=self._clock,
             snapshot_every=self._machine.snapshot_every,
             anchor=self._anchor,
+            platform=self._platform,
             tenure=tenure,
         )
         with self._lock:

@@ -34,6 +34,7 @@ from nas_controller.state import Core, MakePolicy, SearchState
 from nas_controller.status import Announcer, StatusSink, search_status
 from nas_controller.tenure import Tenure
 from nas_log.errors import Fenced
+from nas_log.records import Platform
 from nas_store import Store
 from nas_store.errors import StoreError
 
@@ -87,6 +88,7 @@ class Search:
         clock: Clock = SYSTEM_CLOCK,
         snapshot_every: int = 200,
         anchor: LogHead | None = None,
+        platform: Platform | None = None,
         tenure: Tenure | None = None,
     ) -> None:
         """Prepare a search; does no I/O.
@@ -103,6 +105,7 @@ class Search:
             clock: whose time it is.
             snapshot_every: records between two snapshots of the learner.
             anchor: an object that the log must have, as the experiment's status says; None: nobody knows of one.
+            platform: what this process runs on, for the log; None: the log says nothing of it.
             tenure: is told of each append, for whoever has effects on our behalf; None: nobody asks it.
         """
         self._experiment = experiment
@@ -112,7 +115,7 @@ class Search:
         self._pool = pool
         self._clock = clock
         self._inbox: Inbox[_Message] = Inbox(self._clock)
-        self._journal = Journal(store, make_policy, self._clock, snapshot_every)
+        self._journal = Journal(store, make_policy, self._clock, snapshot_every, platform)
         self._launches = Launches()
         self._beginning = Beginning(self._journal, location, find_earlier, self._clock)
         self._decider = Decider(self._journal, self._launches, self._clock)

@@ -176,8 +176,9 @@ def test_a_controller_that_cannot_reach_its_log_ends_the_children_of_a_suspended
     def unreachable(*_: object) -> Exit:
         raise StoreUnreachable("no answer")
 
-    def gone(_: float) -> None:
-        controller._loss = Loss.GONE
+    def gone(seconds: float) -> None:
+        if seconds > 0:
+            controller._loss = Loss.GONE
 
     monkeypatch.setattr(controller, "_search_once", unreachable)
     monkeypatch.setattr(controller, "_sleep", gone)

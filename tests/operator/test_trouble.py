@@ -58,7 +58,9 @@ class Server(KubeClient):
             self.pods.append(made)
         return made
 
-    def apply(self, _: Resource, __: str | None, ___: str, body: dict[str, Any], **____: Any) -> dict[str, Any]:
+    def apply(
+        self, resource: Resource, namespace: str | None, name: str, body: dict[str, Any], **_: Any
+    ) -> dict[str, Any]:
         version = str(int(self.raw["metadata"]["resourceVersion"]) + 1)
         metadata = {**self.raw["metadata"], "resourceVersion": version}
         self.raw = {**self.raw, "metadata": metadata, "status": {**self.raw["status"], **body["status"]}}
