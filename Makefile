@@ -38,13 +38,24 @@ test-fast: venv ## Tests that need nothing but Python, under a minute
 test: venv ## Every test but those of a platform: builds the programs and images, brings clusters up and down (node tests need root)
 	$(PYTHON) -m hack.cluster build
 	@test "$$(id -u)" = 0 || echo "NOT ROOT: the tests that need a real node are skipped" >&2
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25 -m "not platform"
+# One worker more than two cores can feed: the one that has the node waits for it most of the time.
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25 -m "not platform"
 
 .PHONY: test-platform
 test-platform: venv ## Tests with real Kueue, Argo Workflows, Prometheus and MLflow, and of an upgrade, built first; needs root
 	$(PYTHON) -m hack.cluster build
 	$(PYTHON) -m hack.addons build
 	$(BIN)/pytest -m platform tests/platform
+
+SEEDS ?= 5000
+
+.PHONY: simulate
+simulate: venv ## SEEDS=5000 whole searches on a virtual clock with everything that may happen to them; `make test` has 300
+	cd tests && ../$(BIN)/python -m simulation --first $(SEEDS)
+
+.PHONY: mutants
+mutants: venv ## Take one precaution after the other away from the product, and see the simulation find it
+	cd tests && ../$(BIN)/python -m simulation --mutants
 
 .PHONY: lint
 lint: venv ## Style, types, architecture, and whether generated files are current

@@ -3,13 +3,15 @@
 The operator dry-runs what the controller will create, so both build it here.
 """
 
+import hashlib
+import json
 from datetime import timedelta
 from typing import Any
 
-from nas_api import custom_trainer, names, template_bounds
+from nas_api import custom_trainer, names
 from nas_api.child import ExitCode, S3Location, TrainerInput, trainer_document
-from nas_api.experiment import NASExperiment, PodTemplate, S3Spec, TrainerSpec
-from nas_api.pod_template import overlay
+from nas_api.experiment import NASExperiment, NASExperimentSpec, PodTemplate, S3Spec, TrainerSpec
+from nas_api.pod_template import lay_over, overlay
 
 # Without 143 and 137: they are how pods end that a suspended Job has to give up, and it is to go on later. The kernel's
 # out-of-memory killer leaves 137 too; its pod stays and tells.
@@ -164,11 +166,7 @@ def trainer_pod_template(
         "spec": pod,
     }
     for field, theirs in _templates(experiment, final=final).items():
-        template_bounds.check(field, theirs)
-        try:
-            template = overlay(template, theirs)
-        except ValueError as error:
-            raise ValueError(f"{field}: {error}") from error
+        template = lay_over(template, field, theirs)
     return _between_ours(experiment, inputs[0], template, image) if own else _told_of_gpu(template)
 
 
@@ -334,6 +332,25 @@ def _sidecar(
     return container
 
 
+def made_from(spec: NASExperimentSpec, image: str = "") -> str:
+    """Return a short name for what a manifest makes children's pods from: where it differs, so do they.
+
+    All of the trainer but what only says what follows from their ends. Defaults are left out, so that a later version
+    with one more field names the same manifest in the same way.
+
+    Args:
+        spec: the manifest's.
+        image: the trainer's, where the manifest names none.
+    """
+    trainer = spec.trainer.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"attempts"})
+    final = None
+    if spec.final_training is not None:
+        fields = {"pods", "deadline", "checkpoint_every", "template"}
+        final = spec.final_training.model_dump(mode="json", by_alias=True, exclude_defaults=True, include=fields)
+    document = [trainer, final, spec.trainer.image or image]
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
 def child_job(experiment: NASExperiment, launch: int, inputs: tuple[TrainerInput, ...], image: str) -> dict[str, Any]:
     """Return the Job that trains one launch. Every retry is ours: the Job itself tries once.
 
@@ -367,6 +384,8 @@ def child_job(experiment: NASExperiment, launch: int, inputs: tuple[TrainerInput
             "name": names.child_job(meta.name, meta.uid, launch),
             "namespace": meta.namespace,
             **metadata,
+            # What a later controller compares, which may find another manifest.
+            "annotations": {**annotations, names.ANNOTATION_INPUTS: made_from(experiment.spec, image)},
             # Kueue's are for the Job alone: a pod that names a queue would wait there a second time.
             "labels": {**labels, **_queue_labels(experiment.spec.trainer)},
             "ownerReferences": [owner_reference(experiment)],

@@ -51,6 +51,8 @@ ENV_TRAINER_INPUT = "NAS_INPUT"
 ENV_FOLLOWER_INPUT = "NAS_FOLLOWER_INPUT"
 ENV_UNRESTRICTED = "NAS_TEMPLATES_UNRESTRICTED"
 """Of operator and controllers: ``true`` where templates may ask for more than stands on the list."""
+ENV_CONTROLLER_IMAGE = "NAS_CONTROLLER_IMAGE"
+"""Of controllers: their own image, which a pod cannot look up."""
 ENV_GPU = "NAS_GPU"
 """By which name the trainer's container asks for a GPU; without one in reach the trainer ends. Empty: a CPU will do."""
 

@@ -8,10 +8,9 @@ than a child. What goes beyond is for those who may make pods themselves (``nas_
 """
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any
 
-from nas_api import names
+from nas_api import names, template_bounds
 from nas_api.allowed import (
     Anything,
     Each,
@@ -46,18 +45,42 @@ def overlay(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]
     Raises:
         ValueError: a list that merges by a field has an item that is no map or lacks that field.
     """
-    out = deepcopy(dict(base))
+    return _laid(_copy(base), patch)
+
+
+def _laid(out: dict[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay ``patch`` over what is ours to change, and return that."""
     for key, value in patch.items():
         current = out.get(key)
         if value is None:
             out.pop(key, None)
         elif isinstance(value, Mapping):
-            out[key] = overlay(current if isinstance(current, Mapping) else {}, value)
+            out[key] = _laid(current if isinstance(current, dict) else {}, value)
         elif isinstance(value, list) and key in _MERGE_KEYS:
             out[key] = _merge_list(key, current if isinstance(current, list) else [], value)
         else:
-            out[key] = deepcopy(value)
+            out[key] = _copy(value)
     return out
+
+
+def _copy(value: Any) -> Any:
+    """Return a copy of what JSON can say. ``deepcopy`` notes each part that it meets, which takes more than they do."""
+    if isinstance(value, Mapping):
+        return {key: _copy(part) for key, part in value.items()}
+    return [_copy(part) for part in value] if isinstance(value, list) else value
+
+
+def lay_over(base: Mapping[str, Any], field: str, template: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a pod template of ours with a user's laid over it, the one that a field of the spec has.
+
+    Raises:
+        ValueError: its size or shape is none that can be laid over ours; the message begins with the field.
+    """
+    try:
+        template_bounds.check(template or {})
+        return overlay(base, template or {})
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from error
 
 
 def _merge_list(key: str, base: list[Any], patch: list[Any]) -> list[Any]:
@@ -66,7 +89,7 @@ def _merge_list(key: str, base: list[Any], patch: list[Any]) -> list[Any]:
     for index, item in enumerate(patch):
         if not isinstance(item, Mapping) or field not in item:
             raise ValueError(f"{key}[{index}] of the template must be a map with {field!r}")
-        items[item[field]] = overlay(items.get(item[field], {}), item)
+        items[item[field]] = _laid(items.get(item[field], {}), item)
     return list(items.values())
 
 

@@ -20,14 +20,14 @@ LEFT_OUT = "nas-operator.io/left-out"
 _LISTS_OF_MAPS = ("containers", "initContainers", "volumes", "imagePullSecrets")
 
 
-def check(field: str, template: Mapping[str, Any]) -> None:
-    """Do nothing where a template of this field is of a size and shape that can be laid over ours.
+def check(template: Mapping[str, Any]) -> None:
+    """Do nothing where a template is of a size and shape that can be laid over ours.
 
     Raises:
-        ValueError: it is not; the message names the field.
+        ValueError: it is not; the message says what to change.
     """
     if wrong := str(template.get(LEFT_OUT, "")) or excess(template) or _misshapen(template):
-        raise ValueError(f"{field}: {wrong}")
+        raise ValueError(wrong)
 
 
 def excess(template: Any) -> str:

@@ -106,8 +106,10 @@ def read_evidence(experiment: NASExperiment, store: Store) -> Evidence:
     """
     evidence = Evidence()
     with reading(experiment):
-        for sample in follower(experiment, store).read():
+        log = follower(experiment, store)
+        for sample in log.read():
             evidence.add(sample)
+        evidence.finished = log.facts is not None and log.facts.finished is not None
     return evidence
 
 

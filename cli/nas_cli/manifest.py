@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from nas_api import names
+from nas_api import names, template_bounds
 from nas_api.authority import PARTS, claims
 from nas_api.crd import openapi_schema
 from nas_api.experiment import NASExperiment
@@ -242,9 +242,6 @@ def _name_faults(experiment: NASExperiment) -> Iterator[tuple[_Path, str]]:
 
 def _template_faults(experiment: NASExperiment) -> Iterator[tuple[_Path, str]]:
     spec, final, tracking = experiment.spec, experiment.spec.final_training, experiment.spec.tracking
-    for claim in claims(spec, *PARTS):
-        if not claim.granted:
-            yield claim.path, claim.what
     for place, container, template in (
         ("trainer", names.TRAINER_CONTAINER, spec.trainer.template),
         ("finalTraining", names.TRAINER_CONTAINER, None if final is None else final.template),
@@ -252,9 +249,13 @@ def _template_faults(experiment: NASExperiment) -> Iterator[tuple[_Path, str]]:
         ("tracking", names.FOLLOWER_CONTAINER, None if tracking is None else tracking.template),
     ):
         try:
+            template_bounds.check(template or {})
             overlay({"spec": {"containers": [{"name": container}]}}, template or {})
         except ValueError as error:
             yield ("spec", place, "template"), str(error)
+    for claim in claims(spec, *PARTS):
+        if not claim.granted:
+            yield claim.path, claim.what
 
 
 # ---------------------------------------------------------------- places

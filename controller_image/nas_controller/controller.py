@@ -1,7 +1,6 @@
 """The controller of one experiment: it searches as often as it takes, and says on the experiment what is in the way."""
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 from typing import Any
 
@@ -14,28 +13,30 @@ from nas_api.experiment import LONGEST_MESSAGE, LogHead, NASExperiment, Outcome,
 from nas_api.reasons import Reason
 from nas_controller.errors import EarlierMissing, EarlierUnsuitable, SearchChanged
 from nas_controller.executors.kubernetes import KubernetesExecutor
+from nas_controller.executors.remains import end_unfinished
 from nas_controller.instruments import ChangingExecutor, Instruments
 from nas_controller.kubernetes_status import KubernetesSink, Loss
+from nas_controller.machine import Machine
 from nas_controller.policies.factory import make_policy
 from nas_controller.search import Exit, Search
 from nas_controller.status import SearchStatus, StatusSink
 from nas_controller.tenure import Tenure
 from nas_kube.client import KubeClient
-from nas_kube.errors import ApiError
+from nas_kube.clock import wait_for
+from nas_kube.errors import ApiError, KubeError
 from nas_kube.reflector import EventType, Reflector
 from nas_kube.resources import EXPERIMENTS
 from nas_log.errors import LogDamaged, LogTampered
-from nas_report.writer import ReportWriter
-from nas_store import open_store
+from nas_log.records import Platform
 from nas_store.errors import CredentialsRefused, StoreError
 
 _log = structlog.get_logger()
 
-_CALLS_AT_ONCE = 8
 _PAUSES_SECONDS = (5.0, 10.0, 20.0, 30.0)
 # Long enough for the status to be written and for the operator to see it.
 _REFUSED_SECONDS = 20.0
 _NO_INSTRUMENTS = Instruments()
+_MACHINE = Machine()
 _FATAL = {
     SearchChanged: Reason.SEARCH_CHANGED,
     EarlierUnsuitable: Reason.EXPERIMENT_UNSUITABLE,
@@ -69,6 +70,8 @@ class Controller:
         instruments: Instruments = _NO_INSTRUMENTS,
         *,
         unrestricted: bool = False,
+        platform: Platform | None = None,
+        machine: Machine = _MACHINE,
     ) -> None:
         """Prepare; ``run`` does everything.
 
@@ -80,12 +83,17 @@ class Controller:
             trainer_image: for manifests that name none.
             instruments: put around the parts of each search.
             unrestricted: whether templates may ask for more than stands on the list (``nas_api.authority``).
+            platform: what this process runs on, for the log.
+            machine: gives time, threads, chance and the way to the store.
         """
         self._client = client
+        self._machine = machine
+        self._clock = machine.clock
         self._namespace, self._name, self._uid = namespace, name, uid
         self._image = trainer_image
         self._instruments = instruments
         self._unrestricted = unrestricted
+        self._platform = platform
         self._lock = threading.Lock()
         self._experiment: NASExperiment | None = None
         self._search: Search | None = None
@@ -95,7 +103,9 @@ class Controller:
         """Of the newest status: the log's head, which no one who writes to the bucket can change."""
         self._seen = False
         self._loss: Loss | None = None
-        self._woken = threading.Event()
+        self._changed = threading.Condition()
+        """Guards the next one."""
+        self._woken = False
 
     def run(self) -> ControllerExit:
         """Return the exit code once there is nothing more to do."""
@@ -105,6 +115,8 @@ class Controller:
             self._namespace,
             self._on_experiment,
             field_selector=f"metadata.name={self._name}",
+            clock=self._clock,
+            jitter=self._machine.jitter,
         )
         reflector.start()
         try:
@@ -120,7 +132,7 @@ class Controller:
         tries = 0
         while True:
             # Only what changes from here on ends a pause early: the first sight of the experiment must not.
-            self._woken.clear()
+            self._sleep(0.0)
             experiment = self._experiment
             if self._loss is not None:
                 return ControllerExit.FENCED if self._loss is Loss.SUPERSEDED else ControllerExit.DONE
@@ -129,7 +141,7 @@ class Controller:
                 self._sleep(_PAUSES_SECONDS[-1])
                 continue
             if self._written is None:
-                self._written = KubernetesSink(self._client, experiment, self._on_loss)
+                self._written = KubernetesSink(self._client, experiment, self._on_loss, clock=self._clock)
                 sink = self._instruments.sink(self._written)
             try:
                 why = self._search_once(experiment, sink)
@@ -142,7 +154,9 @@ class Controller:
             except (StoreError, LogDamaged, EarlierMissing, ApiError) as error:
                 problem = _problem(error)
                 _log.warning("cannot search", reason=problem.reason, error=problem.message)
-                sink.publish_problem(problem)
+                # To end them needs no log, and somebody wants their nodes.
+                rests = (self._experiment or experiment).spec.suspend and self._end_remains(experiment)
+                sink.publish_problem(problem, rests=rests)
                 if isinstance(error, CredentialsRefused):
                     self._sleep(_REFUSED_SECONDS)
                     return ControllerExit.DONE if self._loss is Loss.GONE else ControllerExit.REFUSED
@@ -150,6 +164,8 @@ class Controller:
                 tries += 1
                 continue
             if why is Exit.FINISHED:
+                # Whoever ended the search may have died before all children were ended.
+                self._end_remains(experiment)
                 # As long as it takes: the operator knows the end from the status only.
                 self._written.flush()
                 _log.info("done", outcome_written=self._loss is None)
@@ -160,25 +176,32 @@ class Controller:
     def _search_once(self, experiment: NASExperiment, sink: StatusSink) -> Exit:
         """Search until the end or until something is in the way."""
         location = StoreLocation(s3=s3_location(experiment))
-        store = self._instruments.store(open_store(location))
+        store = self._instruments.store(self._machine.store(location))
         store.probe()
-        jobs = ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="jobs")
-        tenure = Tenure(store)
-        executor = self._instruments.executor(
-            KubernetesExecutor(
-                self._client, experiment, self._image, jobs, unrestricted=self._unrestricted, tenure=tenure
-            ),
+        tenure = Tenure(store, self._clock)
+        jobs = KubernetesExecutor(
+            self._client,
             experiment,
+            self._image,
+            self._machine.pool("jobs"),
+            unrestricted=self._unrestricted,
+            clock=self._clock,
+            jitter=self._machine.jitter,
+            tenure=tenure,
         )
+        executor = self._instruments.executor(jobs, experiment)
         search = Search(
             experiment,
             store=store,
             location=location,
             executor=executor,
             sink=sink,
-            pool=ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="results"),
+            pool=self._machine.pool("results"),
             make_policy=self._instruments.policy(make_policy),
+            clock=self._clock,
+            snapshot_every=self._machine.snapshot_every,
             anchor=self._anchor,
+            platform=self._platform,
             tenure=tenure,
         )
         with self._lock:
@@ -192,12 +215,27 @@ class Controller:
                 # It changed while the store was probed.
                 executor.change(newest)
                 search.change(newest)
-            with ReportWriter(store, lambda: self._experiment or experiment):
+            with self._machine.report(store, lambda: self._experiment or experiment):
                 return search.run()
         finally:
             with self._lock:
                 self._search = self._executor = None
             executor.close()
+
+    def _end_remains(self, experiment: NASExperiment) -> bool:
+        """End children that no search waits for; return whether none is left."""
+        for pause in (*_PAUSES_SECONDS, None):
+            try:
+                end_unfinished(self._client, experiment)
+            except KubeError as error:
+                _log.warning("children not ended", error=str(error))
+                if pause is None or not error.retryable or self._loss is not None:
+                    # The operator starts another controller as long as there are any.
+                    return False
+                self._sleep(pause)
+            else:
+                return True
+        raise AssertionError("the last try returns")
 
     def _on_experiment(self, kind: EventType, raw: dict[str, Any]) -> None:
         """Take a change of our experiment, from the watch's thread."""
@@ -225,7 +263,7 @@ class Controller:
                 # The executor first: a launch that the search makes anew must be made from the new template.
                 self._executor.change(experiment)
                 self._search.change(experiment)
-        self._woken.set()
+        self._wake()
 
     def _on_loss(self, loss: Loss) -> None:
         with self._lock:
@@ -234,12 +272,18 @@ class Controller:
                 self._search.superseded()
             elif self._search is not None:
                 self._search.stop()
-        self._woken.set()
+        self._wake()
 
     def _sleep(self, seconds: float) -> None:
         """Wait, but not beyond a change of the experiment."""
-        self._woken.wait(seconds)
-        self._woken.clear()
+        with self._changed:
+            wait_for(self._clock, self._changed, lambda: self._woken, seconds)
+            self._woken = False
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
 
 
 def _anchor(raw: dict[str, Any]) -> LogHead | None:

@@ -106,7 +106,14 @@ class Admitted:
     launch: int
 
 
-Event = Ended | Running | Blocked | Queued | Admitted
+@dataclass(frozen=True)
+class Outdated:
+    """The child, which an earlier process launched, does not train yet, and was made from an older manifest."""
+
+    launch: int
+
+
+Event = Ended | Running | Blocked | Queued | Admitted | Outdated
 
 
 class Executor(Protocol):

@@ -60,6 +60,20 @@ class Inbox(Generic[M]):
         self.check()
         return [message for message in messages if message is not None]
 
+    def waiting(self) -> list[M]:
+        """Return the messages that are there, and leave them.
+
+        Raises:
+            Stopped: ``stop`` was called.
+        """
+        try:
+            while True:
+                self._kept.append(self._queue.get_nowait())
+        except Empty:
+            pass
+        self.check()
+        return [message for message in self._kept if message is not None]
+
     def pause(self, seconds: float) -> None:
         """Wait, but not for messages: they are kept.
 

@@ -19,8 +19,8 @@ class ChangingExecutor(Executor, Protocol):
 class ProblemSink(StatusSink, Protocol):
     """A sink that can also be told what keeps a search from starting."""
 
-    def publish_problem(self, problem: Problem) -> None:
-        """Say what is in the way; everything else stays as it was told last."""
+    def publish_problem(self, problem: Problem, *, rests: bool = False) -> None:
+        """Say what is in the way, and whether no child is left; everything else stays as it was told last."""
 
 
 class Instruments:

@@ -11,7 +11,7 @@ from nas_controller.clock import Clock
 from nas_controller.recovery import recover
 from nas_controller.state import MakePolicy, SearchState
 from nas_log.log import Log
-from nas_log.records import Finished, Launched, Lost, Observed, Record, SearchEnded, Started
+from nas_log.records import Finished, Launched, Lost, Observed, Platform, Record, SearchEnded, Started
 from nas_store import Store
 from nas_store.errors import StoreError
 
@@ -25,7 +25,14 @@ class Journal:
     empty: bool
     """Whether ``recover`` has found no log."""
 
-    def __init__(self, store: Store, make_policy: MakePolicy, clock: Clock, snapshot_every: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        make_policy: MakePolicy,
+        clock: Clock,
+        snapshot_every: int,
+        platform: Platform | None = None,
+    ) -> None:
         """Prepare; does no I/O.
 
         Args:
@@ -33,11 +40,13 @@ class Journal:
             make_policy: builds the policy in its state before the first sample.
             clock: whose time records carry.
             snapshot_every: records between two snapshots.
+            platform: what this process runs on, for the log; None: the log says nothing of it.
         """
         self._store = store
         self._make_policy = make_policy
         self._clock = clock
         self._snapshot_every = snapshot_every
+        self._platform = platform
         self._log: Log
         self._batch: list[Record] = []
         self._covered = 0
@@ -56,7 +65,7 @@ class Journal:
             LogTampered: the log does not have the anchor.
             StoreError: the store cannot be read.
         """
-        recovered = recover(self._store, self._make_policy, anchor)
+        recovered = recover(self._store, self._make_policy, anchor, self._platform)
         self._log, self._covered = recovered.log, recovered.snapshot_records
         self._batch, self._snapshot = [], None
         self.empty = recovered.state is None
@@ -71,19 +80,36 @@ class Journal:
     def begin(self, started: Started) -> None:
         """Record the first of all records."""
         self.state = SearchState.begin(started, self._make_policy)
-        self._batch = [started]
+        self._batch = [self._placed(started)]
 
     def record(self, record: Record) -> None:
         """Fold a record and have it appended. Nobody sees the state before it is in the log."""
         if isinstance(record, Launched | Observed | Lost | SearchEnded | Finished):
             record = record.model_copy(update={"moment": self._clock.now()})
+        elif isinstance(record, Started):
+            record = self._placed(record)
         self.state.apply(record)
         self._batch.append(record)
+
+    def _placed(self, started: Started) -> Started:
+        """Return the record with what this process runs on, and the policy's state there, where that is known."""
+        if self._platform is None:
+            return started
+        policy = snapshots.policy_digest(self.state.policy)
+        return started.model_copy(update={"platform": self._platform, "policy": policy})
 
     @property
     def head(self) -> LogHead | None:
         """The newest object of the log; None: there is none."""
         return None if self._log.sequence < 0 else LogHead(sequence=self._log.sequence, digest=self._log.digest)
+
+    def holds(self) -> bool:
+        """Return whether this process still is the one that writes the log; nothing may be waiting to be appended.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        return not self._log.overtaken()
 
     @property
     def ahead(self) -> bool:
@@ -106,7 +132,7 @@ class Journal:
         if records - self._covered < self._snapshot_every:
             return
         self._covered = records
-        data = snapshots.encode(self.state, self._log.digest)
+        data = snapshots.encode(self.state, self._log.digest, self._platform)
         try:
             self._store.put_if_absent(names.snapshot_key(self._log.sequence), data)
         except StoreError as error:

@@ -1,5 +1,6 @@
 """The search's part of the status, written to the API server: by server-side apply, and seldom."""
 
+import re
 import threading
 from collections.abc import Callable
 from enum import StrEnum
@@ -8,7 +9,7 @@ from typing import Any
 import structlog
 
 from nas_api import names
-from nas_api.experiment import NASExperiment, Problem
+from nas_api.experiment import LONGEST_MESSAGE, NASExperiment, Problem
 from nas_controller.pace import Pace
 from nas_controller.status import SearchStatus
 from nas_kube.client import KubeClient
@@ -17,6 +18,9 @@ from nas_kube.errors import ApiError, KubeError
 from nas_kube.resources import EXPERIMENTS
 
 _log = structlog.get_logger()
+
+# What the API server says of a field that the resource's definition does not have.
+_UNDECLARED = re.compile(r"\.status\.([\w.]+): field not declared in schema")
 
 
 class Loss(StrEnum):
@@ -55,6 +59,8 @@ class KubernetesSink:
         self._client = client
         self._meta = experiment.metadata
         self._version: str | None = None
+        self._left_out: set[str] = set()
+        """Fields that the cluster's definition does not have, as paths: it is older than we, as after a rollback."""
         self._on_loss = on_loss
         self._clock = clock
         self._changed = threading.Condition()
@@ -70,10 +76,17 @@ class KubernetesSink:
         with self._changed:
             self._want(status)
 
-    def publish_problem(self, problem: Problem) -> None:
-        """Say what keeps the search from starting; everything else stays as the last controller wrote it."""
+    def publish_problem(self, problem: Problem, *, rests: bool = False) -> None:
+        """Say what keeps the search from starting, and whether no child is left.
+
+        Everything else stays as the last controller wrote it.
+        """
         with self._changed:
-            self._want(self._pace.wanted.model_copy(update={"problem": problem}))
+            wanted = self._pace.wanted
+            update: dict[str, Any] = {"problem": problem}
+            if rests and wanted.samples is not None:
+                update["samples"] = wanted.samples.model_copy(update={"running": 0, "queued": 0})
+            self._want(wanted.model_copy(update=update))
 
     def saw(self, version: str) -> None:
         """Take the version of our experiment that its watch tells of: the next write is made at it.
@@ -162,7 +175,7 @@ class KubernetesSink:
                     "uid": meta.uid,
                     "resourceVersion": version,
                 },
-                "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
+                "status": self._document(status),
             }
             try:
                 written = self._client.apply(
@@ -174,13 +187,40 @@ class KubernetesSink:
                     subresource="status",
                 )
             except ApiError as error:
-                if error.status != 409:
+                undeclared = set(_UNDECLARED.findall(error.message)) - self._left_out
+                if undeclared:
+                    # Whoever waits for the end must hear of it, whatever else cannot be said.
+                    self._left_out |= undeclared
+                    _log.error(_outdated_definition(undeclared))
+                elif error.status != 409:
                     raise
-                # Somebody else wrote it, or it is another object: look, and apply to what is there now.
-                self._version = None
+                else:
+                    # Somebody else wrote it, or it is another object: look, and apply to what is there now.
+                    self._version = None
             else:
                 self._version = written["metadata"]["resourceVersion"]
                 return
+
+    def _document(self, status: SearchStatus) -> dict[str, Any]:
+        """Return what is written of a status, without what the cluster does not know."""
+        if status.outcome is not None and self._left_out:
+            message = f"{status.outcome.message} ({_outdated_definition(self._left_out)})"[:LONGEST_MESSAGE]
+            outcome = status.outcome.model_copy(update={"message": message})
+            status = status.model_copy(update={"outcome": outcome})
+        document: dict[str, Any] = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        for path in self._left_out:
+            *above, last = path.split(".")
+            place: Any = document
+            for name in above:
+                place = place.get(name) if isinstance(place, dict) else None
+            if isinstance(place, dict):
+                place.pop(last, None)
+        return document
+
+
+def _outdated_definition(fields: set[str]) -> str:
+    named = " and ".join(f"status.{field}" for field in sorted(fields))
+    return f"{named} cannot be told: apply the CustomResourceDefinition of this version, the cluster's is older"
 
 
 class _Gone(KubeError):

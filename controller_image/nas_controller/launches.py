@@ -330,6 +330,13 @@ class Launches:
         self._later.clear()
         self._trouble = None
 
+    def renew(self, launch: int) -> None:
+        """Give one child a new attempt, unless it runs by now: what it was made from has changed."""
+        flight = self._out(launch)
+        if flight is not None and not flight.running:
+            self._cancel(launch)
+            self._ask(launch, End.VANISHED)
+
     # ------------------------------------------------------------ what time brings
 
     def ask_again(self, now: float) -> None:

@@ -1,8 +1,9 @@
 """Puts the controller of one experiment together, from its pod's environment, and runs it.
 
 Environment: NAS_NAMESPACE, NAS_EXPERIMENT, NAS_UID (whose search), NAS_TRAINER_IMAGE (for manifests that name
-none), NAS_METRICS_PORT (where metrics are served; nowhere and none if it is not set), NAS_TEMPLATES_UNRESTRICTED (true
-where templates may ask for more than stands on the list), and the store's credentials.
+none), NAS_CONTROLLER_IMAGE (this pod's, for the log), NAS_METRICS_PORT (where metrics are served; nowhere and none if
+it is not set), NAS_TEMPLATES_UNRESTRICTED (true where templates may ask for more than stands on the list), and the
+store's credentials.
 The exit codes are ``nas_controller.controller.ControllerExit``.
 """
 
@@ -20,6 +21,7 @@ from nas_api import names
 from nas_controller.controller import Controller, ControllerExit
 from nas_kube.client import KubeClient
 from nas_kube.errors import KubeError
+from nas_log.records import Platform
 
 _log = structlog.get_logger()
 
@@ -44,7 +46,9 @@ def main() -> ControllerExit:
         unrestricted = os.environ.get(names.ENV_UNRESTRICTED) == "true"
         if port is None:
             client = KubeClient.from_environment(user_agent=_USER_AGENT)
-            return Controller(client, namespace, name, uid, image, unrestricted=unrestricted).run()
+            return Controller(
+                client, namespace, name, uid, image, unrestricted=unrestricted, platform=_platform()
+            ).run()
         return _metered(int(port), namespace, name, uid, image, unrestricted=unrestricted).run()
     except KubeError as error:
         _log.error("no API server to talk to", error=str(error))
@@ -65,7 +69,17 @@ def _metered(port: int, namespace: str, name: str, uid: str, image: str, *, unre
         # As on a node's own network, where another has it: a search goes on unwatched.
         _log.warning("metrics are not served", port=port, error=str(error))
     client = MeteredClient.from_environment(metrics=metrics.api, user_agent=_USER_AGENT)
-    return Controller(client, namespace, name, uid, image, MeteredInstruments(metrics), unrestricted=unrestricted)
+    instruments = MeteredInstruments(metrics)
+    return Controller(client, namespace, name, uid, image, instruments, unrestricted=unrestricted, platform=_platform())
+
+
+def _platform() -> Platform:
+    """Return what the last bits of a policy's state depend on here."""
+    return Platform(
+        image=os.environ.get(names.ENV_CONTROLLER_IMAGE, ""),
+        torch=str(torch.__version__),
+        cpu=torch.backends.cpu.get_cpu_capability(),
+    )
 
 
 def _configure_logging(**bound: str) -> None:

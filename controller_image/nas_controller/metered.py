@@ -10,7 +10,7 @@ from torch import Tensor
 from nas_api import names
 from nas_api.experiment import NASExperiment, Problem, SearcherSpec
 from nas_api.search_space import SearchSpace
-from nas_controller.executor import Admitted, Blocked, Ended, Event, Launch, Queued, Running
+from nas_controller.executor import Admitted, Blocked, Ended, Event, Launch, Outdated, Queued, Running
 from nas_controller.instruments import ChangingExecutor, Instruments, ProblemSink
 from nas_controller.metrics import CANCELLED, Metrics
 from nas_controller.policies import Policy, Proposal, Vitals
@@ -78,6 +78,10 @@ class MeteredStore:
     def put(self, key: str, data: bytes) -> None:
         """See :class:`nas_store.Store`."""
         self._timed("put", lambda: self._store.put(key, data))
+
+    def replace(self, key: str, data: bytes, allowed: Callable[[], bool]) -> bool:
+        """See :class:`nas_store.Store`."""
+        return self._timed("put", lambda: self._store.replace(key, data, allowed))
 
     def copy(self, source: str, target: str, *, limit: int) -> bool:
         """See :class:`nas_store.Store`."""
@@ -217,6 +221,9 @@ class MeteredExecutor:
                     self._move(event.launch, "queued", "")
                 case Admitted():
                     self._move(event.launch, "pending", "")
+                case Outdated():
+                    # The search has it replaced, or it runs by now.
+                    pass
                 case unknown:
                     assert_never(unknown)
 
@@ -306,10 +313,10 @@ class MeteredSink:
         self._note(status.problem)
         self._sink.publish(status)
 
-    def publish_problem(self, problem: Problem) -> None:
+    def publish_problem(self, problem: Problem, *, rests: bool = False) -> None:
         """See :class:`nas_controller.instruments.ProblemSink`."""
         self._note(problem)
-        self._sink.publish_problem(problem)
+        self._sink.publish_problem(problem, rests=rests)
 
     def _measure(self, status: SearchStatus) -> None:
         metrics, counts, best, policy = self._metrics, status.samples, status.best, status.policy

@@ -16,13 +16,15 @@ import structlog
 
 from nas_api import names
 from nas_api.child import StoreLocation
-from nas_api.experiment import LogHead, NASExperiment, NASExperimentSpec, Problem
-from nas_controller import best, decisions, earlier
+from nas_api.child_job import made_from
+from nas_api.experiment import LogHead, NASExperiment, Problem
+from nas_controller import decisions, earlier
 from nas_controller.beginning import Beginning
+from nas_controller.best import BestWriter
 from nas_controller.clock import SYSTEM_CLOCK, Clock
 from nas_controller.decider import Decider
 from nas_controller.earlier import FindEarlier
-from nas_controller.executor import Admitted, Blocked, Ended, Event, Executor, Queued, Running
+from nas_controller.executor import Admitted, Blocked, Ended, Event, Executor, Outdated, Queued, Running
 from nas_controller.inbox import Inbox, Stopped
 from nas_controller.journal import Journal
 from nas_controller.launches import Launches
@@ -32,6 +34,7 @@ from nas_controller.state import Core, MakePolicy, SearchState
 from nas_controller.status import Announcer, StatusSink, search_status
 from nas_controller.tenure import Tenure
 from nas_log.errors import Fenced
+from nas_log.records import Platform
 from nas_store import Store
 from nas_store.errors import StoreError
 
@@ -85,6 +88,7 @@ class Search:
         clock: Clock = SYSTEM_CLOCK,
         snapshot_every: int = 200,
         anchor: LogHead | None = None,
+        platform: Platform | None = None,
         tenure: Tenure | None = None,
     ) -> None:
         """Prepare a search; does no I/O.
@@ -101,6 +105,7 @@ class Search:
             clock: whose time it is.
             snapshot_every: records between two snapshots of the learner.
             anchor: an object that the log must have, as the experiment's status says; None: nobody knows of one.
+            platform: what this process runs on, for the log; None: the log says nothing of it.
             tenure: is told of each append, for whoever has effects on our behalf; None: nobody asks it.
         """
         self._experiment = experiment
@@ -110,13 +115,14 @@ class Search:
         self._pool = pool
         self._clock = clock
         self._inbox: Inbox[_Message] = Inbox(self._clock)
-        self._journal = Journal(store, make_policy, self._clock, snapshot_every)
+        self._journal = Journal(store, make_policy, self._clock, snapshot_every, platform)
         self._launches = Launches()
         self._beginning = Beginning(self._journal, location, find_earlier, self._clock)
         self._decider = Decider(self._journal, self._launches, self._clock)
         self._results = Results(store, pool, self._inbox.put)
         self._announcer = Announcer(sink)
         self._anchor = anchor
+        self._best = BestWriter(store, self._journal.holds)
         self._tenure = Tenure(store, clock) if tenure is None else tenure
         self._tenure.on_end(self.superseded)
         self._best_written: int | None = None
@@ -271,6 +277,8 @@ class Search:
             case Ended():
                 _log.debug("launch ended", launch=message.launch, end=message.end, message=message.message)
                 self._launches.ended(message, now)
+            case Outdated():
+                self._launches.renew(message.launch)
             case Answer():
                 self._take_answer(message)
             case _Changed():
@@ -312,8 +320,17 @@ class Search:
         elif before.suspend:
             _log.info("resumed")
             self._launches.resume()
-        elif _pods_differ(before, spec):
+        elif made_from(before) != made_from(spec):
             self._launches.renew_never_started()
+
+    def _rest_meanwhile(self) -> None:
+        """End the children where that has been asked for since: it needs no log, and somebody wants their nodes."""
+        asked = [message.experiment for message in self._inbox.waiting() if isinstance(message, _Changed)]
+        if asked and asked[-1].spec.suspend and not self._launches.suspended:
+            # What was to be launched once it is recorded is not: only cancellations are left.
+            self._suspend()
+            self._act()
+            self._announcer.rests()
 
     def _suspend(self) -> None:
         _log.info("suspended")
@@ -356,6 +373,7 @@ class Search:
                 if not error.retryable:
                     raise
                 self._store_failed(error)
+                self._rest_meanwhile()
                 self._inbox.pause(decisions.store_pause(tries))
                 tries += 1
             else:
@@ -376,7 +394,7 @@ class Search:
             return
         self._best_written_at = now
         try:
-            best.write_leader(self._store, self._experiment, leader)
+            self._best.leader(self._experiment, leader)
         except StoreError as error:
             # It comes again in a while.
             _log.warning("best not written", error=str(error))
@@ -388,9 +406,10 @@ class Search:
         leader, stage = self._core.best, self._core.final
         if stage is not None and stage.winner is not None:
             images = {} if stage.test_sample is None else self._executor.images(stage.test_sample)
-            self._patiently(lambda: best.write_winner(self._store, self._experiment, stage, images))
-        elif leader is not None and leader.sample != self._best_written:
-            self._patiently(lambda: best.write_leader(self._store, self._experiment, leader))
+            self._patiently(lambda: self._best.winner(self._experiment, stage, images))
+        elif leader is not None:
+            # Whoever was before us may have written since: this is the last word.
+            self._patiently(lambda: self._best.leader(self._experiment, leader))
 
     # ------------------------------------------------------------ status
 
@@ -414,15 +433,3 @@ class Search:
                 head=self._journal.head,
             )
         )
-
-
-def _pods_differ(before: NASExperimentSpec, after: NASExperimentSpec) -> bool:
-    """Return whether a changed manifest makes other pods."""
-    return _of_pods(before) != _of_pods(after)
-
-
-def _of_pods(spec: NASExperimentSpec) -> tuple[object, ...]:
-    """Return what pods are made from: all of the trainer but what only says what follows from their ends."""
-    final = spec.final_training
-    ours = (None,) if final is None else (final.pods, final.deadline, final.checkpoint_every, final.template)
-    return (spec.trainer.model_copy(update={"attempts": 1}), *ours)

@@ -13,12 +13,15 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import Tensor
 
 from nas_api import names
 from nas_api.search_space import search_space
+from nas_controller.policies import Policy
 from nas_controller.state import Core, MakePolicy, SearchState
 from nas_log.errors import LogDamaged
 from nas_log.log import read_object
+from nas_log.records import Platform
 from nas_store import Store, tensors
 from nas_store.errors import TooLarge
 
@@ -37,10 +40,25 @@ class SnapshotUnreadable(Exception):
     """The object is no snapshot that this version can read."""
 
 
-def encode(state: SearchState, digest: str) -> bytes:
-    """Return a snapshot of the state after the log object that has this digest."""
+def encode(state: SearchState, digest: str, platform: Platform | None = None) -> bytes:
+    """Return a snapshot of the state after the log object that has this digest, and of what it was computed on."""
     metadata = {"version": _VERSION, "digest": digest, "core": _CORE.dump_json(state.core).decode()}
-    return save({name: tensor.contiguous() for name, tensor in state.policy.dump().items()}, metadata)
+    if platform is not None:
+        metadata |= {"platform": platform.model_dump_json(by_alias=True), "policy": policy_digest(state.policy)}
+    return save(_tensors(state.policy), metadata)
+
+
+def policy_digest(policy: Policy) -> str:
+    """Return the SHA-256 in hex of a policy's state: equal states have equal ones, to the last bit."""
+    return hashlib.sha256(save(_tensors(policy))).hexdigest()
+
+
+def platform_of(data: bytes) -> Platform | None:
+    """Return what a readable snapshot was computed on; None where it does not say."""
+    try:
+        return Platform.model_validate_json(tensors.metadata(data)["platform"], extra="ignore")
+    except (LookupError, ValueError):
+        return None
 
 
 def decode(data: bytes, make_policy: MakePolicy) -> tuple[SearchState, str]:
@@ -65,9 +83,11 @@ def decode(data: bytes, make_policy: MakePolicy) -> tuple[SearchState, str]:
         raise SnapshotUnreadable(str(error)) from error
 
 
-def newest(store: Store, make_policy: MakePolicy) -> tuple[SearchState, int, str] | None:
+def newest(
+    store: Store, make_policy: MakePolicy, platform: Platform | None = None
+) -> tuple[SearchState, int, str] | None:
     """Return the state in the newest readable snapshot that the log vouches for, the log object it covers and that
-    one's digest.
+    one's digest. That it was computed on another platform than this is told in the log of the process.
 
     Raises:
         StoreError: the store cannot be read.
@@ -85,8 +105,15 @@ def newest(store: Store, make_policy: MakePolicy) -> tuple[SearchState, int, str
         except (SnapshotUnreadable, TooLarge) as error:
             _log.info("snapshot passed over", key=key, error=str(error))
             continue
+        theirs = platform_of(data)
+        if platform is not None and theirs is not None and theirs != platform:
+            _log.info("snapshot of another platform", key=key, theirs=theirs.model_dump(), ours=platform.model_dump())
         return state, sequence, digest
     return None
+
+
+def _tensors(policy: Policy) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in policy.dump().items()}
 
 
 def _vouched(store: Store, sequence: int) -> str | None:

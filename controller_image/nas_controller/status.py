@@ -196,6 +196,14 @@ class Announcer:
         if self._durable is not None:
             self._show(self._durable.model_copy(update={"problem": self.store_problem}))
 
+    def rests(self) -> None:
+        """Tell that no child is left, before the log can say anything."""
+        durable = self._durable
+        if durable is not None and durable.samples is not None:
+            samples = durable.samples.model_copy(update={"running": 0, "queued": 0})
+            self._durable = durable.model_copy(update={"samples": samples})
+            self._show(self._durable.model_copy(update={"problem": self.store_problem}))
+
     def store_works(self) -> None:
         """Take note that the store is in no trouble any more; the next status says so."""
         self.store_problem = None

@@ -153,7 +153,7 @@ class _Following:
         self._bookmarks.check()
         self._destination.look_up(facts)
         self._looked_up = True
-        samples, self._evidence = 0, Evidence()
+        samples, self._evidence = 0, Evidence(finished=facts.finished is not None)
         for batch in _batches(Follower(self._store)):
             self._hand_over(batch, facts)
             samples += len(batch)

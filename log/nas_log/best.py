@@ -8,6 +8,7 @@ and the code that builds it is made here.
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 
 from pydantic import ValidationError
 
@@ -60,12 +61,17 @@ class BestTampered(Exception):
 class Evidence:
     """What a log says of the network that its search hands over; ``add`` takes its samples, in any order."""
 
+    finished: bool = False
+    """Whether the search has ended: what is best now, is it for ever."""
     tested: Sample | None = None
     """The test of the final training, once it has a result."""
     _searched: set[str] = field(default_factory=set)
     """Digests of the architectures that the search has a result of."""
     _finals: dict[str, Sample] = field(default_factory=dict)
     """By digest, those that were trained finally, with the training of highest reward."""
+    _highest: float = -inf
+    _best: set[str] = field(default_factory=set)
+    """Digests of the architectures that the search has given its highest reward; those stopped early have none."""
 
     def add(self, sample: Sample) -> None:
         """Take a sample that has ended."""
@@ -74,6 +80,9 @@ class Evidence:
         digest = sample.architecture.digest
         if sample.final is None:
             self._searched.add(digest)
+            if sample.stopped is None and sample.reward >= self._highest:
+                self._best = {digest} if sample.reward > self._highest else {*self._best, digest}
+                self._highest = sample.reward
         elif sample.final.settings.test:
             self.tested = sample
         elif (before := self._finals.get(digest)) is None or sample.reward > (before.reward or 0.0):
@@ -84,7 +93,7 @@ class Evidence:
 
         Raises:
             BestTampered: the log has no result of it.
-            BestIsReplaced: the log has a better one, which is not there yet.
+            BestIsReplaced: the log has a better one, which is not there yet, or not any more.
         """
         if digest not in self._searched:
             raise BestTampered(
@@ -94,6 +103,11 @@ class Evidence:
         expected = {self.tested.architecture.digest} if self.tested is not None else set(self._finals)
         if expected and digest not in expected:
             raise BestIsReplaced("the best network is just being replaced by the final training's winner")
+        if self.finished and not expected and digest not in self._best:
+            raise BestIsReplaced(
+                f"{names.BEST_ARCHITECTURE} is not the best of the search, which has ended: it is just being replaced,"
+                " or has to be restored from the bucket's versions"
+            )
 
     def epsilon(self, digest: str) -> dict[str, float]:
         """Return what batch normalisation was trained with, as an argument; empty where it was the usual."""

@@ -127,13 +127,12 @@ def read_objects(
     """
     found = {int(match[1]) for key in store.list(names.LOG_PREFIX) if (match := _KEY.fullmatch(key))}
     last = max(found, default=-1)
-    for sequence in range(max(last, after) + 1):
-        if sequence not in found:
-            raise LogDamaged(f"{names.log_key(sequence)} is missing; restore it from the bucket's versions")
+    if missing := [sequence for sequence in range(max(last, after) + 1) if sequence not in found]:
+        raise LogDamaged(_missing(missing))
     if anchor is not None and anchor.sequence > last:
-        first, until = names.log_key(last + 1), names.log_key(anchor.sequence)
-        what = first if first == until else f"{first} to {until}"
-        raise LogTampered(f"{what} was there when the status was written and is missing; {_RESTORE}")
+        raise LogTampered(
+            f"{_span(last + 1, anchor.sequence)} was there when the status was written and is missing; {_RESTORE}"
+        )
     if anchor is not None and anchor.sequence <= after:
         _hold(anchor, _get(store, names.log_key(anchor.sequence)))
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="log") as pool:
@@ -203,12 +202,42 @@ class Log:
         self.sequence = sequence
         self.digest = _digest(data)
 
+    def overtaken(self) -> bool:
+        """Return whether another process has written the next object: this one must write nothing any more.
+
+        Not to be asked while it is not known whether our own last object was written.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        try:
+            return self._store.get(names.log_key(self.sequence + 1), limit=_MAX_BYTES) is not None
+        except TooLarge:
+            return True
+
 
 def _get(store: Store, key: str) -> bytes | None:
     try:
         return store.get(key, limit=_MAX_BYTES)
     except TooLarge as error:
         raise LogDamaged(f"{error}: {_RESTORE}") from error
+
+
+def _missing(missing: list[int]) -> str:
+    """Return what to say of objects that are missing, by their numbers."""
+    if missing[0] > 0:
+        return f"{names.log_key(missing[0])} is missing; {_RESTORE}"
+    until = next(place for place, number in enumerate([*missing, -1]) if place != number) - 1
+    # Also where a snapshot covers them: a report, an export and a follower need every record.
+    return (
+        f"{_span(0, until)} is missing, the oldest of the log: keep the bucket's lifecycle rules from expiring what is"
+        f" under {names.LOG_PREFIX}, and {_RESTORE}"
+    )
+
+
+def _span(first: int, until: int) -> str:
+    keys = names.log_key(first), names.log_key(until)
+    return keys[0] if first == until else " to ".join(keys)
 
 
 def _hold(anchor: LogHead, data: bytes | None) -> None:

@@ -33,6 +33,17 @@ class FinalRun(Model):
     epochs: int
 
 
+class Platform(Model):
+    """What a controller runs on, as far as the last bits of a policy's state depend on it."""
+
+    image: str
+    """The controller's, as its pod names it; empty where nobody has said."""
+    torch: str
+    """The version of PyTorch."""
+    cpu: str
+    """The instructions that PyTorch's kernels use, as it names them: ``DEFAULT``, ``AVX2``, ``AVX512``."""
+
+
 class Started(Model):
     """A controller begins to write this log, or goes on with it; the controllers before it are fenced."""
 
@@ -47,6 +58,10 @@ class Started(Model):
     objective: ObjectiveSpec
     architecture: Architecture | None = None
     """What ``searchSpace.fixed`` stands for, as read from the other experiment once; None for other spaces."""
+    platform: Platform | None = None
+    """What the controller runs on; None where it was not told."""
+    policy: str | None = None
+    """SHA-256 in hex of the policy's state at this record, there: on another platform a replay may have other bits."""
 
 
 class WarmStarted(Model):

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from nas_api import authority, names, template_bounds
+from nas_api import authority, names
 from nas_api.child import StoreLocation
 from nas_api.child_job import (
     child_job,
@@ -17,7 +17,7 @@ from nas_api.child_job import (
 )
 from nas_api.experiment import NASExperiment
 from nas_api.follower import FollowerInput
-from nas_api.pod_template import overlay
+from nas_api.pod_template import lay_over, overlay
 from nas_api.trainer_input import largest_launches
 from nas_kube.resources import JOBS, PODS, Resource
 from nas_operator.settings import Settings
@@ -173,6 +173,7 @@ def controller_pod(experiment: NASExperiment, index: int, quick_failures: int, s
             {"name": "NAS_EXPERIMENT", "value": meta.name},
             {"name": "NAS_UID", "value": meta.uid},
             {"name": "NAS_TRAINER_IMAGE", "value": settings.trainer_image},
+            {"name": names.ENV_CONTROLLER_IMAGE, "value": settings.controller_image},
             *s3_environment(spec.storage.s3, trainer=False),
         ],
         "resources": {"requests": {"cpu": "250m", "memory": "512Mi"}},
@@ -191,11 +192,8 @@ def controller_pod(experiment: NASExperiment, index: int, quick_failures: int, s
     pod["terminationGracePeriodSeconds"] = 30
     if settings.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
-    template_bounds.check("spec.controller.template", spec.controller.template or {})
-    try:
-        template = overlay({"metadata": {"annotations": _STAYS}, "spec": pod}, spec.controller.template or {})
-    except ValueError as error:
-        raise ValueError(f"spec.controller.template: {error}") from error
+    base = {"metadata": {"annotations": _STAYS}, "spec": pod}
+    template = lay_over(base, "spec.controller.template", spec.controller.template)
     authority.refuse(spec, "controller", unrestricted=settings.templates_unrestricted)
     ours = _metadata(experiment, names.controller_pod(meta.name, meta.uid, index))
     ours["annotations"] = {
@@ -274,11 +272,7 @@ def follower_job(experiment: NASExperiment, settings: Settings) -> Object:
     pod["restartPolicy"] = "OnFailure"
     if settings.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
-    template_bounds.check("spec.tracking.template", spec.tracking.template or {})
-    try:
-        template = overlay({"spec": pod}, spec.tracking.template or {})
-    except ValueError as error:
-        raise ValueError(f"spec.tracking.template: {error}") from error
+    template = lay_over({"spec": pod}, "spec.tracking.template", spec.tracking.template)
     authority.refuse(spec, "tracking", unrestricted=settings.templates_unrestricted)
     ours = _metadata(experiment, names.follower_job(meta.name, meta.uid), names.ROLE_FOLLOWER)
     ours["annotations"] = {names.ANNOTATION_INPUTS: wanted}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nas_api import names
+from nas_operator.kept import whole
 from nas_operator.observed import ControllerPod, FollowerPod, Owner, pod_of
 
 Object = dict[str, Any]
@@ -44,8 +45,7 @@ class _Known:
         return cls(version(raw), raw["metadata"]["uid"], small.encode(errors="replace"))
 
     def read(self) -> Object:
-        raw: Object = json.loads(self.data)
-        return raw
+        return whole(json.loads(self.data))
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ async def _resource_is_served(settings: Settings, client: KubeClient) -> None:
     namespace = settings.watch_namespaces[0] if settings.watch_namespaces else None
     while True:
         try:
-            await asyncio.to_thread(client.list, EXPERIMENTS, namespace)
+            await asyncio.to_thread(client.list, EXPERIMENTS, namespace, keep=lambda _: None)
         except ApiError as error:
             _log.warning("experiments cannot be listed yet: is the CRD applied, and RBAC?", error=error.message)
         except KubeError as error:

@@ -106,7 +106,7 @@ class Observed:
     """Keys of the trials that the API server accepted."""
     refusal: Refusal | None = None
     children: int | None = None
-    """Unfinished child Jobs; looked up only while the experiment is being suspended."""
+    """Unfinished child Jobs; looked up only while the experiment is being suspended, and after its search's end."""
     follower: FollowerPod | None = None
     """The newest pod of its follower."""
     followed: str | None = ""

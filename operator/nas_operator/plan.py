@@ -25,8 +25,12 @@ _FIRST_PAUSE_SECONDS = 5.0
 _LONGEST_PAUSE_SECONDS = 60.0
 _SUSPENDING = timedelta(seconds=5)
 _REFUSED_FOLLOWER = timedelta(seconds=60)
+# Controllers in a row that may end soon without having ended the children that outlived their search: some cannot.
+_ORPHAN_TRIES = 5
 # What the status may still say although the operator that found it is gone.
-_TRIED_AGAIN = frozenset({Reason.INVALID_TEMPLATE, Reason.QUOTA_EXCEEDED, Reason.NOT_PERMITTED})
+_TRIED_AGAIN = frozenset(
+    {Reason.INVALID_TEMPLATE, Reason.QUOTA_EXCEEDED, Reason.NOT_PERMITTED, Reason.API_SERVER_TROUBLE}
+)
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Plan:
             return _plan(observed, _finished(outcome), now)
         return _plan(observed, standing("Waiting", condition(False, Reason.INVALID_SPEC, _fields(error))), now)
     if experiment.status is not None and experiment.status.outcome is not None:
-        stands, steps = _finished(experiment.status.outcome), _Steps()
+        stands, steps = _finished(experiment.status.outcome), _end_orphans(observed, experiment, now, settings)
     elif experiment.spec.suspend:
         stands, steps = _suspend(observed, experiment, now, settings)
     else:
@@ -179,6 +183,20 @@ def _finished(outcome: Outcome) -> Standing:
     if outcome.type == "Complete":
         return standing("Complete", over, complete=end)
     return standing("Failed", over, failed=end)
+
+
+def _end_orphans(observed: Observed, experiment: NASExperiment, now: datetime, settings: Settings) -> _Steps:
+    """Return the steps to a controller that ends the children which outlived their search.
+
+    Whoever ended it may have died before it had ended them, or have been paused and have made more.
+    """
+    newest = observed.pods[-1] if observed.pods else None
+    tried = newest.failures if newest is not None else 0
+    if not observed.children or any(pod.live for pod in observed.pods) or tried >= _ORPHAN_TRIES:
+        return _Steps()
+    steps = _controller(observed, experiment, now, settings)
+    # What there is to say is how the search ended.
+    return replace(steps, problem=None, events=())
 
 
 def _suspend(

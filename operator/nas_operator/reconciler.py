@@ -11,7 +11,7 @@ from nas_api import names
 from nas_api.reasons import ConditionType, Reason
 from nas_kube.client import KubeClient
 from nas_kube.errors import ApiError, KubeError
-from nas_kube.reading import belongs, controller, finished, true_condition
+from nas_kube.reading import belongs, controller, finished, instant, status, true_condition
 from nas_kube.resources import (
     CORE_EVENTS,
     EVENTS,
@@ -59,6 +59,10 @@ _log = structlog.get_logger()
 _MOST_ROUNDS = 8
 _ACCESS_HOLDS = timedelta(minutes=10)
 _FOLLOWER_HOLDS = timedelta(minutes=10)
+# A controller that was paused at the end of its search may wake up and create a child.
+_ORPHANS_COME = timedelta(hours=1)
+# One answer in trouble is nobody's business.
+_TROUBLES_UNTOLD = 2
 _SOON = timedelta(seconds=1)
 _RETRY_SOON = timedelta(seconds=15)
 _RETRY_LATER = timedelta(seconds=60)
@@ -71,6 +75,10 @@ class _Memory:
 
     accepted: frozenset[str] = frozenset()
     refusal: Refusal | None = None
+    troubles: int = 0
+    """How often in a row the API server was in trouble when something was asked of it."""
+    childless: bool = False
+    """Whether the search has ended so long ago, and no child was left, that none is looked for any more."""
     gone_pod: str = ""
     """The newest controller pod that was looked for and is not there."""
     access_until: datetime = field(default_factory=lambda: datetime.fromtimestamp(0, UTC))
@@ -156,9 +164,7 @@ class Reconciler:
             return unreadable(observed, error, now, _RETRY_LATER)
 
     def _observe(self, raw: Object, memory: _Memory, now: datetime) -> Observed:
-        children = None
-        if (raw.get("spec") or {}).get("suspend") and true_condition(raw, ConditionType.SUSPENDED) is None:
-            children = self._unfinished_children(raw)
+        children = self._children(raw, memory, now)
         pods = self._pods(raw, memory)
         late = starts_late(pods, now)
         return Observed(
@@ -210,6 +216,19 @@ class Reconciler:
         message: str = newest.get("message", "")
         return message
 
+    def _children(self, raw: Object, memory: _Memory, now: datetime) -> int | None:
+        """Return how many children have not ended, where that matters."""
+        if status(raw).get("outcome") is None:
+            suspending = (raw.get("spec") or {}).get("suspend") and true_condition(raw, ConditionType.SUSPENDED) is None
+            return self._unfinished_children(raw) if suspending else None
+        if memory.childless:
+            return None
+        children = self._unfinished_children(raw)
+        ended = [true_condition(raw, kind) for kind in (ConditionType.COMPLETE, ConditionType.FAILED)]
+        since = [instant(each.get("lastTransitionTime")) for each in ended if each is not None]
+        memory.childless = not children and any(at is not None and now - at > _ORPHANS_COME for at in since)
+        return children
+
     def _unfinished_children(self, raw: Object) -> int:
         metadata = raw["metadata"]
         if "status" not in raw or "epoch" not in raw["status"]:
@@ -226,9 +245,18 @@ class Reconciler:
         except _Refused as refused:
             self._remember(refused.refusal, memory)
             return
+        except ApiError as error:
+            memory.troubles += 1
+            of_follower = isinstance(action, EnsureFollower | RemoveFollower)
+            if not error.retryable or of_follower or memory.troubles <= _TROUBLES_UNTOLD:
+                raise
+            # Whoever asks a webhook that is down gets this for ever, and nobody would hear of it.
+            self._remember(Refusal(decided.key, Reason.API_SERVER_TROUBLE, str(error), now + _RETRY_SOON), memory)
+            return
         except _Taken as taken:
             self._remember(Refusal(decided.key, Reason.NAME_TAKEN, str(taken), now + _RETRY_SOON), memory)
             return
+        memory.troubles = 0
         if any(isinstance(action, EnsureAccess | EnsureService | Try | CreatePod) for action in decided.actions):
             memory.refusal = None
         self._tell(raw, decided.told_with_actions, now)

@@ -4,6 +4,7 @@ Two implementations share one contract: a folder (``nas_store.folder``) and S3 (
 conditional write is all that fencing needs: whoever writes a key first has it, and nobody else can.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from nas_api.child import StoreLocation
@@ -32,6 +33,13 @@ class Store(Protocol):
 
     def put(self, key: str, data: bytes) -> None:
         """Store data whatever was there: for checkpoints and ``best/`` only."""
+
+    def replace(self, key: str, data: bytes, allowed: Callable[[], bool]) -> bool:
+        """Store data whatever was there, unless it is not ``allowed``, which is asked right before; return whether.
+
+        A store that can compare refuses what somebody else has overtaken between the question and the write, and asks
+        again; where one cannot, a process that is stopped between the two writes once more when it wakes.
+        """
 
     def copy(self, source: str, target: str, *, limit: int) -> bool:
         """Store under one key what is under another, whatever was there; it takes no memory here.

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -56,6 +56,13 @@ class FolderStore:
         with self._errors(), self._written_aside(path, data) as aside:
             aside.replace(path)
             _flush_folder(path.parent)
+
+    def replace(self, key: str, data: bytes, allowed: Callable[[], bool]) -> bool:
+        """See :class:`nas_store.Store`; a folder cannot compare."""
+        if not allowed():
+            return False
+        self.put(key, data)
+        return True
 
     def copy(self, source: str, target: str, *, limit: int) -> bool:
         """See :class:`nas_store.Store`."""

@@ -1,10 +1,13 @@
 """S3 as a store: AWS and every server that honours ``If-None-Match`` on PUT."""
 
+import base64
 import hashlib
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
@@ -43,6 +46,10 @@ _PIECE_BYTES = 2**20
 # Tries of one call in all: a second or two of trouble is nobody's business, more is the caller's to report.
 _TRIES = 4
 _CONFLICT_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
+# Writes of one key at once by which a server is tried.
+_RACERS = 8
+# The ETag of nothing that we write.
+_NO_ETAG = '"00000000000000000000000000000000"'
 _CREDENTIAL_CODES = frozenset(
     {
         "AccessDenied",
@@ -52,7 +59,6 @@ _CREDENTIAL_CODES = frozenset(
         "InvalidAccessKeyId",
         "InvalidClientTokenId",
         "InvalidToken",
-        "RequestTimeTooSkewed",
         "SignatureDoesNotMatch",
         "UnrecognizedClientException",
         # versitygw's for an unknown access key, with status 404.
@@ -123,6 +129,8 @@ class S3Store:
             self._client: S3Client = boto3.session.Session().client("s3", endpoint_url=location.endpoint, config=config)
         except (ValueError, BotoCoreError) as error:
             raise StoreUnreachable(f"spec.storage.s3 cannot be used: {error}") from error
+        self._compares = False
+        """Whether the server is known to honour If-Match on PUT."""
 
     def get(self, key: str, *, limit: int | None = None) -> bytes | None:
         """See :class:`nas_store.Store`."""
@@ -153,9 +161,7 @@ class S3Store:
         def call() -> bool:
             for pause in (*_CONFLICT_PAUSES_SECONDS, None):
                 try:
-                    self._client.put_object(
-                        Bucket=self._location.bucket, Key=self._key(key), Body=data, IfNoneMatch="*"
-                    )
+                    self._put(key, data, IfNoneMatch="*")
                 except ClientError as error:
                     if _status(error) == 412:
                         return False
@@ -171,10 +177,29 @@ class S3Store:
 
     def put(self, key: str, data: bytes) -> None:
         """See :class:`nas_store.Store`."""
-        self._translated(
-            f"PUT {key}",
-            lambda: self._client.put_object(Bucket=self._location.bucket, Key=self._key(key), Body=data),
-        )
+        self._translated(f"PUT {key}", lambda: self._put(key, data))
+
+    def replace(self, key: str, data: bytes, allowed: Callable[[], bool]) -> bool:
+        """See :class:`nas_store.Store`; it can compare where the probe has found that the server honours If-Match."""
+
+        def call() -> bool:
+            for pause in (*_CONFLICT_PAUSES_SECONDS, None):
+                # Before the question: whoever overtakes us afterwards has stored something else than this.
+                condition = self._unchanged(key) if self._compares else {}
+                if not allowed():
+                    return False
+                try:
+                    self._put(key, data, **condition)
+                except ClientError as error:
+                    # Somebody else has stored there since, or we have, and the answer was lost.
+                    if not condition or _status(error) not in (404, 409, 412) or pause is None:
+                        raise
+                    time.sleep(pause)
+                else:
+                    return True
+            raise AssertionError("the last try returns or raises")
+
+        return self._translated(f"PUT {key}", call)
 
     def copy(self, source: str, target: str, *, limit: int) -> bool:
         """See :class:`nas_store.Store`; the server copies, and what it copies is what was measured."""
@@ -225,9 +250,63 @@ class S3Store:
 
     def probe(self) -> None:
         """See :class:`nas_store.Store`."""
-        self.put_if_absent(names.PROBE, b"first")
+        if self.get(names.PROBE) is None:
+            self._race()
         if self.put_if_absent(names.PROBE, b"second"):
             raise _unsuitable("it answered two writes with If-None-Match: * of one key with success")
+        self._compares = self._translated(f"PUT {names.PROBE}", self._honours_if_match)
+
+    def _race(self) -> None:
+        """Write one key many times at once: a server that looks first and writes then lets more than one through.
+
+        Raises:
+            StoreUnsuitable: it does.
+        """
+        start = threading.Barrier(_RACERS)
+
+        def write(racer: int) -> bool:
+            start.wait()
+            return self.put_if_absent(names.PROBE, _racer(racer))
+
+        with ThreadPoolExecutor(_RACERS, thread_name_prefix="probe") as pool:
+            won = [racer for racer, first in enumerate(pool.map(write, range(_RACERS))) if first]
+        if len(won) > 1:
+            raise _unsuitable(f"it answered {len(won)} writes at once with If-None-Match: * of one key with success")
+        if won and self.get(names.PROBE) != _racer(won[0]):
+            raise _unsuitable("of writes at once with If-None-Match: * it kept another one than it said")
+
+    def _honours_if_match(self) -> bool:
+        try:
+            self._put(names.PROBE, b"second", IfMatch=_NO_ETAG)
+        except ClientError as error:
+            if _status(error) != 412:
+                # It says in some other way that it does not know this.
+                return False
+        else:
+            return False
+        try:
+            self._put(names.PROBE, b"second", **self._unchanged(names.PROBE))
+        except ClientError:
+            # Whatever it compares, it is not what it tells of an object; or another controller is at its probe.
+            return False
+        return True
+
+    def _unchanged(self, key: str) -> dict[str, Any]:
+        """Return the condition that under a key there still is what there is now."""
+        try:
+            found = self._client.head_object(Bucket=self._location.bucket, Key=self._key(key))
+        except ClientError as error:
+            if _status(error) == 404:
+                return {"IfNoneMatch": "*"}
+            raise
+        return {"IfMatch": found["ETag"]}
+
+    def _put(self, key: str, data: bytes, **condition: Any) -> None:
+        # Buckets with Object Lock demand a checksum, and this is the one that every server knows.
+        checksum = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+        self._client.put_object(
+            Bucket=self._location.bucket, Key=self._key(key), Body=data, ContentMD5=checksum, **condition
+        )
 
     def _body(self, key: str, limit: int | None) -> "StreamingBody | None":
         try:
@@ -284,6 +363,11 @@ class S3Store:
             translated = StoreUnreachable(
                 f"{self._endpoint} refused {what} with {code} ({words}): correct spec.storage.s3.region"
             )
+        elif code == "RequestTimeTooSkewed":
+            translated = StoreUnreachable(
+                f"{self._endpoint} refused {what} with {code} ({words}): set the clock of this machine, or of the S3"
+                " server: they are more than a quarter of an hour apart"
+            )
         elif code in _CREDENTIAL_CODES or status in (401, 403):
             translated = CredentialsRefused(
                 f"{self._endpoint} refused {what} in bucket {bucket!r} with {code} ({words}): correct the Secret in"
@@ -296,6 +380,10 @@ class S3Store:
                 f"{self._endpoint} answered {what} with {status} {code} ({words}): look at the S3 server"
             )
         raise translated from error
+
+
+def _racer(number: int) -> bytes:
+    return f"first, by racer {number}".encode()
 
 
 def _unsuitable(observation: str) -> StoreUnsuitable:

@@ -188,6 +188,26 @@ def test_a_template_that_cannot_be_laid_over_ours_is_a_fault() -> None:
     assert found == [(("spec", "tracking", "template"), "containers[0] of the template must be a map with 'name'")]
 
 
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ({"metadata": {"annotations": {"a": "x" * 70_000}}}, "the template has more than 64 KiB as JSON"),
+        ({"spec": {"volumes": {"name": "a"}}}, "spec.volumes must be a list of maps"),
+    ],
+    ids=["large", "misshapen"],
+)
+def test_a_template_that_the_operator_would_refuse_is_a_fault_here(template: dict[str, Any], words: str) -> None:
+    beside = {
+        "trainer": MANIFEST["spec"]["trainer"],
+        "controller": {},
+        "tracking": {"mlflow": {"uri": "http://mlflow"}},
+    }
+    for field, given in beside.items():
+        _, found = check(manifest(**{field: {**given, "template": template}}))
+        (place, said), *_ = found
+        assert place == ("spec", field, "template") and said.startswith(words)
+
+
 def test_what_not_everybody_may_ask_for_is_a_note_and_what_nobody_may_a_fault(tmp_path: Path) -> None:
     path = tmp_path / "experiment.yaml"
     trainer = {**MANIFEST["spec"]["trainer"], "serviceAccountName": "admin", "template": {"spec": {"hostPID": True}}}

@@ -106,6 +106,26 @@ def test_what_a_snapshot_covers_is_held_against_the_anchor_too() -> None:
         recover(store, CountingPolicy, anchor)
 
 
+@pytest.mark.parametrize(
+    ("expired", "named"), [(1, "log/0000000000.json"), (3, "log/0000000000.json to log/0000000002.json")]
+)
+def test_old_objects_that_a_lifecycle_rule_has_expired_are_named_although_a_snapshot_covers_them(
+    expired: int, named: str
+) -> None:
+    bench, store, head = begun(snapshot_every=3)
+    before = dict(store.objects)
+    covered = [int(key[-10:]) for key in store.list("snapshots/")]
+    assert max(covered) >= expired, "the controller itself would not need them"
+    for key in store.list("log/")[:expired]:
+        del store.objects[key]
+    with pytest.raises(
+        LogDamaged, match=rf"^{named} is missing, the oldest of the log: keep the bucket's lifecycle rules"
+    ):
+        bench.run(EXPERIMENT, anchor=head)
+    store.objects.update(before)
+    assert bench.run(EXPERIMENT, anchor=head) is Exit.FINISHED
+
+
 def test_without_an_anchor_it_is_told_that_the_log_is_taken_as_it_is() -> None:
     bench, _, head = begun()
     with capture_logs() as lines:

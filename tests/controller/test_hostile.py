@@ -312,7 +312,7 @@ def test_a_training_json_that_cannot_be_used_is_left_out(training: bytes) -> Non
 def test_a_training_json_is_left_out_or_can_be_read_again(training: Any) -> None:
     store = MemoryStore()
     store.put(names.training_key(4), written(training))
-    found = best._training(store, 4)
+    found = best.BestWriter(store, lambda: True)._training(4)
     document = Provenance(
         experiment="a", namespace="b", uid="c", sample=1, digest="0" * 64, metric_name="m", goal="Maximize", reward=1.0,
         validation_metric=1.0, software="1", training=found,

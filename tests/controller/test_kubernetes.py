@@ -23,7 +23,7 @@ from nas_api.reasons import Reason
 from nas_api.search_space import search_space
 from nas_api.trainer_input import trainer_input
 from nas_controller.controller import Controller
-from nas_controller.executor import Admitted, Blocked, End, Ended, Event, Launch, Queued, Running
+from nas_controller.executor import Admitted, Blocked, End, Ended, Event, Launch, Outdated, Queued, Running
 from nas_controller.executors.kubernetes import KubernetesExecutor
 from nas_controller.kubernetes_status import KubernetesSink, Loss
 from nas_controller.search import Exit, Search
@@ -662,6 +662,23 @@ def test_a_lower_epoch_is_refused(bench: Bench) -> None:
     older.close()
 
 
+def test_a_manifest_that_was_edited_while_no_controller_ran_is_told_of(bench: Bench) -> None:
+    executor, _ = bench.executor()
+    executor.launch(bench.child(0))
+    executor.launch(bench.child(1))
+    eventually(lambda: bench.job(0) and bench.job(1))
+    conditions = [{"type": "Ready", "status": "True"}]
+    bench.set_pod(1, "Running", {"running": {"startedAt": "2026-01-01T00:00:00Z"}}, conditions=conditions)
+    assert bench.next_event() == Running(1)
+    executor.close()
+    patch = {"spec": {"trainer": {"image": "trainer:right"}}}
+    bench.client.patch(EXPERIMENTS, bench.namespace, "demo", patch)
+    bench.experiment = _read(bench)
+    _, existing = bench.executor()
+    assert existing == frozenset({0, 1})
+    assert _until(bench, lambda event: isinstance(event, Outdated)) == Outdated(0)
+
+
 def test_a_namesake_is_not_written_to(bench: Bench) -> None:
     lost: list[Loss] = []
     sink = KubernetesSink(bench.client, bench.experiment, lost.append)
@@ -674,6 +691,23 @@ def test_a_namesake_is_not_written_to(bench: Bench) -> None:
     eventually(lambda: lost == [Loss.GONE])
     # What the resource's definition gives it, and nothing of ours.
     assert _read(bench).status == NASExperimentStatus(observed_generation=UNSEEN)
+    sink.close()
+
+
+class Newer(SearchStatus):
+    """What a version says that has more to say."""
+
+    from_the_future: str = "told"
+
+
+def test_under_an_older_definition_the_end_is_told_all_the_same(bench: Bench) -> None:
+    """The CRD was rolled back under a newer controller: the API server refuses a status with a field of its own."""
+    sink = KubernetesSink(bench.client, bench.experiment, lambda _: None)
+    sink.publish(Newer(epoch=1, outcome=Outcome(type="Complete", reason="SamplesSpent", message="10 observed")))
+    assert sink.flush(HANG_SECONDS)
+    status = _read(bench).status
+    assert status is not None and status.outcome is not None
+    assert status.outcome.message.startswith("10 observed (status.fromTheFuture cannot be told: apply the Custom")
     sink.close()
 
 

@@ -264,7 +264,7 @@ class Told(Recorder):
         super().__init__()
         self.problems: list[Problem] = []
 
-    def publish_problem(self, problem: Problem) -> None:
+    def publish_problem(self, problem: Problem, *, rests: bool = False) -> None:
         self.problems.append(problem)
 
 

@@ -351,6 +351,9 @@ class FaultyStore:
     def put(self, key: str, data: bytes) -> None:
         self._call("put", lambda: self._world.store.put(key, data))
 
+    def replace(self, key: str, data: bytes, allowed: Callable[[], bool]) -> bool:
+        return self._call("put", lambda: self._world.store.replace(key, data, allowed))
+
     def copy(self, source: str, target: str, *, limit: int) -> bool:
         return self._call("copy", lambda: self._world.store.copy(source, target, limit=limit))
 
@@ -387,6 +390,12 @@ class MemoryStore:
 
     def put(self, key: str, data: bytes) -> None:
         self.objects[key] = data
+
+    def replace(self, key: str, data: bytes, allowed: Callable[[], bool]) -> bool:
+        if not allowed():
+            return False
+        self.put(key, data)
+        return True
 
     def copy(self, source: str, target: str, *, limit: int) -> bool:
         data = self.get(source, limit=limit)

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 from controller.golden.write import stored
+from controller.test_search import Bench
 from controller.world import MemoryStore, make_experiment
 
 from nas_api import names
 from nas_api.architecture import Architecture
 from nas_api.handover import Preprocessing
 from nas_api.source import architecture_source
+from nas_controller.search import Exit
 from nas_followers.errors import FollowerError
 from nas_followers.following import follow
 from nas_log.best import Best, BestIsReplaced, BestTampered, Evidence, read_best
@@ -22,9 +24,10 @@ BEFORE = Preprocessing(channels=1, height=8, width=8, brightest=16.0, classes=("
 
 
 def evidence(store: MemoryStore) -> Evidence:
-    found = Evidence()
-    for sample in Follower(store).read():
+    found, log = Evidence(), Follower(store)
+    for sample in log.read():
         found.add(sample)
+    found.finished = log.facts is not None and log.facts.finished is not None
     return found
 
 
@@ -60,6 +63,23 @@ def test_a_network_that_is_not_the_winner_is_just_being_replaced() -> None:
     store, _ = with_best("convolutional-guided", other)
     with pytest.raises(BestIsReplaced, match="the final training's winner"):
         read(store)
+
+
+def test_once_the_search_has_ended_only_its_best_is_handed_over() -> None:
+    """A store that cannot compare may have let a controller in that was paused for long."""
+    bench = Bench()
+    assert bench.run(make_experiment(budget={"samples": 30})) is Exit.FINISHED
+    store = bench.world.store
+    assert isinstance(store, MemoryStore) and read(store) is not None
+    ranked = sorted(Follower(store).read(), key=lambda sample: sample.reward or 0.0)
+    older, best = ranked[0].architecture, ranked[-1].architecture
+    provenance = store.objects[names.BEST_PROVENANCE].replace(best.digest.encode(), older.digest.encode())
+    store.put(names.BEST_ARCHITECTURE, older.canonical().encode())
+    store.put(names.BEST_PROVENANCE, provenance)
+    with pytest.raises(BestIsReplaced, match="is not the best of the search, which has ended"):
+        read(store)
+    del store.objects[store.list("log/")[-1]]
+    assert read(store) is not None, "as long as it goes on, the newest best may be on its way"
 
 
 def test_all_that_was_tested_must_be_there() -> None:

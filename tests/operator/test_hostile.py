@@ -20,7 +20,8 @@ from nas_operator import builders
 from nas_operator.cache import Cache
 from nas_operator.connection import connection
 from nas_operator.intake import Intake
-from nas_operator.kept import kept
+from nas_operator.kept import kept, whole
+from nas_operator.main import _resource_is_served
 from nas_operator.observed import Observed, pod_of, recorded_pod
 from nas_operator.plan import EnsureAccess, Plan, plan, unreadable
 from nas_operator.reconciler import Reconciler, _Memory
@@ -85,7 +86,7 @@ def condition(done: Plan, kind: str = "Progressing") -> tuple[str, str, str]:
 )
 @pytest.mark.parametrize("part", ["trainer", "controller"])
 def test_a_template_that_cannot_be_used_is_told_of_with_its_field(part: str, template: Any, said: str) -> None:
-    for raw in (with_template(template, part), kept(with_template(template, part))):
+    for raw in (with_template(template, part), whole(kept(with_template(template, part)))):
         status, reason, message = condition(look(raw))
         assert (status, reason) == ("False", "InvalidTemplate")
         assert message.startswith(f"spec.{part}.template: ") and said in message
@@ -98,8 +99,8 @@ def test_a_template_that_cannot_be_used_is_told_of_with_its_field(part: str, tem
     ids=["levels", "bytes", "empty", "null"],
 )
 def test_a_template_within_bounds_is_nobodys_business(template: Any) -> None:
-    template_bounds.check("spec.trainer.template", template)
-    assert kept(with_template(template))["spec"]["trainer"]["template"] == template
+    template_bounds.check(template)
+    assert whole(kept(with_template(template)))["spec"]["trainer"]["template"] == template
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_whatever_else_a_template_has_is_no_more_than_an_invalid_template(contai
 def test_a_trackers_hostile_template_stops_no_search() -> None:
     templates: list[Any] = [nested(1_000), {"spec": None}, {"spec": {"containers": {}}}]
     for template in templates:
-        done = look(kept(with_template(template, "tracking")))
+        done = look(whole(kept(with_template(template, "tracking"))))
         assert condition(done, "Tracking")[1] == "InvalidTemplate"
         assert "spec.tracking.template" in condition(done, "Tracking")[2]
         assert condition(done)[1] == "ControllerStarting"
@@ -139,6 +140,16 @@ class NoCalls(KubeClient):
 
     def create(self, *_: Any, **__: Any) -> dict[str, Any]:
         return {}
+
+
+def test_asking_whether_the_resource_is_served_keeps_nothing() -> None:
+    class Counting(NoCalls):
+        def list(self, *_: Any, keep: Any = lambda item: item, **__: Any) -> Any:
+            self.told.append(("kept", keep(experiment())))
+
+    client = Counting()
+    asyncio.run(_resource_is_served(SETTINGS, client))
+    assert client.told == [("kept", None)]
 
 
 def test_what_nobody_foresaw_becomes_a_condition_and_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,8 +253,9 @@ def test_only_what_is_read_is_kept() -> None:
         "resourceVersion": "1",
         "annotations": {"nas-operator.io/x": "y"},
     }
-    assert (found["spec"], found["status"]) == (raw["spec"], raw["status"])
-    assert NASExperiment.model_validate(found, extra="ignore").spec == NASExperiment.model_validate(raw).spec
+    assert found["spec"]["finalTraining"] == {"template": json.dumps(nested(9), separators=(",", ":"))}
+    assert (whole(found)["spec"], found["status"]) == (raw["spec"], raw["status"])
+    assert NASExperiment.model_validate(whole(found), extra="ignore").spec == NASExperiment.model_validate(raw).spec
     assert "spec" not in kept(pod())
 
 
@@ -257,6 +269,30 @@ def test_what_is_kept_of_a_template_is_bounded(part: str, template: Any) -> None
     assert found["spec"][part].keys() == before.keys()
     assert kept(found) == found
     assert raw["spec"][part] == before, "what came in is not ours to change"
+
+
+def test_an_experiment_of_the_largest_templates_takes_little_while_it_is_kept() -> None:
+    """kopf and the lists hold all that there are at once."""
+    templates = [{"spec": {"x": [{}] * 21_000}} for _ in range(3)]
+    parts = {
+        part: {"template": one} for part, one in zip(("trainer", "controller", "tracking"), templates, strict=True)
+    }
+    found = kept({**experiment(), "spec": parts})
+
+    def things(value: Any) -> int:
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return 1 + sum(map(things, inside))
+
+    assert things(found) < 100 and len(json.dumps(found)) < 3 * 64 * 1024 + 10_000
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[" * 60_000, "x" * 100_000, "\ud800"], ids=["a", "deep", "long", "half"])
+def test_a_text_in_a_templates_place_harms_nobody(text: str) -> None:
+    once = kept(with_template(text))
+    assert kept(once) == once
+    cache = Cache()
+    cache.take_experiment(once)
+    assert cache.experiment(("lab", "digits")) is not None
 
 
 # ---------------------------------------------------------------- whose a pod is

@@ -1,12 +1,20 @@
 """What is particular to S3: each way in which it refuses has its own reason and names the field to correct."""
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from uuid import uuid4
 
+import boto3
+import botocore.auth
 import pytest
+from patience import HANG_SECONDS
+from s3_server import S3Server
 
+from nas_api import names
 from nas_api.child import S3Location
 from nas_api.reasons import Reason
 from nas_store import s3
@@ -130,6 +138,122 @@ def test_trouble_of_a_moment_is_nobodys_business(scripted: Callable[[Callable[[i
 def test_the_wrong_region_names_its_field(scripted: Callable[[Callable[[int], int]], S3Store]) -> None:
     with pytest.raises(StoreUnreachable, match=r"spec\.storage\.s3\.region"):
         scripted(lambda _: 301).put_if_absent("x", b"")
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_what_was_overtaken_between_question_and_write_is_not_written(
+    s3_location: S3Location, before: bytes | None
+) -> None:
+    """A controller is paused after it has looked; another one goes on meanwhile and writes the newer best."""
+    paused, other = S3Store(s3_location), S3Store(s3_location)
+    paused.probe()
+    if before is not None:
+        other.put("best/architecture.json", before)
+    overtaken = iter((False, True))
+
+    def looks() -> bool:
+        if next(overtaken):
+            return False
+        other.put("best/architecture.json", b"newer")
+        return True
+
+    assert not paused.replace("best/architecture.json", b"older", looks)
+    assert other.get("best/architecture.json") == b"newer"
+
+
+@pytest.mark.s3
+def test_a_replacement_whose_answer_was_lost_is_made_again(
+    s3_location: S3Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = S3Store(s3_location)
+    store.probe()
+    put, calls = store._put, iter(range(9))
+
+    def twice(key: str, data: bytes, **condition: object) -> None:
+        put(key, data, **condition)
+        if next(calls) == 0:
+            # What a repeated request finds.
+            put(key, data, **condition)
+
+    store.put("best/architecture.json", b"old")
+    monkeypatch.setattr(store, "_put", twice)
+    assert store.replace("best/architecture.json", b"new", lambda: True)
+    assert store.get("best/architecture.json") == b"new"
+
+
+@pytest.fixture
+def naive(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Store]:
+    """A store on a server that looks first and writes then: two PUTs at once find nothing, and both are let in."""
+    _set_keys(monkeypatch)
+    objects: dict[str, bytes] = {}
+    both = threading.Barrier(2)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            data = objects.get(self.path.partition("?")[0])
+            self._answer(
+                404 if data is None else 200, b"<Error><Code>NoSuchKey</Code></Error>" if data is None else data
+            )
+
+        def do_PUT(self) -> None:
+            data = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("If-None-Match") and self.path in objects:
+                self._answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
+                return
+            # Until another one has looked as well, where there is one.
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(HANG_SECONDS)
+            objects[self.path] = data
+            self._answer(200, b"")
+
+        def _answer(self, status: int, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield S3Store(S3Location(bucket="bucket", prefix="p/", endpoint=f"http://127.0.0.1:{server.server_port}"))
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_server_that_looks_first_and_writes_then_is_unsuitable(naive: S3Store) -> None:
+    with pytest.raises(StoreUnsuitable, match=r"writes at once with If-None-Match: \*.*success"):
+        naive.probe()
+
+
+@pytest.mark.s3
+def test_a_clock_that_is_wrong_is_told_as_such(s3_location: S3Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda *_: datetime.now(UTC) - timedelta(hours=2))
+    with pytest.raises(StoreUnreachable, match=r"RequestTimeTooSkewed.*set the clock of this machine") as caught:
+        S3Store(s3_location).put("x", b"")
+    assert caught.value.retryable, "it passes once the clock is set"
+    assert "Secret" not in str(caught.value)
+
+
+@pytest.mark.s3
+def test_every_object_comes_with_a_checksum_as_a_bucket_with_object_lock_demands(
+    s3_location: S3Location, s3_server: S3Server
+) -> None:
+    bucket = f"locked-{uuid4().hex[:12]}"
+    client = boto3.session.Session().client("s3", endpoint_url=s3_server.endpoint, region_name="us-east-1")
+    client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
+    store = S3Store(s3_location.model_copy(update={"bucket": bucket}))
+    sent: list[str | None] = []
+    store._client.meta.events.register(
+        "before-send.s3.PutObject", lambda request, **_: sent.append(request.headers.get("Content-MD5"))
+    )
+    store.probe()
+    assert store.put_if_absent(names.log_key(0), b"record")
+    store.put("best/architecture.json", b"best")
+    assert store.replace("best/architecture.json", b"better", lambda: True)
+    assert len(sent) > 4 and all(sent)
 
 
 def _set_keys(monkeypatch: pytest.MonkeyPatch) -> None:

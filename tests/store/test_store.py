@@ -75,6 +75,13 @@ def test_put_overwrites(store: Store) -> None:
     assert not store.put_if_absent("best/architecture.json", b"newest")
 
 
+def test_a_replacement_is_asked_for_leave_and_replaces(store: Store, open_again: OpenStore) -> None:
+    assert store.replace("best/architecture.json", b"old", lambda: True)
+    assert store.replace("best/architecture.json", b"new", lambda: True)
+    assert not store.replace("best/architecture.json", b"older", lambda: False)
+    assert open_again().get("best/architecture.json") == b"new"
+
+
 def test_more_than_the_limit_is_not_read(store: Store) -> None:
     store.put("samples/000001/result.json", b"12345")
     assert store.get("samples/000001/result.json", limit=5) == b"12345"

@@ -69,6 +69,10 @@ class Patient:
         """See :class:`nas_store.Store`."""
         patiently(lambda: self._store.put(key, data), self._pause, WRITING_SECONDS)
 
+    def replace(self, key: str, data: bytes, allowed: Callable[[], bool]) -> bool:
+        """See :class:`nas_store.Store`."""
+        return patiently(lambda: self._store.replace(key, data, allowed), self._pause, WRITING_SECONDS)
+
     def copy(self, source: str, target: str, *, limit: int) -> bool:
         """See :class:`nas_store.Store`."""
         return patiently(lambda: self._store.copy(source, target, limit=limit), self._pause, WRITING_SECONDS)

@@ -15,13 +15,14 @@ from nas_api import authority, names
 from nas_api.child_job import child_job, template_field
 from nas_api.experiment import NASExperiment
 from nas_api.reasons import EXPLANATIONS, Reason
-from nas_controller.executor import Admitted, Blocked, End, Ended, Event, Launch, Queued, Running
+from nas_controller.executor import Admitted, Blocked, End, Ended, Event, Launch, Outdated, Queued, Running
 from nas_controller.executors.agenda import Agenda
 from nas_controller.executors.avoidance import Avoidance, keep_away
 from nas_controller.executors.diagnosis import Diagnosis, diagnose, trains, unreachable
 from nas_controller.executors.job_end import job_end
 from nas_controller.executors.leaving import leaving, longest_stay
 from nas_controller.executors.refusal import may_be_taken, refusal
+from nas_controller.executors.remains import outdated
 from nas_controller.tenure import Tenure
 from nas_kube.client import KubeClient
 from nas_kube.clock import SYSTEM_CLOCK, Clock, wait_for
@@ -224,6 +225,8 @@ class KubernetesExecutor:
             self._found = None
         self._agenda.start()
         self._look_after(_LOOK_EVERY_SECONDS)
+        if existing:
+            self._submit(self._tell_outdated)
         return existing
 
     def launch(self, launch: Launch) -> None:
@@ -640,6 +643,17 @@ class KubernetesExecutor:
             self._settled.notify_all()
 
     # ------------------------------------------------------------ a closer look
+
+    def _tell_outdated(self) -> None:
+        """Post which children an earlier controller has made from a manifest that was changed meanwhile."""
+        try:
+            launches = outdated(self._client, self._experiment, self._image)
+        except KubeError as error:
+            _log.info("not known which children are outdated", error=str(error))
+            self._agenda.add(_LOOK_EVERY_SECONDS, lambda: self._submit(self._tell_outdated))
+            return
+        for launch in launches:
+            self._post(Outdated(launch))
 
     def _look_after(self, pause: float) -> None:
         self._agenda.add(pause, lambda: self._submit(self._look, pause))

@@ -16,6 +16,7 @@ from nas_controller.policies.factory import make_policy
 from nas_controller.search import Exit, Search
 from nas_controller.state import Core, fold
 from nas_log.log import read_log
+from nas_log.records import Platform
 
 FOLDER = Path(__file__).parent
 FATES = [
@@ -23,6 +24,7 @@ FATES = [
     "result-then-killed", "InvalidInput", "DatasetUnavailable", "result", "DeadlineExceeded",
 ]  # fmt: skip
 FINAL_TRAINING = {"top": 2, "epochs": 3, "grid": {"learningRate": ["0.1", "0.05"], "decayEpoch": [2]}}
+PLATFORM = Platform(image="controller:golden", torch="2.0", cpu="DEFAULT")
 DECISIONS = [
     {"name": "depth", "range": {"from": 1, "to": 3}},
     {"name": "kind", "options": ["plain", "wide"]},
@@ -63,6 +65,8 @@ SEARCHES: Mapping[str, Mapping[str, Any]] = {
     },
     # Written with snapshots, whose digests the log has, as it has those of what the test leaves.
     "convolutional-vouched": {"searcher": {"seed": 8, "evolution": {}}, "finalTraining": FINAL_TRAINING},
+    # Written by a controller that was told what it runs on.
+    "convolutional-platform": {"searcher": {"seed": 9, "random": {}}},
     "custom-evolution": {
         "searchSpace": {"custom": {"decisions": DECISIONS}},
         "searcher": {"seed": 5, "evolution": {"population": 8, "tournament": 3}},
@@ -91,6 +95,7 @@ def log_of(name: str, find: Callable[[str], MemoryStore]) -> MemoryStore:
         find_earlier=lambda _, earlier, uid: Earlier(earlier, uid, find(earlier)),
         clock=WorldClock(world),
         snapshot_every=20 if name == "convolutional-vouched" else 200,
+        platform=PLATFORM if name == "convolutional-platform" else None,
     )
     assert search.run() is Exit.FINISHED
     return store

@@ -1,0 +1,57 @@
+"""Whole searches on a virtual clock, with everything that may happen to them, held to what is promised."""
+
+import pytest
+from simulation.history import History, simulate
+from simulation.mutants import MUTANTS
+from simulation.scripts import Happening, Script, calm, script, spec
+
+SEEDS = 300
+_CHUNK = 30
+
+
+def held(history: History) -> None:
+    """Fail with the last lines of a history in which a promise was broken."""
+    if history.violations:
+        pytest.fail(f"python -m simulation {history.seed}, from tests/:\n" + "\n".join(history.events[-10:]))
+
+
+def test_a_calm_search_comes_to_its_end() -> None:
+    history = simulate(0, calm())
+
+    held(history)
+    assert [line for line in history.events if "ends with code" in line] == [history.events[-1]]
+    assert len(history.nodes.results) == 6
+
+
+def test_one_seed_is_one_history() -> None:
+    assert [simulate(seed).events for seed in range(12, 18)] == [simulate(seed).events for seed in range(12, 18)]
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_promises_hold(seed: int) -> None:
+    held(simulate(seed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(15, SEEDS, _CHUNK))
+def test_promises_hold_in_many_histories(first: int) -> None:
+    for seed in range(first, min(first + _CHUNK, SEEDS)):
+        held(simulate(seed))
+
+
+def strangers() -> Script:
+    """Return a script in which somebody's Jobs bear our children's labels."""
+    foreign = [Happening("foreign-job", 0.5 + number, launch=number) for number in range(4)]
+    return Script(spec(4, 1), {"trained": 1.0}, happenings=tuple(foreign))
+
+
+def test_whoever_ignores_uid_and_owner_is_found() -> None:
+    held(simulate(0, strangers()))
+    with MUTANTS["ignore uid and owner"]():
+        assert any(simulate(seed, strangers()).violations for seed in range(5))
+
+
+def test_every_trouble_comes_up() -> None:
+    seen = {trouble for seed in range(SEEDS) for trouble in script(seed).troubles}
+
+    assert len(seen) == 13
