@@ -58,6 +58,8 @@ class Launch:
     number: int
     inputs: tuple[TrainerInput, ...]
     """What each child is told; one of them unless ``trainer.childrenPerPod`` says more."""
+    again: bool = False
+    """An earlier process recorded it, and may have run it: what it has left may still be there."""
 
 
 @dataclass(frozen=True)

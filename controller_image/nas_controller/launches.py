@@ -74,6 +74,8 @@ class Orders:
     cancel: list[int] = field(default_factory=list)
     launch: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
     """Launches and their samples."""
+    again: set[int] = field(default_factory=set)
+    """Those of them that an earlier process recorded."""
 
 
 @dataclass(frozen=True)
@@ -261,6 +263,7 @@ class Launches:
             flight.phase = _Phase.CANCELLED
         else:
             self.launch(launch, flight.samples)
+            self._orders.again.add(launch)
 
     def settled(self, launch: int, verdicts: Mapping[int, Verdict], launched: int, now: float) -> None:
         """Take what the end of a launch means for its samples.

@@ -1,6 +1,7 @@
 """The executor in virtual time: what becomes of children when the cluster, or we, are in trouble."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -237,6 +238,27 @@ def test_another_attempt_waits_until_the_pod_before_it_has_ended() -> None:
     bench.clock.run(3)
     assert bench.api.created == [0, 1]
     executor.close()
+
+
+def test_a_launch_that_is_made_again_waits_until_the_pod_of_its_first_job_has_ended() -> None:
+    """The Job was deleted while no controller ran, and to the next one it looks as if it had never been."""
+    bench = Bench()
+    first = bench.executor()
+    first.launch(bench.child(0))
+    bench.clock.run(1)
+    pod = bench.api.pod(0)
+    first.close()
+    bench.api.remove(bench.api.name(0))
+    second = bench.executor()
+    assert bench.existing == frozenset()
+    second.launch(replace(bench.child(0), again=True))
+    second.launch(bench.child(1))
+    bench.clock.run(25)
+    assert bench.api.created == [0, 1]
+    pod["status"]["phase"] = "Failed"
+    bench.clock.run(3)
+    assert bench.api.created == [0, 1, 0]
+    second.close()
 
 
 def test_a_pod_that_nobody_can_reach_is_not_waited_for_longer_than_its_grace() -> None:

@@ -504,7 +504,9 @@ class KubernetesExecutor:
                 if before.refusal:
                     self._block(child, (Reason.NOT_PERMITTED, before.refusal))
                 return False
-        if launch.inputs[0].attempt > 1 and (pods := leaving(self._pods_of(launch), launch.number, child.samples)):
+        followed = launch.again or launch.inputs[0].attempt > 1
+        own = child.number if child.unanswered else None
+        if followed and (pods := leaving(self._pods_of(launch), child.samples, own)):
             now = self._clock.monotonic()
             child.room_by = child.room_by or now + longest_stay(pods)
             if now < child.room_by:
