@@ -169,9 +169,12 @@ class Launches:
 
     def next_look(self, now: float) -> float | None:
         """Return from when on it has something to tell although nothing has happened; None: never."""
-        times = [at for at, _ in self._unanswered] + [at for at, _ in self._later.values()]
-        if self._trouble is not None:
-            times.append(self._trouble.retry_at if self._waiting else self._trouble.over_at)
+        times = [at for at, _ in self._unanswered]
+        # A suspended search tries nothing again: whoever looked for that would look without end.
+        if not self.suspended:
+            times += [at for at, _ in self._later.values()]
+            if self._trouble is not None:
+                times.append(self._trouble.retry_at if self._waiting else self._trouble.over_at)
         quiet_at = self._last_progress + _QUIET_SECONDS
         if self._blocked:
             times.append(max(quiet_at, now + 1.0))

@@ -18,6 +18,8 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# At one moment: each look for messages is to follow from something that has happened.
+_MOST_LOOKS = 1000
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -33,7 +35,7 @@ class Killed(BaseException):
 
 
 class Stuck(Exception):
-    """Nothing is left to happen although the history has not ended."""
+    """Nothing is left to happen although the history has not ended, or a thread runs without ever waiting."""
 
 
 class Task(threading.Thread):
@@ -265,6 +267,8 @@ class Process:
         self.name = name
         self.dead = False
         self.frozen = False
+        self._looked_at = 0.0
+        self._looks = 0
 
     def kill(self) -> None:
         """End it as SIGKILL does: nothing of it runs any more."""
@@ -304,6 +308,10 @@ class Process:
         if self.dead:
             raise Killed
         end = float("inf") if seconds is None else self.scheduler.now + seconds
+        self._looks = self._looks + 1 if self.scheduler.now == self._looked_at else 0
+        self._looked_at = self.scheduler.now
+        if self._looks > _MOST_LOOKS:
+            raise Stuck(f"{self.name} looks for messages again and again and never waits")
         while True:
             try:
                 return queue.get_nowait()
