@@ -40,6 +40,7 @@ class Reason(StrEnum):
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONFIG_MISSING = "ConfigMissing"
     UNSCHEDULABLE = "Unschedulable"
+    NODE_UNREACHABLE = "NodeUnreachable"
     CHILDREN_DISRUPTED = "ChildrenDisrupted"
     CONTROLLER_FAILED = "ControllerFailed"
     BUCKET_NOT_FOUND = "BucketNotFound"
@@ -136,6 +137,11 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.UNSCHEDULABLE: Explanation(
         "No node fits the pod; the message quotes the scheduler.",
         "Add nodes, or correct requests, nodeSelector or tolerations in the template.",
+    ),
+    Reason.NODE_UNREACHABLE: Explanation(
+        "No child runs any more, and pods that did are not ready although they have not ended; the message names them"
+        " and their nodes. Five minutes after their deadline they are given up, and launched again.",
+        "Repair the node, or delete it if it is gone for good: that frees its pods at once.",
     ),
     Reason.CHILDREN_DISRUPTED: Explanation(
         "A child was made to end again and again before it could work: by its node, by somebody who deletes it, or by"

@@ -74,6 +74,8 @@ class Orders:
     cancel: list[int] = field(default_factory=list)
     launch: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
     """Launches and their samples."""
+    again: set[int] = field(default_factory=set)
+    """Those of them that an earlier process recorded."""
 
 
 @dataclass(frozen=True)
@@ -202,13 +204,16 @@ class Launches:
         """Take note that a child runs."""
         flight = self._out(launch)
         if flight is not None:
-            flight.running, flight.ran_since = True, now
+            flight.running = True
+            flight.ran_since = now if flight.ran_since is None else flight.ran_since
             self._hold_no_more(launch)
             self._last_progress = now
 
     def blocked(self, blocked: Blocked) -> None:
-        """Take note that a child cannot start for now; one that waits in a queue is not to start yet."""
-        if self._out(blocked.launch) is not None and blocked.launch not in self._queued:
+        """Take note that a child cannot run for now; one that waits in a queue is not to start yet."""
+        flight = self._out(blocked.launch)
+        if flight is not None and blocked.launch not in self._queued:
+            flight.running = False
             self._blocked[blocked.launch] = blocked
 
     def queued(self, queued: Queued) -> None:
@@ -258,6 +263,7 @@ class Launches:
             flight.phase = _Phase.CANCELLED
         else:
             self.launch(launch, flight.samples)
+            self._orders.again.add(launch)
 
     def settled(self, launch: int, verdicts: Mapping[int, Verdict], launched: int, now: float) -> None:
         """Take what the end of a launch means for its samples.

@@ -63,7 +63,7 @@ def test_after_a_restart_only_what_the_executor_does_not_know_is_asked_for() -> 
     launches.recovered(1, (4,), exists=False)
     assert launches.take_questions() == [Question(1, (4,), None)]
     launches.never_created(1)
-    assert launches.take_orders() == Orders(launch=[(1, (4,))])
+    assert launches.take_orders() == Orders(launch=[(1, (4,))], again={1})
     assert launches.samples_out == 2
 
 

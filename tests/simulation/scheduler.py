@@ -21,6 +21,13 @@ T = TypeVar("T")
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
+def _closed() -> threading.Lock:
+    """Return a lock that lets one thread through each time that it is released."""
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
 class Killed(BaseException):
     """The process dies here: no handler of it may run, so nothing but the scheduler catches this."""
 
@@ -36,7 +43,7 @@ class Task(threading.Thread):
         super().__init__(name=name, daemon=True)
         self._process = process
         self._call = call
-        self.go = threading.Semaphore(0)
+        self.go = _closed()
         self.ended = False
         self.error: BaseException | None = None
         self.wait = 0
@@ -81,7 +88,7 @@ class Scheduler:
         self._waiting_for_messages: list[Task] = []
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = itertools.count()
-        self._over = threading.Semaphore(0)
+        self._over = _closed()
         self._end = float("inf")
         self._finished: Callable[[], bool] = lambda: False
         self._failure: BaseException | None = None
