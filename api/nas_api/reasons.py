@@ -161,8 +161,8 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Correct the Secret named in storage.s3.credentialsSecret or the role's policy.",
     ),
     Reason.STORE_UNREACHABLE: Explanation(
-        "The S3 server does not answer.",
-        "Correct storage.s3.endpoint, or repair the network or the server.",
+        "The S3 server does not answer, is in trouble, or finds a clock wrong; the message says which.",
+        "Correct storage.s3.endpoint, or repair the network, the server or the clock; the search goes on by itself.",
     ),
     Reason.STORE_UNSUITABLE: Explanation(
         "The S3 server does not honour If-None-Match, so two controllers could write the same log.",

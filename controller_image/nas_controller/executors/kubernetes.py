@@ -667,8 +667,8 @@ class KubernetesExecutor:
             pause: seconds since the look before this one.
         """
         news = True
-        self._end_overdue()
         try:
+            self._end_overdue()
             news = self._tell_what_holds_up()
         finally:
             self._look_after(_LOOK_EVERY_SECONDS if news else min(2 * pause, _LOOK_AT_LEAST_EVERY_SECONDS))
