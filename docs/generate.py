@@ -134,6 +134,7 @@ _GROUPS = {
             Reason.IMAGE_PULL_FAILED,
             Reason.CONFIG_MISSING,
             Reason.UNSCHEDULABLE,
+            Reason.NODE_UNREACHABLE,
             Reason.CHILDREN_DISRUPTED,
             Reason.CONTROLLER_FAILED,
             Reason.BUCKET_NOT_FOUND,

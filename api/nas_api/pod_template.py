@@ -222,6 +222,9 @@ def _with_programs(own: str) -> Fields:
 
 
 _PROXY = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+# By which PyTorch and MKL choose the same kernels on every CPU.
+_KERNELS = ("ATEN_CPU_CAPABILITY", "MKL_CBWR")
+_CONTROLLER_VARIABLES = (*_PROXY, *(word.lower() for word in _PROXY), *_KERNELS)
 # The controller's token makes Jobs, so nothing may come into its pod that could be run there or turn its program: no
 # image, no volume, no further container, and no variable but these.
 _CONTROLLER = Fields(
@@ -233,9 +236,7 @@ _CONTROLLER = Fields(
                     "name": OneOf((names.CONTROLLER_CONTAINER,)),
                     "resources": _ANYTHING,
                     "env": Each(
-                        Fields(
-                            {"name": OneOf((*_PROXY, *(word.lower() for word in _PROXY))), "value": _ANYTHING}, key="of"
-                        ),
+                        Fields({"name": OneOf(_CONTROLLER_VARIABLES), "value": _ANYTHING}, key="of"),
                         item="variable",
                     ),
                     "securityContext": _SECURITY,

@@ -40,6 +40,7 @@ class Reason(StrEnum):
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONFIG_MISSING = "ConfigMissing"
     UNSCHEDULABLE = "Unschedulable"
+    NODE_UNREACHABLE = "NodeUnreachable"
     CHILDREN_DISRUPTED = "ChildrenDisrupted"
     CONTROLLER_FAILED = "ControllerFailed"
     BUCKET_NOT_FOUND = "BucketNotFound"
@@ -137,6 +138,11 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "No node fits the pod; the message quotes the scheduler.",
         "Add nodes, or correct requests, nodeSelector or tolerations in the template.",
     ),
+    Reason.NODE_UNREACHABLE: Explanation(
+        "No child runs any more, and pods that did are not ready although they have not ended; the message names them"
+        " and their nodes. Five minutes after their deadline they are given up, and launched again.",
+        "Repair the node, or delete it if it is gone for good: that frees its pods at once.",
+    ),
     Reason.CHILDREN_DISRUPTED: Explanation(
         "A child was made to end again and again before it could work: by its node, by somebody who deletes it, or by"
         " a preemption; the message says how, and on which node. It is tried again, ever less often.",
@@ -155,8 +161,8 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Correct the Secret named in storage.s3.credentialsSecret or the role's policy.",
     ),
     Reason.STORE_UNREACHABLE: Explanation(
-        "The S3 server does not answer.",
-        "Correct storage.s3.endpoint, or repair the network or the server.",
+        "The S3 server does not answer, is in trouble, or finds a clock wrong; the message says which.",
+        "Correct storage.s3.endpoint, or repair the network, the server or the clock; the search goes on by itself.",
     ),
     Reason.STORE_UNSUITABLE: Explanation(
         "The S3 server does not honour If-None-Match, so two controllers could write the same log.",

@@ -58,6 +58,8 @@ class Launch:
     number: int
     inputs: tuple[TrainerInput, ...]
     """What each child is told; one of them unless ``trainer.childrenPerPod`` says more."""
+    again: bool = False
+    """An earlier process recorded it, and may have run it: what it has left may still be there."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Blocked:
-    """The child cannot start for now; the executor keeps trying, and ``Running`` or ``Ended`` follows."""
+    """The child cannot start or go on for now; the executor keeps trying, and ``Running`` or ``Ended`` follows."""
 
     launch: int
     reason: Reason
@@ -98,7 +100,10 @@ class Queued:
 
 @dataclass(frozen=True)
 class Admitted:
-    """The child has left its queue; ``Running``, ``Blocked``, ``Queued`` or ``Ended`` follows."""
+    """The child has left its queue, or has its Job at last: nothing is known to hold it up any more.
+
+    ``Running``, ``Blocked``, ``Queued`` or ``Ended`` follows.
+    """
 
     launch: int
 

@@ -103,14 +103,6 @@ class Journal:
         """The newest object of the log; None: there is none."""
         return None if self._log.sequence < 0 else LogHead(sequence=self._log.sequence, digest=self._log.digest)
 
-    def holds(self) -> bool:
-        """Return whether this process still is the one that writes the log; nothing may be waiting to be appended.
-
-        Raises:
-            StoreError: the store cannot be read.
-        """
-        return not self._log.overtaken()
-
     @property
     def ahead(self) -> bool:
         """Whether there are records that are not in the log yet."""

@@ -74,6 +74,8 @@ class Orders:
     cancel: list[int] = field(default_factory=list)
     launch: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
     """Launches and their samples."""
+    again: set[int] = field(default_factory=set)
+    """Those of them that an earlier process recorded."""
 
 
 @dataclass(frozen=True)
@@ -167,9 +169,12 @@ class Launches:
 
     def next_look(self, now: float) -> float | None:
         """Return from when on it has something to tell although nothing has happened; None: never."""
-        times = [at for at, _ in self._unanswered] + [at for at, _ in self._later.values()]
-        if self._trouble is not None:
-            times.append(self._trouble.retry_at if self._waiting else self._trouble.over_at)
+        times = [at for at, _ in self._unanswered]
+        # A suspended search tries nothing again: whoever looked for that would look without end.
+        if not self.suspended:
+            times += [at for at, _ in self._later.values()]
+            if self._trouble is not None:
+                times.append(self._trouble.retry_at if self._waiting else self._trouble.over_at)
         quiet_at = self._last_progress + _QUIET_SECONDS
         if self._blocked:
             times.append(max(quiet_at, now + 1.0))
@@ -202,13 +207,16 @@ class Launches:
         """Take note that a child runs."""
         flight = self._out(launch)
         if flight is not None:
-            flight.running, flight.ran_since = True, now
+            flight.running = True
+            flight.ran_since = now if flight.ran_since is None else flight.ran_since
             self._hold_no_more(launch)
             self._last_progress = now
 
     def blocked(self, blocked: Blocked) -> None:
-        """Take note that a child cannot start for now; one that waits in a queue is not to start yet."""
-        if self._out(blocked.launch) is not None and blocked.launch not in self._queued:
+        """Take note that a child cannot run for now; one that waits in a queue is not to start yet."""
+        flight = self._out(blocked.launch)
+        if flight is not None and blocked.launch not in self._queued:
+            flight.running = False
             self._blocked[blocked.launch] = blocked
 
     def queued(self, queued: Queued) -> None:
@@ -258,6 +266,7 @@ class Launches:
             flight.phase = _Phase.CANCELLED
         else:
             self.launch(launch, flight.samples)
+            self._orders.again.add(launch)
 
     def settled(self, launch: int, verdicts: Mapping[int, Verdict], launched: int, now: float) -> None:
         """Take what the end of a launch means for its samples.

@@ -8,7 +8,7 @@ with it. On the way back up: list the children, fetch results, and launch what i
 
 from collections.abc import Callable
 from concurrent import futures
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 
@@ -106,7 +106,7 @@ class Search:
             snapshot_every: records between two snapshots of the learner.
             anchor: an object that the log must have, as the experiment's status says; None: nobody knows of one.
             platform: what this process runs on, for the log; None: the log says nothing of it.
-            tenure: is told of each append, for whoever has effects on our behalf; None: nobody asks it.
+            tenure: is told of the log, and asked before ``best/`` is written; None: nobody else asks it.
         """
         self._experiment = experiment
         self._store = store
@@ -122,9 +122,9 @@ class Search:
         self._results = Results(store, pool, self._inbox.put)
         self._announcer = Announcer(sink)
         self._anchor = anchor
-        self._best = BestWriter(store, self._journal.holds)
         self._tenure = Tenure(store, clock) if tenure is None else tenure
         self._tenure.on_end(self.superseded)
+        self._best = BestWriter(store, self._tenure.look)
         self._best_written: int | None = None
         self._best_written_at = float("-inf")
 
@@ -193,6 +193,7 @@ class Search:
         for tries in range(_START_TRIES):
             self._inbox.check()
             self._journal.recover(self._anchor)
+            self._tenure.read(-1 if self._journal.head is None else self._journal.head.sequence)
             if not self._beginning.record(self._experiment.spec):
                 return False
             self._decider.reconfigure(self._experiment.spec)
@@ -385,7 +386,8 @@ class Search:
         for launch in orders.cancel:
             self._executor.cancel(launch)
         for launch, samples in orders.launch:
-            self._executor.launch(decisions.children(self._core, self._experiment, self._location, launch, samples))
+            made = decisions.children(self._core, self._experiment, self._location, launch, samples)
+            self._executor.launch(replace(made, again=launch in orders.again))
 
     def _keep_best(self) -> None:
         """Write the search's best so far when it is another, and long enough after the one before."""

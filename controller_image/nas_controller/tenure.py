@@ -1,9 +1,9 @@
 """Whether this process still is the one that writes the log: what it has decided has effects only as long as it is.
 
 A process that was paused wakes up in the middle of what it was about to do, perhaps long after another has taken its
-place. The log refuses it (``nas_log.log``); the cluster knows nothing of that. So whoever is about to have an effect
-asks here, and needs no answer from the store as long as our own last append is no older than a successor needs to come
-into being.
+place. The log refuses it (``nas_log.log``); the cluster and ``best/`` know nothing of that. So whoever is about to have
+an effect asks here: whether anybody else has written the log's next object. Where little can go wrong in the seconds
+that a successor needs to come into being, an append of our own as recent as that is answer enough.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _FRESH_SECONDS = 5.0
 
 
 class Tenure:
-    """Told of each append by the thread of the search; may be asked by any."""
+    """Told of the log by the thread of the search, which alone may ask ``look``; any may ask ``holds``."""
 
     def __init__(self, store: Store, clock: Clock = SYSTEM_CLOCK) -> None:
         """Begin without a log: nothing is ours before the first append."""
@@ -30,7 +30,7 @@ class Tenure:
         self._clock = clock
         self._on_end: Callable[[], None] = lambda: None
         self._next: int | None = None
-        """The number of the log's next object; None while one of ours may have it already."""
+        """The number of the log's next object; None while that is not known, or one of ours may have it already."""
         self._began_at = float("-inf")
         self._proven_at = float("-inf")
         self._over = False
@@ -38,6 +38,10 @@ class Tenure:
     def on_end(self, call: Callable[[], None]) -> None:
         """Have a call made when it turns out that another process writes the log; from any thread, perhaps twice."""
         self._on_end = call
+
+    def read(self, sequence: int) -> None:
+        """Take note that the log was read up to the object of this number, or that it is empty (-1)."""
+        self._next = sequence + 1
 
     def appending(self) -> None:
         """Take note that an append begins; whether the object is written is not known before ``appended``."""
@@ -51,6 +55,14 @@ class Tenure:
     def end(self) -> None:
         """Take note that another process writes the log."""
         self._over = True
+
+    def look(self) -> bool:
+        """Return whether the log still ends where we know it to; nothing may be waiting to be appended.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        return not self._over and (self._next is None or not self._is_overtaken(self._next))
 
     def holds(self, *, surely: bool = False) -> bool | None:
         """Return whether effects are still ours to have; None: nobody can tell now.
@@ -66,9 +78,7 @@ class Tenure:
         if following is None:
             return None
         try:
-            overtaken = self._store.get(names.log_key(following), limit=1) is not None
-        except TooLarge:
-            overtaken = True
+            overtaken = self._is_overtaken(following)
         except StoreError as error:
             _log.info("not known who writes the log", error=str(error))
             return None
@@ -82,3 +92,9 @@ class Tenure:
             return False
         self._proven_at = max(self._proven_at, now)
         return True
+
+    def _is_overtaken(self, following: int) -> bool:
+        try:
+            return self._store.get(names.log_key(following), limit=1) is not None
+        except TooLarge:
+            return True

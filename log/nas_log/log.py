@@ -202,19 +202,6 @@ class Log:
         self.sequence = sequence
         self.digest = _digest(data)
 
-    def overtaken(self) -> bool:
-        """Return whether another process has written the next object: this one must write nothing any more.
-
-        Not to be asked while it is not known whether our own last object was written.
-
-        Raises:
-            StoreError: the store cannot be read.
-        """
-        try:
-            return self._store.get(names.log_key(self.sequence + 1), limit=_MAX_BYTES) is not None
-        except TooLarge:
-            return True
-
 
 def _get(store: Store, key: str) -> bytes | None:
     try:

@@ -197,13 +197,14 @@ def test_a_template_that_cannot_be_laid_over_ours_is_a_fault() -> None:
     ids=["large", "misshapen"],
 )
 def test_a_template_that_the_operator_would_refuse_is_a_fault_here(template: dict[str, Any], words: str) -> None:
-    beside = {
+    beside: dict[str, dict[str, Any]] = {
         "trainer": MANIFEST["spec"]["trainer"],
         "controller": {},
         "tracking": {"mlflow": {"uri": "http://mlflow"}},
     }
     for field, given in beside.items():
-        _, found = check(manifest(**{field: {**given, "template": template}}))
+        changed: dict[str, Any] = {field: {**given, "template": template}}
+        _, found = check(manifest(**changed))
         (place, said), *_ = found
         assert place == ("spec", field, "template") and said.startswith(words)
 

@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -350,7 +350,7 @@ class ApiModel:
     def name(self, launch: int) -> str:
         return names.child_job("demo", "0123456789ab", launch)
 
-    def posts(self) -> "list[float]":
+    def posts(self) -> Sequence[float]:
         """Return when a Job was posted."""
         return [at for at, call, _ in self.calls if call == "POST"]
 

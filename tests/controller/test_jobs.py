@@ -1,6 +1,9 @@
 """The executor in virtual time: what becomes of children when the cluster, or we, are in trouble."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from controller.jobs_model import Bench, once
@@ -8,6 +11,7 @@ from controller.jobs_model import Bench, once
 from nas_api.child_job import child_job
 from nas_api.reasons import Reason
 from nas_controller.executor import Admitted, Blocked, End, Ended, Running
+from nas_controller.executors.avoidance import keep_away
 from nas_controller.launches import Launches
 from nas_kube.errors import ApiError, ApiUnavailable, KubeError
 from nas_kube.resources import JOBS
@@ -163,7 +167,8 @@ def test_jobs_that_nobody_takes_are_a_problem_that_is_told(error: KubeError) -> 
     problem = launches.problem(60.0)
     assert problem is not None and problem.reason == Reason.API_SERVER_TROUBLE
     bench.clock.run(200)
-    assert [later - earlier for earlier, later in pairwise(bench.api.posts())] == pytest.approx(
+    posts: Sequence[float] = bench.api.posts()
+    assert [later - earlier for earlier, later in pairwise(posts)] == pytest.approx(
         [1, 2, 4, 8, 16, 30, 30, 30, 30, 30]
     )
     assert bench.api.running == {0}
@@ -235,6 +240,27 @@ def test_another_attempt_waits_until_the_pod_before_it_has_ended() -> None:
     executor.close()
 
 
+def test_a_launch_that_is_made_again_waits_until_the_pod_of_its_first_job_has_ended() -> None:
+    """The Job was deleted while no controller ran, and to the next one it looks as if it had never been."""
+    bench = Bench()
+    first = bench.executor()
+    first.launch(bench.child(0))
+    bench.clock.run(1)
+    pod = bench.api.pod(0)
+    first.close()
+    bench.api.remove(bench.api.name(0))
+    second = bench.executor()
+    assert bench.existing == frozenset()
+    second.launch(replace(bench.child(0), again=True))
+    second.launch(bench.child(1))
+    bench.clock.run(25)
+    assert bench.api.created == [0, 1]
+    pod["status"]["phase"] = "Failed"
+    bench.clock.run(3)
+    assert bench.api.created == [0, 1, 0]
+    second.close()
+
+
 def test_a_pod_that_nobody_can_reach_is_not_waited_for_longer_than_its_grace() -> None:
     bench = Bench()
     executor = bench.executor()
@@ -292,6 +318,34 @@ def test_a_child_that_runs_far_beyond_its_pods_deadline_is_given_up() -> None:
     executor.close()
 
 
+def test_a_node_that_does_not_answer_is_told_by_name() -> None:
+    bench = Bench()
+    executor = bench.executor()
+    launches = Launches()
+    launches.launch(0, (0,))
+    executor.launch(bench.child(0))
+    bench.clock.run(1)
+    bench.api.pod(0, conditions=[{"type": "Ready", "status": "False"}])
+    bench.api.update(0, ready=1)
+    bench.clock.run(100)
+    # What Kubernetes does when a kubelet has been silent for a while.
+    bench.api.update(0, ready=0)
+    bench.clock.run(100)
+    running, told = bench.events
+    assert running == Running(0) and isinstance(told, Blocked) and told.reason is Reason.NODE_UNREACHABLE
+    assert told.message.startswith(f"pod {bench.api.name(0)}-pod on node worker-1: not ready any more")
+    launches.running(0, 1.0)
+    launches.blocked(told)
+    problem = launches.problem(200.0)
+    assert problem is not None and problem.reason == Reason.NODE_UNREACHABLE
+    bench.api.update(0, ready=1)
+    bench.clock.run(100)
+    assert bench.events[2:] == [Running(0)], "it is back"
+    launches.running(0, 300.0)
+    assert launches.problem(400.0) is None
+    executor.close()
+
+
 def test_time_in_a_queue_does_not_count_against_a_childs_deadline() -> None:
     bench = Bench(trainer={"dataset": {"digits": {}}, "epochs": 1, "deadline": "10m"})
     executor = bench.executor()
@@ -323,6 +377,43 @@ def test_a_child_of_an_earlier_controller_is_given_up_as_well() -> None:
     bench.clock.run(1100)
     assert [end.end for end in bench.ends] == [End.DISRUPTED] and bench.api.running == set()
     second.close()
+
+
+def test_a_node_that_refuses_pods_at_once_is_avoided_for_a_while() -> None:
+    bench = Bench()
+    executor = bench.executor()
+
+    def affinity(launch: int) -> Any:
+        job = bench.api.job(launch)
+        assert job is not None
+        return job["spec"]["template"]["spec"].get("affinity")
+
+    for launch in range(4):
+        executor.launch(bench.child(launch))
+        bench.clock.run(1)
+        assert affinity(launch) is None or launch == 3
+        bench.api.pod(launch, phase="Failed", reason="OutOfcpu", message="no room", containerStatuses=[])
+        bench.api.fail(launch)
+        bench.clock.run(1)
+        assert bench.ends[-1] == Ended(launch, End.DISRUPTED, "OutOfcpu: no room (node worker-1)")
+    away = {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["worker-1"]}]}
+    mine = {"weight": 100, "preference": away}
+    assert affinity(3) == {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [mine]}}
+    bench.clock.run(1801)
+    executor.launch(bench.child(4))
+    bench.clock.run(1)
+    assert affinity(4) is None
+    executor.close()
+
+
+def test_what_a_template_prefers_stays_beside_the_nodes_to_avoid() -> None:
+    key = "preferredDuringSchedulingIgnoredDuringExecution"
+    theirs: dict[str, Any] = {"podAffinity": {}, "nodeAffinity": {key: ["theirs"], "required": "theirs"}}
+    job: dict[str, Any] = {"spec": {"template": {"spec": {"affinity": theirs}}}}
+    keep_away(job, ["a", "b"])
+    of_nodes = job["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+    assert of_nodes["required"] == "theirs" and of_nodes[key][0] == "theirs" and len(of_nodes[key]) == 2
+    assert theirs["nodeAffinity"] == {key: ["theirs"], "required": "theirs"}
 
 
 # ---------------------------------------------------------------- the watch

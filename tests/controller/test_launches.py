@@ -63,7 +63,7 @@ def test_after_a_restart_only_what_the_executor_does_not_know_is_asked_for() -> 
     launches.recovered(1, (4,), exists=False)
     assert launches.take_questions() == [Question(1, (4,), None)]
     launches.never_created(1)
-    assert launches.take_orders() == Orders(launch=[(1, (4,))])
+    assert launches.take_orders() == Orders(launch=[(1, (4,))], again={1})
     assert launches.samples_out == 2
 
 
@@ -438,3 +438,25 @@ def test_only_of_a_child_that_has_ended_well_a_result_may_be_late() -> None:
     launches.ended(Ended(0, End.FAILED), 0.0)
     (question,) = launches.take_questions()
     assert not launches.is_late(question, 0.0)
+
+
+def test_a_suspended_search_looks_for_no_pause_of_a_sample_to_end() -> None:
+    launches = out(0)
+    for launch in (0, 1):
+        disrupt(launches, launch, 100.0)
+        launches.try_again(1000.0)
+        launches.launch(launch + 1, (10,))
+    disrupt(launches, 2, 1000.0)
+    assert launches.next_look(1000.0) == 1010.0
+    launches.suspend()
+    assert launches.next_look(1000.0) is None
+    launches.resume()
+    assert launches.next_look(1000.0) == 1010.0
+
+
+def test_a_suspended_search_looks_for_no_cure() -> None:
+    launches = out(0, 1)
+    launches.ended(Ended(0, End.DATASET_UNAVAILABLE), 100.0)
+    launches.suspend()
+    launches.settled(0, {10: CURE}, 2, 100.0)
+    assert launches.next_look(1000.0) is None

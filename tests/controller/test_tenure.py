@@ -92,6 +92,18 @@ def test_an_object_of_somebody_else_ends_it_for_good(tenure: Tenure, store: Stor
     assert tenure.holds() is False and told == [1]
 
 
+def test_a_log_that_was_only_read_can_be_looked_at(store: Store, clock: At) -> None:
+    """By a controller that finds its search at its end, and writes best/ once more."""
+    tenure = Tenure(store, clock)
+    tenure.read(6)
+    assert tenure.look() is True and tenure.holds() is True
+    store.put(names.log_key(7), b"another's")
+    assert tenure.look() is False
+    store.away = True
+    with pytest.raises(StoreUnreachable):
+        tenure.look()
+
+
 def test_without_an_answer_nobody_can_tell(tenure: Tenure, store: Store, clock: At) -> None:
     clock.time += 60
     store.away = True

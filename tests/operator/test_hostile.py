@@ -273,7 +273,7 @@ def test_what_is_kept_of_a_template_is_bounded(part: str, template: Any) -> None
 
 def test_an_experiment_of_the_largest_templates_takes_little_while_it_is_kept() -> None:
     """kopf and the lists hold all that there are at once."""
-    templates = [{"spec": {"x": [{}] * 21_000}} for _ in range(3)]
+    templates: list[dict[str, Any]] = [{"spec": {"x": [{}] * 21_000}} for _ in range(3)]
     parts = {
         part: {"template": one} for part, one in zip(("trainer", "controller", "tracking"), templates, strict=True)
     }

@@ -543,6 +543,17 @@ def test_a_controller_is_told_whether_authors_were_asked() -> None:
     assert (told(SETTINGS), told(UNRESTRICTED)) == ([], ["true"])
 
 
+def test_a_controller_is_told_its_image_and_its_template_may_fix_its_kernels() -> None:
+    """As docs/concept.md has it for who wants the same bits on every node."""
+    pinned = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
+    env = [{"name": name, "value": value} for name, value in pinned.items()]
+    template = {"spec": {"containers": [{"name": "controller", "env": env}]}}
+    raw = parsed(controller={"template": template})
+    (container,) = builders.controller_pod(raw, 1, 0, SETTINGS)["spec"]["containers"]
+    environment = {item["name"]: item.get("value") for item in container["env"]}
+    assert environment.items() >= {**pinned, "NAS_CONTROLLER_IMAGE": SETTINGS.controller_image}.items()
+
+
 def test_autoscalers_leave_a_controller_alone_unless_its_template_lets_them() -> None:
     def annotations(**controller: Any) -> dict[str, str]:
         pod = builders.controller_pod(parsed(controller=controller), 1, 0, SETTINGS)

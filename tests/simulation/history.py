@@ -235,10 +235,16 @@ class History:
         self.scheduler.at(seconds, wake)
 
     def _cut_log(self, happening: Happening) -> None:
-        """Take the last objects of the log away, or all, while no controller runs, and bring them back."""
+        """Take the last objects of the log away, or all, while no controller runs, and bring them back.
+
+        The newest that the status has the digest of is among them: what came after it in the last seconds of a
+        controller nobody knows of, and nobody is promised to notice that it is gone.
+        """
         for pod, _ in self.living():
             self._end_controller(pod, 137)
-        keys = self.bucket.list(names.LOG_PREFIX)[-happening.launch :]
+        keys = self.bucket.list(names.LOG_PREFIX)
+        known = (self.checker.status.get("log") or {}).get("sequence", -1) + 1
+        keys = keys[max(0, known - happening.launch) :] if known else []
         cut = {key: self.bucket.objects.pop(key) for key in keys}
 
         def restore() -> None:

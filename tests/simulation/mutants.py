@@ -18,6 +18,7 @@ from nas_controller.executors.kubernetes import KubernetesExecutor
 from nas_controller.journal import Journal
 from nas_controller.recovery import Recovered
 from nas_controller.search import Search
+from nas_controller.tenure import Tenure
 from nas_kube.client import KubeClient
 from nas_log.errors import Fenced
 from nas_store import Store
@@ -112,7 +113,7 @@ def _no_read_back() -> AbstractContextManager[Any]:
 
 
 def _no_guard_on_best() -> AbstractContextManager[Any]:
-    return mock.patch.object(Journal, "holds", lambda _: True)
+    return mock.patch.object(Tenure, "look", lambda _: True)
 
 
 MUTANTS: dict[str, Mutant] = {

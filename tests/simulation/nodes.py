@@ -145,6 +145,9 @@ class Nodes:
         if fate == "node-dies":
             training.hangs = True
             self.tell(f"node of {training.pod} dies")
+            if self.scheduler.chance.random() < 0.5:
+                # Where its node's silence is noticed; elsewhere the pod counts as ready for ever.
+                self._later(40.0, 60.0, lambda: self._unready(job))
             return
         if fate in ("trained", "diverged", "killed-after-result"):
             try:
@@ -176,6 +179,10 @@ class Nodes:
             case "terminated-and-gone":
                 self._exit(job, training, 143)
                 self.server.remove(PODS, self.namespace, training.pod)
+
+    def _unready(self, job: Object) -> None:
+        if self._job(job) is not None:
+            self.server.change(JOBS, self.namespace, job["metadata"]["name"], status={"ready": 0})
 
     def _count(self, training: Training) -> None:
         if training.fate in COUNTS:

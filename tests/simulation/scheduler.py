@@ -18,7 +18,16 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# At one moment: each look for messages is to follow from something that has happened.
+_MOST_LOOKS = 1000
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def _closed() -> threading.Lock:
+    """Return a lock that lets one thread through each time that it is released."""
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
 
 
 class Killed(BaseException):
@@ -26,7 +35,7 @@ class Killed(BaseException):
 
 
 class Stuck(Exception):
-    """Nothing is left to happen although the history has not ended."""
+    """Nothing is left to happen although the history has not ended, or a thread runs without ever waiting."""
 
 
 class Task(threading.Thread):
@@ -36,7 +45,7 @@ class Task(threading.Thread):
         super().__init__(name=name, daemon=True)
         self._process = process
         self._call = call
-        self.go = threading.Semaphore(0)
+        self.go = _closed()
         self.ended = False
         self.error: BaseException | None = None
         self.wait = 0
@@ -81,7 +90,7 @@ class Scheduler:
         self._waiting_for_messages: list[Task] = []
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = itertools.count()
-        self._over = threading.Semaphore(0)
+        self._over = _closed()
         self._end = float("inf")
         self._finished: Callable[[], bool] = lambda: False
         self._failure: BaseException | None = None
@@ -258,6 +267,8 @@ class Process:
         self.name = name
         self.dead = False
         self.frozen = False
+        self._looked_at = 0.0
+        self._looks = 0
 
     def kill(self) -> None:
         """End it as SIGKILL does: nothing of it runs any more."""
@@ -297,6 +308,10 @@ class Process:
         if self.dead:
             raise Killed
         end = float("inf") if seconds is None else self.scheduler.now + seconds
+        self._looks = self._looks + 1 if self.scheduler.now == self._looked_at else 0
+        self._looked_at = self.scheduler.now
+        if self._looks > _MOST_LOOKS:
+            raise Stuck(f"{self.name} looks for messages again and again and never waits")
         while True:
             try:
                 return queue.get_nowait()

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from nas_api import names
 from nas_api.reasons import Reason
-from nas_kube.reading import Object, containers, obstacle
+from nas_kube.reading import Object, containers, obstacle, status, true_condition
 
 Diagnosis = tuple[Reason, str]
 
@@ -17,6 +17,15 @@ def diagnose(pods: Sequence[Object], events: Iterable[Object]) -> Diagnosis | No
         events: events about the Job (``events.k8s.io/v1``).
     """
     return next(filter(None, map(_from_pod, pods)), None) if pods else _from_events(events)
+
+
+def unreachable(pods: Iterable[Object]) -> Diagnosis | None:
+    """Return which pods of a Job that were ready are so no more although they have not ended; None: all are."""
+    lost = [pod for pod in pods if status(pod).get("phase") == "Running" and true_condition(pod, "Ready") is None]
+    if not lost:
+        return None
+    where = ", ".join(f"pod {pod['metadata']['name']} on node {pod['spec'].get('nodeName')}" for pod in lost)
+    return Reason.NODE_UNREACHABLE, f"{where}: not ready any more, as when its node does not answer"
 
 
 def trains(pod: Object) -> bool:

@@ -17,7 +17,8 @@ from nas_api.experiment import NASExperiment
 from nas_api.reasons import EXPLANATIONS, Reason
 from nas_controller.executor import Admitted, Blocked, End, Ended, Event, Launch, Outdated, Queued, Running
 from nas_controller.executors.agenda import Agenda
-from nas_controller.executors.diagnosis import diagnose, trains
+from nas_controller.executors.avoidance import Avoidance, keep_away
+from nas_controller.executors.diagnosis import Diagnosis, diagnose, trains, unreachable
 from nas_controller.executors.job_end import job_end
 from nas_controller.executors.leaving import leaving, longest_stay
 from nas_controller.executors.refusal import may_be_taken, refusal
@@ -99,6 +100,10 @@ class _Child:
     """Seconds that its Job's pods may run; what is left beyond that is nobody's to end but ours."""
     ran_since: float = math.inf
     """When all of them were seen to run."""
+    counted: bool = False
+    """It was its Job's count of pods that are ready that said so."""
+    lost_since: float | None = None
+    """Since when that count says otherwise, as when a node does not answer."""
     finished: bool = False
     """Its Job has finished; what its pod says is being read."""
     given_up: bool = False
@@ -168,6 +173,8 @@ class KubernetesExecutor:
         self._clock = clock
         self._closed = False
         self._tenure = tenure
+        self._avoidance = Avoidance()
+        """Guarded by the lock."""
         self._agenda = Agenda(clock)
         self._creations: set[_Child] = set()
         """Whose POST is on its way."""
@@ -360,6 +367,7 @@ class KubernetesExecutor:
             if child.waits is None:
                 # A pod that is on its way out may still count as ready.
                 child.ready, child.priority_class, child.ran_since = False, priority_class(job), math.inf
+                child.counted, child.lost_since = False, None
                 child.waits = Queued(child.number, queue(job))
                 self._post(child.waits)
             return
@@ -367,12 +375,18 @@ class KubernetesExecutor:
             child.waits, child.blocked, child.since = None, None, self._clock.monotonic()
             self._post(Admitted(child.number))
         child.pods = parallelism(job)
-        if status(job).get("ready", 0) >= child.pods and not child.ready:
+        if status(job).get("ready", 0) < child.pods:
+            if child.counted and child.lost_since is None:
+                child.lost_since = self._clock.monotonic()
+        elif not child.ready or child.lost_since is not None:
+            child.counted = True
             self._runs(child)
 
     def _runs(self, child: _Child) -> None:
-        """Post that a child runs. With the lock held."""
-        child.ready, child.blocked, child.ran_since = True, None, self._clock.monotonic()
+        """Post that a child runs, perhaps again. With the lock held."""
+        if not child.ready:
+            child.ran_since = self._clock.monotonic()
+        child.ready, child.blocked, child.lost_since = True, None, None
         self._post(Running(child.number))
 
     def _is_ours(self, job: Object, number: int) -> bool:
@@ -407,6 +421,7 @@ class KubernetesExecutor:
             if self._children.get(child.number) is not child:
                 return
             del self._children[child.number]
+            self._avoidance.refused(pods, self._clock.monotonic())
         self._post(Ended(child.number, *job_end(job, pods)))
 
     def _end_overdue(self) -> None:
@@ -440,6 +455,10 @@ class KubernetesExecutor:
             job = child_job(self._experiment, launch.number, launch.inputs, self._image)
             # A template may have changed since the operator looked at it.
             authority.refuse(self._experiment.spec, "trainer", "finalTraining", unrestricted=self._unrestricted)
+            with self._lock:
+                avoided = self._avoidance.nodes(self._clock.monotonic())
+            if avoided:
+                keep_away(job, avoided)
         except ValueError as error:
             self._refused(child, (Reason.INVALID_TEMPLATE, str(error)))
             return
@@ -485,7 +504,9 @@ class KubernetesExecutor:
                 if before.refusal:
                     self._block(child, (Reason.NOT_PERMITTED, before.refusal))
                 return False
-        if launch.inputs[0].attempt > 1 and (pods := leaving(self._pods_of(launch), launch.number, child.samples)):
+        followed = launch.again or launch.inputs[0].attempt > 1
+        own = child.number if child.unanswered else None
+        if followed and (pods := leaving(self._pods_of(launch), child.samples, own)):
             now = self._clock.monotonic()
             child.room_by = child.room_by or now + longest_stay(pods)
             if now < child.room_by:
@@ -549,7 +570,7 @@ class KubernetesExecutor:
             Ended(child.number, End.FAILED, f"Job {name} exists and does not belong to this experiment: delete it")
         )
 
-    def _refused(self, child: _Child, told: tuple[Reason, str] | None, error: KubeError | None = None) -> None:
+    def _refused(self, child: _Child, told: Diagnosis | None, error: KubeError | None = None) -> None:
         """Try a POST again later.
 
         Args:
@@ -575,12 +596,14 @@ class KubernetesExecutor:
 
         self._agenda.add(pause, again)
 
-    def _block(self, child: _Child, told: tuple[Reason, str]) -> None:
-        """Post why a child cannot begin, if that is news. With the lock held."""
+    def _block(self, child: _Child, told: Diagnosis) -> bool:
+        """Post why a child does not run; return whether that is news. With the lock held."""
         blocked = _blocked(child.number, *told)
-        if blocked != child.blocked:
-            child.blocked = blocked
-            self._post(blocked)
+        if blocked == child.blocked:
+            return False
+        child.blocked = blocked
+        self._post(blocked)
+        return True
 
     def _give_up(self, child: _Child) -> _Deletion:
         """Forget a child, and return the deletion of its Job. With the lock held."""
@@ -644,8 +667,8 @@ class KubernetesExecutor:
             pause: seconds since the look before this one.
         """
         news = True
-        self._end_overdue()
         try:
+            self._end_overdue()
             news = self._tell_what_holds_up()
         finally:
             self._look_after(_LOOK_EVERY_SECONDS if news else min(2 * pause, _LOOK_AT_LEAST_EVERY_SECONDS))
@@ -659,15 +682,37 @@ class KubernetesExecutor:
                 for child in sorted(self._children.values(), key=lambda child: child.number)
                 if child.uid is not None and not child.ready and not child.finished and child.since <= long_ago
             ]
+            lost = [
+                child
+                for child in self._children.values()
+                if child.lost_since is not None and child.lost_since <= long_ago and not child.finished
+            ]
             queued = [child for child in old if child.waits is not None]
             idle = [child for child in old if child.waits is None]
             none_runs = not any(child.ready for child in self._children.values())
         looks: list[bool] = []
+        if lost:
+            looks.append(self._look_at_lost(lost[:_LOOKED_AT]))
         if idle:
             looks.append(self._look_at_pods(idle[:_LOOKED_AT]))
         if queued and none_runs:
             looks.append(self._look_at_queue(queued[0]))
         return any(looks) or not looks
+
+    def _look_at_lost(self, lost: list[_Child]) -> bool:
+        """Find out on which nodes children have ceased to be ready; return whether anything is news."""
+        try:
+            pods = self._pods([child.number for child in lost])
+        except KubeError as error:
+            _log.info("no look at children that are not ready any more", error=str(error))
+            return False
+        news = False
+        for child in lost:
+            told = unreachable(_newest(_of(child, pods)))
+            with self._lock:
+                if told is not None and child.lost_since is not None and not child.finished:
+                    news = self._block(child, told) or news
+        return news
 
     def _look_at_queue(self, child: _Child) -> bool:
         """Find out why a child's queue does not let it in: it speaks for all. Return whether that is news."""
@@ -719,10 +764,10 @@ class KubernetesExecutor:
                         self._runs(child)
                         news = True
             elif (found := diagnose(idle_pods, about)) is not None:
-                blocked = _blocked(child.number, *found)
-                if blocked != child.blocked:
-                    child.blocked, news = blocked, True
-                    self._post(blocked)
+                with self._lock:
+                    # It may have begun since the look.
+                    if child.waits is None and not child.ready:
+                        news = self._block(child, found) or news
         return news
 
     def _pods(self, numbers: list[int]) -> list[Object]:
@@ -756,7 +801,7 @@ class KubernetesExecutor:
 
 def _pause(tries: int) -> float:
     """Return how many seconds to wait after a call that has failed so many times before, and now again."""
-    return min(_FIRST_PAUSE_SECONDS * 2 ** min(tries, 10), _LONGEST_PAUSE_SECONDS)
+    return min(_FIRST_PAUSE_SECONDS * 2.0 ** min(tries, 10), _LONGEST_PAUSE_SECONDS)
 
 
 def _blocked(number: int, reason: Reason, cause: str) -> Blocked:

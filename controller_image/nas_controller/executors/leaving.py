@@ -1,4 +1,4 @@
-"""Pods of earlier launches that still train the same samples, and how long the next launch waits for them. Pure."""
+"""Pods of Jobs that are gone and that still train the same samples, and how long the next Job waits for them. Pure."""
 
 from collections.abc import Collection, Iterable
 
@@ -9,13 +9,19 @@ from nas_kube.reading import Object, grace, samples, status
 _PATIENCE_SECONDS = 30.0
 
 
-def leaving(pods: Iterable[Object], launch: int, trained: frozenset[int]) -> list[Object]:
-    """Return the pods that have not ended of those that train any of these samples for another launch."""
+def leaving(pods: Iterable[Object], trained: frozenset[int], own: int | None = None) -> list[Object]:
+    """Return the pods that have not ended of those that train any of these samples.
+
+    Args:
+        pods: an experiment's.
+        trained: the samples.
+        own: a launch whose pods do not count: its Job may be there already.
+    """
     return [
         pod
         for pod in pods
         if samples(pod) & trained
-        and (pod["metadata"].get("labels") or {}).get(names.LABEL_LAUNCH) != str(launch)
+        and (own is None or (pod["metadata"].get("labels") or {}).get(names.LABEL_LAUNCH) != str(own))
         and status(pod).get("phase") not in ("Succeeded", "Failed")
     ]
 

@@ -1,13 +1,14 @@
 """Why the API server does not take a child's Job, and whether it may have taken it all the same. Pure."""
 
 from nas_api.reasons import Reason
+from nas_controller.executors.diagnosis import Diagnosis
 from nas_kube.errors import ApiError, KubeError
 
 # What comes and goes by itself is told once it has stayed for so many tries, which is some seconds.
 _PATIENT_TRIES = 3
 
 
-def refusal(error: KubeError, field: str, tries: int) -> tuple[Reason, str] | None:
+def refusal(error: KubeError, field: str, tries: int) -> Diagnosis | None:
     """Return what people are told, and in which words; None: nothing yet, for it may be over by the next try.
 
     Args:
