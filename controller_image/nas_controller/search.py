@@ -41,6 +41,8 @@ from nas_store.errors import StoreError
 _log = structlog.get_logger()
 
 _BEST_EVERY_SECONDS = 30.0
+# What nobody has asked for so long is asked whether it is there.
+_STORE_EVERY_SECONDS = 60.0
 # A newer controller may append while the log is read; each of its appends costs one more look.
 _START_TRIES = 20
 
@@ -127,6 +129,8 @@ class Search:
         self._best = BestWriter(store, self._tenure.look)
         self._best_written: int | None = None
         self._best_written_at = float("-inf")
+        self._store_asked_at = float("-inf")
+        """When the store last answered, or was in trouble."""
 
     def run(self) -> Exit:
         """Recover from the log, search until the end, and return why it ended.
@@ -246,6 +250,7 @@ class Search:
         # Before the status says Complete: whoever waits for that takes best/ at once.
         if self._core.outcome is None:
             self._keep_best()
+            self._look_after_store()
         else:
             self._hand_over()
         self._publish()
@@ -261,6 +266,8 @@ class Search:
             due.append(now + left.total_seconds())
         if core.best is not None and core.best.sample != self._best_written:
             due.append(self._best_written_at + _BEST_EVERY_SECONDS)
+        if core.open and not self._launches.suspended:
+            due.append(self._store_asked_at + _STORE_EVERY_SECONDS)
         soonest = min((at for at in due if at is not None), default=None)
         return None if soonest is None else max(0.0, soonest - now)
 
@@ -301,7 +308,7 @@ class Search:
     def _take_answer(self, answer: Answer) -> None:
         error = answer.error
         if error is None:
-            self._announcer.store_works()
+            self._store_works()
             self._decider.settle(self._experiment.spec, answer)
         elif error.retryable:
             self._store_failed(error)
@@ -356,6 +363,7 @@ class Search:
     def _append_once(self) -> None:
         self._tenure.appending()
         self._journal.append()
+        self._store_asked_at = self._clock.monotonic()
         if self._journal.head is not None:
             self._tenure.appended(self._journal.head.sequence)
 
@@ -378,7 +386,7 @@ class Search:
                 self._inbox.pause(decisions.store_pause(tries))
                 tries += 1
             else:
-                self._announcer.store_works()
+                self._store_works()
                 return
 
     def _act(self) -> None:
@@ -400,8 +408,33 @@ class Search:
         except StoreError as error:
             # It comes again in a while.
             _log.warning("best not written", error=str(error))
+            if error.retryable:
+                self._store_failed(error)
             return
+        self._store_works()
         self._best_written = leader.sample
+
+    def _look_after_store(self) -> None:
+        """Look at the log where nobody has asked the store for long.
+
+        Children that cannot write what they have trained wait themselves, and nothing comes from them that would be
+        written: for an hour nobody would hear why.
+
+        Raises:
+            Fenced: another process writes the log.
+            StoreError: the store refuses, and only its owner can change that.
+        """
+        if not self._core.open or self._clock.monotonic() < self._store_asked_at + _STORE_EVERY_SECONDS:
+            return
+        try:
+            if not self._tenure.look():
+                raise Fenced("another controller has written the log's next object")
+        except StoreError as error:
+            if not error.retryable:
+                raise
+            self._store_failed(error)
+        else:
+            self._store_works()
 
     def _hand_over(self) -> None:
         """Write what is best at the end: the final training's winner, or the search's best where there is none."""
@@ -415,8 +448,13 @@ class Search:
 
     # ------------------------------------------------------------ status
 
+    def _store_works(self) -> None:
+        self._store_asked_at = self._clock.monotonic()
+        self._announcer.store_works()
+
     def _store_failed(self, error: StoreError) -> None:
         _log.warning("store in trouble", reason=error.reason, error=str(error))
+        self._store_asked_at = self._clock.monotonic()
         self._announcer.store_failed(error.reason, str(error))
 
     def _problem(self) -> Problem | None:

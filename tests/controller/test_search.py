@@ -916,6 +916,30 @@ def test_a_store_that_is_away_is_told_and_waited_for(kind: str) -> None:
     assert bench.sink.last.problem is None and len(bench.of_kind(Observed)) == 10
 
 
+def test_a_store_that_is_away_while_all_children_wait_for_it_is_told() -> None:
+    """They have something to write and do not end; so there is nothing that the search itself would write."""
+    store = BrokenStore("get")
+    bench = Bench(store=store)
+    progress, looks, told = bench.world.progress, itertools.count(), list[float]()
+
+    def unless_away() -> bool:
+        if next(looks) == 2:
+            store.error = StoreUnreachable("no answer from the bucket")
+        waits = store.error is not None or (told and bench.sink.last.problem is not None)
+        return not waits and progress()
+
+    def idle() -> None:
+        if store.error is not None and bench.sink.last.problem is not None:
+            told.append(bench.world.seconds)
+            store.error = None
+
+    bench.world.progress = unless_away  # type: ignore[method-assign]
+    bench.run(make_experiment(), idle)
+    assert {status.problem.reason for status in bench.sink.statuses if status.problem} == {"StoreUnreachable"}
+    assert len(told) == 1 and told[0] <= 120.0
+    assert bench.sink.last.problem is None and len(bench.of_kind(Observed)) == 10
+
+
 @pytest.mark.parametrize("kind", ["get", "append"])
 def test_what_only_the_stores_owner_can_cure_ends_the_process(kind: str) -> None:
     store = BrokenStore(kind)
