@@ -8,7 +8,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from simulation.scheduler import EPOCH, Process, Scheduler
 from simulation.weather import Weather
@@ -17,6 +17,8 @@ from nas_api import names
 from nas_kube.client import KubeClient, Listing, Stream
 from nas_kube.errors import ApiError, ApiUnavailable
 from nas_kube.resources import EXPERIMENTS, JOBS, PODS, Resource
+
+T = TypeVar("T")
 
 Object = dict[str, Any]
 Key = tuple[str, str, str]
@@ -327,7 +329,7 @@ class Client(KubeClient):
 
     def close(self) -> None: ...
 
-    def _call(self, verb: str, resource: Resource, name: str, effect: Callable[[], Any]) -> Any:
+    def _call(self, verb: str, resource: Resource, name: str, effect: Callable[[], T]) -> T:
         """Make a call: it arrives after a while, and so does its answer, if nothing happens to them."""
         chance = self._scheduler.chance
         call = f"{verb} {resource.plural}/{name}"
@@ -337,14 +339,13 @@ class Client(KubeClient):
             if seconds:
                 self._scheduler.sleep(seconds)
             raise refusal
-        answer: Any = None
+        answer: T | ApiError
         try:
             answer = effect()
-            error = None
         except ApiError as caught:
-            error = caught
+            answer = caught
         if verb not in ("GET", "LIST", "WATCH", "DRYRUN") and not (verb == "POST" and resource.plural == "events"):
-            self._told(f"{self._process.name}: {call} -> {'ok' if error is None else error}")
+            self._told(f"{self._process.name}: {call} -> {answer if isinstance(answer, ApiError) else 'ok'}")
         self._effect(self._process, f"{verb} {resource.plural}")
         if self._weather.lost(self._process.name, verb):
             self._told(f"{self._process.name}: the answer to {call} is lost")
@@ -353,8 +354,8 @@ class Client(KubeClient):
         if chance.random() < 0.5:
             self._scheduler.sleep(chance.uniform(0.001, 0.05))
         self._scheduler.current()
-        if error is not None:
-            raise error
+        if isinstance(answer, ApiError):
+            raise answer
         return answer
 
 

@@ -1,7 +1,7 @@
 """What must hold in every history, whatever happens: seen from outside, by the log, the Jobs and the status."""
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,9 @@ TELL_SECONDS = 300.0
 """... within this."""
 SUSPENDED_SECONDS = 900.0
 """So long after a suspension, with all well, no child is left."""
-MOST_LAUNCHES = 30
-"""Of one sample: more are a storm."""
+MOST_LAUNCHES = 20
+STORM_SECONDS = 600.0
+"""So many launches of one sample within this are a storm."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Checker:
         self._launched: dict[int, Launched] = {}
         self._settled: dict[int, float] = {}
         """When the log said of a sample how it ended."""
-        self._launches: Counter[int] = Counter()
+        self._launches: dict[int, list[float]] = defaultdict(list)
+        """When each sample was launched."""
         self._writers: dict[str, str] = {}
         """Who has written as whom."""
         self._wrote: dict[str, float] = defaultdict(float)
@@ -109,10 +111,11 @@ class Checker:
         match record:
             case Launched():
                 self._launched[record.launch] = record
-                self._launches.update(record.samples)
                 for sample in record.samples:
-                    if self._launches[sample] > MOST_LAUNCHES:
-                        self._violate("storm", f"sample {sample} is launched {self._launches[sample]} times")
+                    times = self._launches[sample]
+                    times.append(self._now)
+                    if len(times) > MOST_LAUNCHES and self._now - times[-MOST_LAUNCHES - 1] < STORM_SECONDS:
+                        self._violate("storm", f"sample {sample} is launched for the {len(times)}th time")
             case Observed() | Lost():
                 if record.sample in self._settled:
                     self._violate("exactly once", f"sample {record.sample} has a second end")

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -91,9 +92,9 @@ class History:
         self.server.create(EXPERIMENTS, NAMESPACE, manifest(self.script))
         self._start_operator()
         for happening in self.script.happenings:
-            self.scheduler.at(happening.at, lambda each=happening: self._happen(each))
+            self.scheduler.at(happening.at, partial(self._happen, happening))
         for front in self.script.fronts:
-            self.scheduler.at(front.start, lambda each=front: self.tell(str(each)))
+            self.scheduler.at(front.start, partial(self.tell, str(front)))
         self.checker.look()
 
     def _start_operator(self) -> None:
@@ -261,7 +262,6 @@ class History:
         labels = {**names.labels(NAME, UID, names.ROLE_TRAINER), names.LABEL_LAUNCH: str(launch)}
         name = names.child_job(NAME, UID, launch) if happening.namesake else f"foreign-{launch}"
         body = {"kind": "Job", "metadata": {"name": name, "labels": labels}, "spec": {}, "status": {"ready": 1}}
-        body["metadata"]["labels"].pop(names.LABEL_SAMPLE, None)
         try:
             made = self.server.create(JOBS, NAMESPACE, body)
         except ApiError:
@@ -286,7 +286,7 @@ class History:
     def _fate(self) -> str:
         if self.scheduler.now > self.script.clears:
             return "trained"
-        fate = self.scheduler.chance.choices(*zip(*self.script.fates.items(), strict=True))[0]
+        fate = self.scheduler.chance.choices(list(self.script.fates), list(self.script.fates.values()))[0]
         if fate == "node-dies":
             self._hung += 1
             if self._hung > 2:

@@ -11,12 +11,12 @@ from simulation.bucket import BucketStore
 from simulation.history import simulate
 
 from nas_api import names
-from nas_controller import decisions, journal
+from nas_controller import decisions, snapshots
 from nas_controller.executor import End
 from nas_controller.executors import kubernetes
 from nas_controller.executors.kubernetes import KubernetesExecutor
 from nas_controller.journal import Journal
-from nas_controller.recovery import Recovered
+from nas_controller.recovery import Recovered, recover
 from nas_controller.search import Search
 from nas_controller.tenure import Tenure
 from nas_kube.client import KubeClient
@@ -48,14 +48,12 @@ def _learn_although_the_append_failed() -> AbstractContextManager[Any]:
 
 
 def _skip_the_tail() -> AbstractContextManager[Any]:
-    recover = journal.recover
-
     def hasty(store: Store, *arguments: Any) -> Recovered:
         recovered = recover(store, *arguments)
-        snapshot = journal.snapshots.newest(store, arguments[0])
+        snapshot = snapshots.newest(store, arguments[0])
         return recovered if snapshot is None else Recovered(recovered.log, snapshot[0], recovered.snapshot_records)
 
-    return mock.patch.object(journal, "recover", hasty)
+    return mock.patch("nas_controller.journal.recover", hasty)
 
 
 def _launch_before_the_record() -> AbstractContextManager[Any]:
