@@ -359,11 +359,11 @@ class Search:
         else:
             # Before the first status there is nothing to show a problem with: the caller has to.
             self._append_once()
+            self._store_works()
 
     def _append_once(self) -> None:
         self._tenure.appending()
         self._journal.append()
-        self._store_asked_at = self._clock.monotonic()
         if self._journal.head is not None:
             self._tenure.appended(self._journal.head.sequence)
 

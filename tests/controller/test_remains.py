@@ -2,6 +2,7 @@
 their search is over or is to rest; in virtual time."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -87,10 +88,24 @@ def test_what_pods_are_made_from_is_named_in_the_same_way_by_every_version() -> 
     assert made_from(unnamed, "trainer:1") != made_from(unnamed, "trainer:2")
 
 
+def tell_outdated_first(bench: Bench, progress: Callable[[], bool]) -> None:
+    """Have the executor tell, before anything else happens, that launch 1 was made from another manifest."""
+    steps = itertools.count()
+
+    def tell() -> bool:
+        if next(steps) == 0:
+            assert bench.world.post is not None
+            bench.world.post(Outdated(1))
+            return True
+        return progress()
+
+    bench.world.progress = tell  # type: ignore[method-assign]
+
+
 def test_a_child_from_before_an_edit_that_no_controller_saw_is_made_anew() -> None:
     """Its image cannot be pulled, and would not be for ever; the others train."""
     bench = Bench(starts=False)
-    progress, steps = bench.world.progress, itertools.count()
+    progress = bench.world.progress
 
     def stop() -> bool:
         bench.search.stop()
@@ -101,14 +116,7 @@ def test_a_child_from_before_an_edit_that_no_controller_saw_is_made_anew() -> No
     assert bench.run(make_experiment(trainer=BEFORE, **spec)) is Exit.STOPPED
     assert bench.world.created == [0, 1]
 
-    def tell() -> bool:
-        if next(steps) == 0:
-            assert bench.world.post is not None
-            bench.world.post(Outdated(1))
-            return True
-        return progress()
-
-    bench.world.progress = tell  # type: ignore[method-assign]
+    tell_outdated_first(bench, progress)
     assert bench.run(make_experiment(trainer=AFTER, **spec)) is Exit.FINISHED
     assert bench.world.cancelled == [1]
     launched = [(record.launch, record.samples, record.attempt) for record in bench.of_kind(Launched)]
@@ -118,16 +126,7 @@ def test_a_child_from_before_an_edit_that_no_controller_saw_is_made_anew() -> No
 
 def test_one_that_runs_by_now_is_left_alone() -> None:
     bench = Bench()
-    progress, steps = bench.world.progress, itertools.count()
-
-    def tell() -> bool:
-        if next(steps) == 0:
-            assert bench.world.post is not None
-            bench.world.post(Outdated(1))
-            return True
-        return progress()
-
-    bench.world.progress = tell  # type: ignore[method-assign]
+    tell_outdated_first(bench, bench.world.progress)
     assert bench.run(make_experiment(parallelism=2, budget={"samples": 2})) is Exit.FINISHED
     assert not bench.world.cancelled
 

@@ -143,13 +143,7 @@ def test_a_webhook_that_does_not_answer_is_told_and_costs_nothing(
     kind = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration"}
     world.kubectl("create", "-f", "-", stdin=json.dumps({**kind, "metadata": {"name": "nobody"}, "webhooks": [hook]}))
     try:
-
-        def message() -> str:
-            found = world.conditions("hooked").get("Progressing", {})
-            return str(found["message"]) if found.get("status") == "False" else ""
-
-        said = world.eventually(message, lambda: world.experiment("hooked").get("status"))
-        print(said)
+        said = told(world, "hooked", Reason.API_SERVER_TROUBLE)
         assert "nobody.example.com" in said
     finally:
         world.kubectl("delete", "validatingwebhookconfiguration", "nobody")
