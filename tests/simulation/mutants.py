@@ -13,8 +13,9 @@ from simulation.history import simulate
 from nas_api import names
 from nas_controller import decisions, snapshots
 from nas_controller.executor import End
-from nas_controller.executors import kubernetes
+from nas_controller.executors import children, kubernetes
 from nas_controller.executors.kubernetes import KubernetesExecutor
+from nas_controller.executors.ownership import Ownership
 from nas_controller.journal import Journal
 from nas_controller.recovery import Recovered, recover
 from nas_controller.search import Search
@@ -77,14 +78,15 @@ def _ignore_uid_and_owner() -> Iterator[None]:
         return True
 
     def any_uid(self: KubernetesExecutor, number: int, kind: Any, job: Any) -> None:
-        if (child := self._children.get(number)) is not None:
+        if (child := self._children.by_launch.get(number)) is not None:
             child.uid = None
         take(self, number, kind, job)
 
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(KubernetesExecutor, "_take", any_uid))
         stack.enter_context(mock.patch.object(kubernetes, "belongs", by_label))
-        stack.enter_context(mock.patch.object(KubernetesExecutor, "_is_ours", by_label))
+        stack.enter_context(mock.patch.object(children, "belongs", by_label))
+        stack.enter_context(mock.patch.object(Ownership, "is_ours", by_label))
         stack.enter_context(mock.patch.object(Client, "delete", any_of_the_name))
         yield
 
