@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from nas_api import authority, names
+from nas_api.child import of_final_training
 from nas_api.child_job import child_job, template_field
 from nas_api.experiment import NASExperiment
 from nas_api.reasons import Reason
@@ -103,7 +104,7 @@ class Creation:
         launch = child.launch
         if launch is None or not self._is_wanted(child):
             return
-        field = template_field(self._experiment, final=launch.inputs[0].final is not None)
+        field = template_field(self._experiment, final=of_final_training(launch.inputs))
         if (job := self._build(child, launch, field)) is None:
             return
         try:
