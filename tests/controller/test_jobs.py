@@ -346,6 +346,50 @@ def test_a_node_that_does_not_answer_is_told_by_name() -> None:
     executor.close()
 
 
+@pytest.mark.parametrize("evicted", [False, True])
+def test_a_child_that_never_ran_on_a_node_that_is_gone_is_told_and_given_up(evicted: bool) -> None:
+    """No deadline has begun for it, and its Job makes no other pod as long as this one has not ended."""
+    bench = Bench()
+    executor = bench.executor()
+    executor.launch(bench.child(0))
+    bench.clock.run(1)
+    pulled = [{"name": "trainer", "state": {"waiting": {"reason": "ContainerCreating"}}}]
+    pod = bench.api.pod(0, phase="Pending", containerStatuses=pulled if evicted else [])
+    if evicted:
+        bench.clock.run(3000)
+        assert not bench.events, "an image may be large"
+        pod["metadata"]["deletionTimestamp"] = bench.clock.now().isoformat()
+    bench.clock.run(240)
+    (told,) = bench.events
+    assert isinstance(told, Blocked) and told.reason is Reason.NODE_UNREACHABLE
+    assert told.message.startswith(f"pod {bench.api.name(0)}-pod on node worker-1: not begun")
+    bench.clock.run(240)
+    assert [end.end for end in bench.ends] == [End.DISRUPTED] and "has not begun with it" in bench.ends[0].message
+    assert bench.api.running == set()
+    executor.close()
+
+
+def test_a_child_that_waits_for_room_for_its_queue_or_for_an_image_is_waited_for() -> None:
+    bench = Bench()
+    executor = bench.executor()
+    for launch in range(4):
+        executor.launch(bench.child(launch))
+    bench.clock.run(1)
+    no_room = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no room"}
+    del bench.api.pod(0, phase="Pending", containerStatuses=[], conditions=[no_room])["spec"]["nodeName"]
+    bench.api.update(1, suspend=True)
+    bench.api.pod(2, phase="Pending", containerStatuses=[], startTime=bench.clock.now().isoformat())
+    bench.clock.run(1)
+    # It was bound to a dead node before its queue took it back.
+    lost = bench.api.pod(3, phase="Pending", containerStatuses=[])
+    bench.clock.run(200)
+    bench.api.update(3, suspend=True)
+    bench.api.pods.remove(lost)
+    bench.clock.run(7200)
+    assert not bench.ends
+    executor.close()
+
+
 def test_time_in_a_queue_does_not_count_against_a_childs_deadline() -> None:
     bench = Bench(trainer={"dataset": {"digits": {}}, "epochs": 1, "deadline": "10m"})
     executor = bench.executor()

@@ -52,10 +52,22 @@ class Child:
     """It was its Job's count of pods that are ready that said so."""
     lost_since: float | None = None
     """Since when that count says otherwise, as when a node does not answer."""
+    stranded_since: float | None = None
+    """Since when looks have found a pod of it bound to a node that does not begin with it."""
+    stranded_for: float = 0.0
+    """Seconds until the last of these looks."""
     finished: bool = False
     """Its Job has finished; what its pod says is being read."""
     given_up: bool = False
     """It was cancelled, or taken for gone: its Job is not to be."""
+
+    def strand(self, now: float | None) -> None:
+        """Take note that a look has found a pod stranded; None: that none is. With the lock held."""
+        if now is None:
+            self.stranded_since, self.stranded_for = None, 0.0
+        else:
+            self.stranded_since = now if self.stranded_since is None else self.stranded_since
+            self.stranded_for = now - self.stranded_since
 
 
 class Children:
@@ -105,6 +117,7 @@ class Children:
         if not child.ready:
             child.ran_since = self._clock.monotonic()
         child.ready, child.blocked, child.lost_since = True, None, None
+        child.strand(None)
         self.post(Running(child.number))
 
     def fail(self, child: Child, message: str) -> None:

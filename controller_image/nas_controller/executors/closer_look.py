@@ -7,7 +7,7 @@ import structlog
 from nas_api import names
 from nas_controller.executor import Queued
 from nas_controller.executors.children import Child, Children, newest_pods
-from nas_controller.executors.diagnosis import diagnose, trains, unreachable
+from nas_controller.executors.diagnosis import diagnose, stranded, trains, unreachable
 from nas_controller.executors.ownership import Ownership
 from nas_kube.client import KubeClient
 from nas_kube.clock import Clock
@@ -132,13 +132,18 @@ class CloserLook:
             newest = newest_pods(child, pods)
             # Those that train wait for these; with none of them, for pods that there are not yet.
             idle_pods = [pod for pod in newest if not trains(pod)]
+            lost = stranded(idle_pods)
+            with self._children.lock:
+                child.strand(None if lost is None else self._clock.monotonic())
+                # At first sight its node may be about to take note of it.
+                lost = lost if child.stranded_for else None
             if len(newest) == child.pods and not idle_pods:
                 # A user's own trainer is an init container, so that its Job is not ready before the end.
                 with self._children.lock:
                     if child.waits is None and not child.ready:
                         self._children.runs(child)
                         news = True
-            elif (found := diagnose(idle_pods, about)) is not None:
+            elif (found := lost or diagnose(idle_pods, about)) is not None:
                 with self._children.lock:
                     # It may have begun since the look.
                     if child.waits is None and not child.ready:

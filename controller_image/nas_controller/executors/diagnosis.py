@@ -28,9 +28,32 @@ def unreachable(pods: Iterable[Object]) -> Diagnosis | None:
     return Reason.NODE_UNREACHABLE, f"{where}: not ready any more, as when its node does not answer"
 
 
+def stranded(pods: Iterable[Object]) -> Diagnosis | None:
+    """Return which pods of a Job are bound to a node that does not begin with them; None: none that we know of.
+
+    A kubelet takes note of a pod before it pulls an image. One that has not, or does not remove a pod that never ran
+    and is to go, is most likely not there any more.
+    """
+    held = [pod for pod in pods if (pod.get("spec") or {}).get("nodeName") and not _has_begun(pod)]
+    lost = [pod for pod in held if "deletionTimestamp" in pod["metadata"] or not _is_noted(pod)]
+    if not lost:
+        return None
+    where = ", ".join(f"pod {pod['metadata']['name']} on node {pod['spec']['nodeName']}" for pod in lost)
+    return Reason.NODE_UNREACHABLE, f"{where}: not begun, as when its node does not answer"
+
+
 def trains(pod: Object) -> bool:
     """Return whether the trainer's container runs, wherever in the pod it is."""
     return any(item.running and item.name == names.TRAINER_CONTAINER for item in containers(pod))
+
+
+def _has_begun(pod: Object) -> bool:
+    ran = any(item.running or item.termination is not None for item in containers(pod))
+    return ran or status(pod).get("phase") in ("Succeeded", "Failed")
+
+
+def _is_noted(pod: Object) -> bool:
+    return "startTime" in status(pod) or bool(containers(pod))
 
 
 def _from_pod(pod: Object) -> Diagnosis | None:

@@ -46,7 +46,8 @@ _log = structlog.get_logger()
 # The pause after a look doubles as long as looks tell nothing new: an image may take minutes to be pulled.
 _LOOK_EVERY_SECONDS = 10.0
 _LOOK_AT_LEAST_EVERY_SECONDS = 60.0
-# A pod's deadline is its kubelet's to keep. Beyond it and the pod's grace a Job gets so much longer before it is ours.
+# A pod's deadline is its kubelet's to keep. Beyond it and the pod's grace a Job gets so much longer before it is ours;
+# so much has a node to begin with a pod, too.
 _OVERDUE_SECONDS = 300.0
 
 
@@ -292,6 +293,7 @@ class KubernetesExecutor:
                 # A pod that is on its way out may still count as ready.
                 child.ready, child.priority_class, child.ran_since = False, priority_class(job), math.inf
                 child.counted, child.lost_since = False, None
+                child.strand(None)
                 child.waits = Queued(child.number, queue(job))
                 self._children.post(child.waits)
             return
@@ -326,20 +328,15 @@ class KubernetesExecutor:
         self._children.post(Ended(child.number, *job_end(job, pods)))
 
     def _end_overdue(self) -> None:
-        """Give up children that run long beyond the deadline of their pods, as those of a dead node do for ever."""
+        """Give up children that a dead node holds for ever: beyond their pods' deadline, or before they have begun."""
         now = self._clock.monotonic()
         with self._children.lock:
             overdue = [
-                child
-                for child in self._children.all()
-                if not child.finished and now >= child.ran_since + child.longest + _OVERDUE_SECONDS
+                (child, said, self._deletions.give_up(child))
+                for child in list(self._children.all())
+                if not child.finished and (said := _overdue(child, now))
             ]
-            deletions = [self._deletions.give_up(child) for child in overdue]
-        for child, deletion in zip(overdue, deletions, strict=True):
-            said = (
-                f"its Job runs {_OVERDUE_SECONDS / 60:.0f} minutes after the deadline of its pod, as it does when the"
-                " pod's node is gone; it is deleted"
-            )
+        for child, said, deletion in overdue:
             _log.warning("child overdue", launch=child.number, message=said)
             self._calls.submit(self._deletions.delete, deletion)
             self._children.post(Ended(child.number, End.DISRUPTED, said))
@@ -368,7 +365,19 @@ class KubernetesExecutor:
         """
         news = True
         try:
-            self._end_overdue()
             news = self._closer_look.tell_what_holds_up()
+            self._end_overdue()
         finally:
             self._look_after(_LOOK_EVERY_SECONDS if news else min(2 * before, _LOOK_AT_LEAST_EVERY_SECONDS))
+
+
+def _overdue(child: Child, now: float) -> str:
+    """Return why a child is not waited for any longer; empty: it is."""
+    minutes = f"{_OVERDUE_SECONDS / 60:.0f} minutes"
+    if now >= child.ran_since + child.longest + _OVERDUE_SECONDS:
+        said = f"its Job runs {minutes} after the deadline of its pod, as it does when the pod's node is gone"
+    elif child.stranded_for >= _OVERDUE_SECONDS:
+        said = f"its pod is bound to a node that has not begun with it for {minutes}, as when the node is gone"
+    else:
+        return ""
+    return f"{said}; it is deleted"
