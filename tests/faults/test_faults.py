@@ -26,6 +26,7 @@ from nas_api import names
 from nas_api.child_job import s3_location
 from nas_api.experiment import NASExperiment
 from nas_api.reasons import Reason
+from nas_log.records import Launched
 
 pytestmark = [pytest.mark.node, pytest.mark.platform, pytest.mark.slow, pytest.mark.timeout(3600)]
 Start = Callable[..., Document]
@@ -257,3 +258,34 @@ def test_keys_that_are_taken_away_and_given_back(
     world.propose_no_more("rotated")
     samples = world.wait_complete("rotated")["samples"]
     assert samples["observed"] == samples["proposed"] and samples["lost"] == 0
+
+
+def test_a_final_training_past_its_deadline_goes_on_in_a_new_pod_at_no_cost(
+    world: World, experiment: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deadline of a pod is the kubelet's to keep: on a trainer that stands still, none can be too quick for it."""
+    name = "beyond"
+    experiment(name, 1, finalTraining={"top": 1, "epochs": 60, "deadline": "90s", "checkpointEvery": "1s"})
+    store = world.store(world.experiment(name), monkeypatch)
+    world.eventually(lambda: store.get(names.checkpoint_key(1)), lambda: store.list(names.SAMPLES_PREFIX))
+    selector = f"{names.LABEL_EXPERIMENT}={name},{names.LABEL_SAMPLE}=1"
+    (job,) = world.items("jobs", selector)
+    with stopped(of_pods(world, selector, "nas_trainer")):
+
+        def ended() -> list[Document]:
+            (found,) = [
+                each for each in world.items("jobs", selector) if each["metadata"]["uid"] == job["metadata"]["uid"]
+            ]
+            return [each for each in found["status"].get("conditions", ()) if each["type"] == "Failed"]
+
+        (failed,) = world.eventually(ended, lambda: world.items("pods", selector))
+    print(failed["message"])
+    final = world.wait_complete(name)["final"]
+    assert (final["trained"], final["lost"]) == (1, 0)
+    launched = [
+        (record.attempt, record.failures)
+        for record in world.log(world.experiment(name), monkeypatch)
+        if isinstance(record, Launched) and 1 in record.samples
+    ]
+    assert len(launched) > 1
+    assert launched == [(attempt, 0) for attempt in range(1, len(launched) + 1)]
