@@ -2,10 +2,10 @@
 
     python bench/language_options.py [--words 12000] [--epochs 48] [--seeds 3]
 
-NASCell in two layers on a piece of the text that ships with Python, small enough to be learnt by heart: without dropout the
-perplexity is lowest about half way and then rises. Each option alone at a share that is usual for it, and all together, with
-the same seeds; the lowest perplexity of a training counts, as if it had been stopped there. The difference to no dropout is
-given with its standard error over the seeds, which are paired.
+NASCell in two layers on a piece of the text that ships with Python, small enough to be learnt by heart: without
+dropout the perplexity is lowest about half way and then rises. Each option alone at a share that is usual for it, and
+all together, with the same seeds; the lowest perplexity of a training counts, as if it had been stopped there. The
+difference to no dropout is given with its standard error over the seeds, which are paired.
 """
 
 import argparse
