@@ -167,18 +167,49 @@ def test_an_api_server_that_answers_nobody_for_a_while_costs_nothing(
     ends_whole(world, "alone", monkeypatch)
 
 
+def killed(world: World, name: str) -> Callable[[], None]:
+    """Kill a process of the cluster itself; return what begins it again."""
+    instance, process = instances.load_existing(world.place.name), of_cluster(world, name)
+    words = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode().split("\0")[:-1]
+    os.kill(process.pid, signal.SIGKILL)
+    world.eventually(lambda: not is_alive(process), lambda: process)
+
+    def again() -> None:
+        instance.record(spawn(name, words, instance.token, instance.folder / "log" / f"{name}-again.log"))
+
+    return again
+
+
+def test_jobs_that_are_deleted_while_nobody_can_see_it_are_trained_again(
+    world: World, experiment: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new API server answers 410 to a watch that goes on from before it: what happened meanwhile is never told."""
+    at_work(world, experiment, "in-the-gap")
+    selector = f"{names.LABEL_EXPERIMENT}=in-the-gap,{names.LABEL_ROLE}={names.ROLE_TRAINER}"
+    with stopped(of_pods(world, f"{_CONTROLLER},{names.LABEL_EXPERIMENT}=in-the-gap", "nas_controller")):
+        # Those that have a result by now count by it, whoever deletes their Jobs.
+        open_jobs = [job["metadata"]["name"] for job in world.items("jobs", selector) if job["status"].get("active")]
+        world.kubectl("delete", "job", *open_jobs, "--wait=true")
+        again = killed(world, "apiserver")
+        again()
+        world.eventually(lambda: world.try_kubectl("get", "--raw", "/readyz").returncode == 0, lambda: "readyz")
+    goes_on(world, "in-the-gap")
+    world.propose_no_more("in-the-gap")
+    samples = world.wait_complete("in-the-gap")["samples"]
+    assert samples["observed"] == samples["proposed"]
+    assert (samples["lost"], samples["retried"] <= len(open_jobs)) == (0, True)
+    records = world.log(world.experiment("in-the-gap"), monkeypatch)
+    assert not [record for record in records if isinstance(record, Launched) and record.failures], "nobody has failed"
+
+
 def test_a_kubelet_that_is_killed_and_comes_back_costs_nothing(
     world: World, experiment: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_work(world, experiment, "without-kubelet")
-    instance = instances.load_existing(world.place.name)
-    kubelet = of_cluster(world, "kubelet")
-    words = Path(f"/proc/{kubelet.pid}/cmdline").read_bytes().decode().split("\0")[:-1]
-    os.kill(kubelet.pid, signal.SIGKILL)
-    world.eventually(lambda: not is_alive(kubelet), lambda: kubelet)
+    again = killed(world, "kubelet")
     # Nothing new starts, and what ends is not told.
     time.sleep(30.0)
-    instance.record(spawn("kubelet", words, instance.token, instance.folder / "log" / "kubelet-again.log"))
+    again()
     goes_on(world, "without-kubelet")
     ends_whole(world, "without-kubelet", monkeypatch)
 
