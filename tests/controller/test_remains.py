@@ -2,7 +2,7 @@
 their search is over or is to rest; in virtual time."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -210,7 +210,7 @@ def test_a_controller_that_wakes_up_ends_nothing_of_its_successors(
         assert controller._tenure is not None
         controller._tenure.read(6)
 
-    tries = iter([learn_the_log, lambda: None])
+    tries: Iterator[Callable[[], object]] = iter([learn_the_log, lambda: None])
 
     def probe() -> None:
         next(tries)()
