@@ -283,7 +283,8 @@ def main() -> int:
         client = KubeClient.from_kubeconfig(kubeconfig)
         establish(client)
         print(
-            f"{'':36}{'bytes':>7}{'ms to end':>11}{'ms in all':>11}{'':7}{'requests':>10}{'MB':>8}{'children/s':>12}{'MiB':>7}"
+            f"{'':36}{'bytes':>7}{'ms to end':>11}{'ms in all':>11}{'':7}"
+            f"{'requests':>10}{'MB':>8}{'children/s':>12}{'MiB':>7}"
         )
         first = 0.0
         for number, variant in enumerate(VARIANTS):
@@ -303,8 +304,8 @@ def main() -> int:
             in_all, requests, allocated = gone.since(before, arguments.children)
             first = first or in_all
             print(
-                f"{variant.name:36}{size:7,}{to_end:11.1f}{in_all:11.1f}{in_all / first:7.0%}{requests:10.1f}{allocated:8.2f}"
-                f"{arguments.children / took:12.1f}{memory:7,}",
+                f"{variant.name:36}{size:7,}{to_end:11.1f}{in_all:11.1f}{in_all / first:7.0%}"
+                f"{requests:10.1f}{allocated:8.2f}{arguments.children / took:12.1f}{memory:7,}",
                 flush=True,
             )
             if arguments.verbs:
