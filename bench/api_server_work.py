@@ -7,7 +7,7 @@ kwok's fake nodes; nobody but a bare client watches them. A row's figures are fo
 kube-apiserver, once until the last child has ended, and once until its Job and pod are gone too; a busy machine changes
 it by a tenth or more, but not the MB that the process has allocated. The first variant is what Kubernetes does with the
 product's own body; it runs once more at the end, so that the two say what differences mean nothing. This command brings
-up a control plane of its own and takes it down; needs no root. Takes about 5 minutes on 2 quiet cores; --verbs says
+up a control plane of its own and takes it down; needs no root. Takes about 5 minutes on 2 busy cores; --verbs says
 which requests there were.
 """
 
@@ -269,7 +269,7 @@ def clear(client: KubeClient, name: str) -> None:
 def main() -> int:
     """Print a row for each variant."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--children", type=int, default=800)
+    parser.add_argument("--children", type=int, default=400)
     parser.add_argument("--in-flight", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=2.0, help="how long a fake pod runs")
     parser.add_argument("--only", default="", help="variants whose names have this")
