@@ -40,7 +40,7 @@ from nas_kube.reflector import EventType, Reflector
 from nas_kube.resources import CUSTOM_RESOURCE_DEFINITIONS, EXPERIMENTS, JOBS, PODS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-CLUSTER = "cost-work"
+CLUSTER = "bench-api-server"
 NAMESPACE = "default"
 IMAGE = "ghcr.io/example/nas-trainer:1.0.0"
 # So that all Jobs go within the run, as they do in a search that is longer than their time to live.
