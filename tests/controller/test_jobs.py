@@ -101,6 +101,36 @@ def test_a_job_that_turns_up_after_it_was_taken_for_gone_is_deleted() -> None:
     executor.close()
 
 
+# ---------------------------------------------------------------- Jobs that have finished
+
+
+def test_a_finished_job_is_deleted_by_us_a_moment_before_its_time_to_live_is_over() -> None:
+    """The controller manager would do it in the foreground, for six requests more (ADR 19)."""
+    bench = Bench()
+    executor = bench.executor()
+    for number in (0, 1):
+        executor.launch(bench.child(number))
+    bench.clock.run(1)
+    bench.api.succeed(0)
+    bench.clock.run(594)
+    assert set(bench.api.jobs) == {bench.api.name(0), bench.api.name(1)}
+    bench.clock.run(2)
+    assert set(bench.api.jobs) == {bench.api.name(1)} and bench.ends == [Ended(0, End.SUCCEEDED)]
+    executor.close()
+
+
+def test_a_finished_job_that_we_may_not_delete_is_left_to_its_time_to_live() -> None:
+    bench = Bench()
+    executor = bench.executor()
+    executor.launch(bench.child(0))
+    bench.clock.run(1)
+    bench.api.succeed(0)
+    bench.api.fault = once(ApiError(403, "Forbidden", "no"), "DELETE", times=1)
+    bench.clock.run(3600)
+    assert [call for _, call, _ in bench.api.calls].count("DELETE") == 1 and bench.ends == [Ended(0, End.SUCCEEDED)]
+    executor.close()
+
+
 # ---------------------------------------------------------------- ends that are not the child's
 
 

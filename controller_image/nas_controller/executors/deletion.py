@@ -1,6 +1,7 @@
 """Jobs that are to be gone: DELETEs that are tried until they work, and what stands in the way of others meanwhile."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -13,6 +14,9 @@ from nas_kube.errors import KubeError
 from nas_kube.resources import JOBS
 
 _log = structlog.get_logger()
+
+# So long before a finished Job's time to live is over we delete it: it costs more if others do (ADR 19).
+_BEFORE_ITS_TIME_SECONDS = 5.0
 
 
 @dataclass(eq=False)
@@ -106,6 +110,21 @@ class Deletions:
             self._calls.later(seconds, self.delete, deletion)
         else:
             self._end(deletion)
+
+    def clean_up_after(self, launch: int, job: dict[str, Any]) -> None:
+        """Have a launch's finished Job deleted when its time to live is all but over."""
+        seconds = job["spec"].get("ttlSecondsAfterFinished", 0) - _BEFORE_ITS_TIME_SECONDS
+        if seconds > 0:
+            self._calls.later(seconds, self._clean_up, launch, job["metadata"]["uid"])
+
+    def _clean_up(self, launch: int, uid: str) -> None:
+        """DELETE a finished Job; one that we cannot delete goes by its time to live."""
+        if self._tenure is not None and self._tenure.holds(surely=False) is False:
+            return
+        try:
+            self._client.delete(JOBS, self._ownership.namespace, self._ownership.job_name(launch), uid=uid)
+        except KubeError as error:
+            _log.info("a finished Job is left to the controller manager", launch=launch, error=str(error))
 
     def _end(self, deletion: Deletion) -> None:
         with self._children.lock:

@@ -1,4 +1,4 @@
-"""Children as Kubernetes Jobs: one POST each, one watch for all of them, and a closer look only in trouble."""
+"""Children as Kubernetes Jobs: one POST and one DELETE each, one watch for all, and a closer look only in trouble."""
 
 import math
 import random
@@ -54,10 +54,10 @@ _OVERDUE_SECONDS = 300.0
 class KubernetesExecutor:
     """See :class:`nas_controller.executor.Executor`. ``change`` takes over a newer manifest.
 
-    API calls for each child: one POST, and nothing else but its share of one watch. A failed one costs a list
-    of its pod, another attempt a list of the pods before it, a cancelled one a DELETE. Children that do not run after
-    20 s are looked at, ten at a time, with one list of pods and one of events; those in a queue with one of Workloads,
-    and only while none runs. Looks that tell nothing new become rarer, down to one a minute.
+    API calls for each child: one POST, one DELETE when its Job's time to live is over, and nothing else but its
+    share of one watch. A failed one costs a list of its pod, another attempt a list of the pods before it. Children
+    that do not run after 20 s are looked at, ten at a time, with one list of pods and one of events; those in a queue
+    with one of Workloads, and only while none runs. Looks that tell nothing new become rarer, down to one a minute.
     """
 
     def __init__(
@@ -326,6 +326,7 @@ class KubernetesExecutor:
             del self._children.by_launch[child.number]
             self._avoidance.refused(pods, self._clock.monotonic())
         self._children.post(Ended(child.number, *job_end(job, pods)))
+        self._deletions.clean_up_after(child.number, job)
 
     def _end_overdue(self) -> None:
         """Give up children that a dead node holds for ever: beyond their pods' deadline, or before they have begun."""
