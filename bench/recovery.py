@@ -24,6 +24,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import structlog
+import torch
 from controller_scale import SEARCHERS
 from fake_cluster import (
     USER_AGENT,
@@ -191,6 +192,8 @@ def main() -> int:
     parser.add_argument("--searcher", choices=list(SEARCHERS), default="reinforce")
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    # As a controller has it.
+    torch.set_num_threads(1)
     lengths = sorted(arguments.done)
     found: list[float] = []
     with (
