@@ -19,7 +19,6 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +32,10 @@ from fake_cluster import (
     Process,
     S3Server,
     Trainers,
-    clear,
     components,
     control_plane,
     create,
+    manifest,
 )
 
 from nas_api import names
@@ -198,28 +197,32 @@ def rows(figures: dict[str, Any]) -> list[Row]:
     return out
 
 
-def measured(
-    arm: str,
-    arguments: argparse.Namespace,
-    processes: dict[str, Process],
-    run: Callable[[], tuple[float, dict[str, Any]]],
-) -> dict[str, Any]:
-    """Run an arm, print and return its line."""
-    before = {name: process.cpu_seconds for name, process in processes.items()}
-    makespan, figures = run()
-    children = arguments.children
+def run(arm: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run an arm in a control plane of its own, so that none finds what another has left; print and return its line."""
+    children, together = arguments.children, arguments.children_per_pod
+    with S3Server() as s3, control_plane(CLUSTER, "--tuned-for-load") as kubeconfig:
+        client = KubeClient.from_kubeconfig(kubeconfig, user_agent=USER_AGENT)
+        wanted = create(client, manifest(arm, spec(arguments, s3.storage), arguments.seconds * together))
+        processes = {**components(kubeconfig), "s3": s3.process, "bench": Process(os.getpid())}
+        before = {name: process.cpu_seconds for name, process in processes.items()}
+        with Trainers(client, wanted) as trainers:
+            if arm == "bare":
+                makespan, figures = bare(client, wanted), {}
+            else:
+                told = controlled(client, kubeconfig, s3, wanted, trainers)
+                makespan, figures = told.makespan, told.figures(children)
+        cpu = {name: process.cpu_seconds - before[name] for name, process in processes.items()}
+        resident = round(processes["apiserver"].resident_mib)
+        client.close()
     line = {
         "arm": arm,
         **{key: getattr(arguments, key) for key in ("searcher", "layers", "children", "in_flight", "seconds")},
-        "children_per_pod": arguments.children_per_pod,
+        "children_per_pod": together,
         "makespan_seconds": round(makespan, 1),
         "children_a_second": round(children / makespan, 2),
         "idle": round(1 - children * arguments.seconds / (arguments.in_flight * makespan), 4),
-        "cpu_ms_a_child": {
-            name: round(1000 * (process.cpu_seconds - before[name]) / children, 1)
-            for name, process in processes.items()
-        },
-        "apiserver_mib": round(processes["apiserver"].resident_mib),
+        "cpu_ms_a_child": {name: round(1000 * seconds / children, 1) for name, seconds in cpu.items()},
+        "apiserver_mib": resident,
         **figures,
     }
     print(json.dumps(line), flush=True)
@@ -243,27 +246,9 @@ def main() -> int:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     arms = ["bare", "controller"] if arguments.bare else ["controller"]
     lines: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
-    with S3Server() as s3, control_plane(CLUSTER, "--tuned-for-load") as kubeconfig:
-        client = KubeClient.from_kubeconfig(kubeconfig, user_agent=USER_AGENT)
-        processes = {**components(kubeconfig), "s3": s3.process, "bench": Process(os.getpid())}
-        runs = [(number, arm) for number in range(arguments.rounds) for arm in arms]
-        for number, arm in runs:
-            seconds = arguments.seconds * arguments.children_per_pod
-            wanted = create(client, f"{arm}-{number}", spec(arguments, s3.storage), seconds)
-            with Trainers(client, wanted) as trainers:
-
-                def run(
-                    arm: str = arm, wanted: NASExperiment = wanted, trainers: Trainers = trainers
-                ) -> tuple[float, dict[str, Any]]:
-                    if arm == "bare":
-                        return bare(client, wanted), {}
-                    told = controlled(client, kubeconfig, s3, wanted, trainers)
-                    return told.makespan, told.figures(arguments.children)
-
-                lines[arm].append(measured(arm, arguments, processes, run))
-            if (number, arm) != runs[-1]:
-                clear(client, f"{arm}-{number}")
-        client.close()
+    for _ in range(arguments.rounds):
+        for arm in arms:
+            lines[arm].append(run(arm, arguments))
     best = {arm: min(line["makespan_seconds"] for line in lines[arm]) for arm in arms}
     table = rows(lines["controller"][-1])
     if arguments.bare:

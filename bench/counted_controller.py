@@ -33,13 +33,13 @@ _PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
 class CountingClient(KubeClient):
     """Counts requests by method and resource; a watch is one, and so is each page of a list."""
 
-    def __init__(self, configuration: Any, **options: Any) -> None:
-        """See :class:`nas_kube.client.KubeClient`."""
+    def __init__(self, configuration: Any, *, requests: Counter[str], **options: Any) -> None:
+        """Use a ``kubernetes.client.Configuration`` and count in ``requests``; ``options`` are KubeClient's."""
         super().__init__(configuration, **options)
-        self.requests: Counter[str] = Counter()
+        self._requests = requests
 
     def _send(self, method: str, path: str, *rest: Any, **options: Any) -> Any:
-        self.requests[f"{method} {resource_of(path)}"] += 1
+        self._requests[f"{method} {resource_of(path)}"] += 1
         return super()._send(method, path, *rest, **options)
 
 
@@ -56,10 +56,10 @@ def resource_of(path: str) -> str:
 class Counted(Instruments):
     """Adds up the policy's CPU time, and reports as samples are observed."""
 
-    def __init__(self, every: int, client: CountingClient) -> None:
-        """Report at every so many observed samples."""
+    def __init__(self, every: int, requests: Counter[str]) -> None:
+        """Report at every so many observed samples, these calls of the API among it."""
         self._every = every
-        self._client = client
+        self._requests = requests
         self._policy_seconds = 0.0
         self._observed = 0
         self._due: int | None = None
@@ -81,7 +81,7 @@ class Counted(Instruments):
             "cpu_seconds": time.process_time(),
             "policy_seconds": self._policy_seconds,
             "resident_mib": round(resident, 1),
-            "api": dict(self._client.requests),
+            "api": dict(self._requests),
         }
         print(json.dumps(costs), flush=True)
 
@@ -148,10 +148,13 @@ def main() -> int:
     # As nas_controller.main has it.
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    client = CountingClient.from_environment(user_agent="nas-controller")
-    counted = Counted(int(sys.argv[1]), client)
-    place = [os.environ[key] for key in ("NAS_NAMESPACE", "NAS_EXPERIMENT", "NAS_UID", "NAS_TRAINER_IMAGE")]
-    code = Controller(client, *place, instruments=counted).run()
+    requests: Counter[str] = Counter()
+    client = CountingClient.from_environment(requests=requests, user_agent="nas-controller")
+    counted = Counted(int(sys.argv[1]), requests)
+    namespace, name, uid, image = (
+        os.environ[key] for key in ("NAS_NAMESPACE", "NAS_EXPERIMENT", "NAS_UID", "NAS_TRAINER_IMAGE")
+    )
+    code = Controller(client, namespace, name, uid, image, counted).run()
     counted.report()
     return code
 

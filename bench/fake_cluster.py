@@ -76,43 +76,35 @@ def establish(client: KubeClient) -> None:
         time.sleep(0.2)
 
 
-def create(client: KubeClient, name: str, spec: dict[str, Any], seconds: float) -> NASExperiment:
-    """Create an experiment whose fake pods run for so many seconds, and return it as stored.
+def manifest(name: str, spec: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Return an experiment whose fake pods run for so many seconds.
 
     Args:
-        client: of the control plane.
         name: the experiment's.
         spec: what it has beside its trainer's dataset and pod template.
         seconds: how long a pod runs.
     """
     annotations = {"fake.nas-operator.io/run-time": f"{round(seconds * 1000)}ms"}
-    trainer = {
-        "dataset": {"digits": {}},
-        "template": {"metadata": {"annotations": annotations}},
-        **spec.get("trainer", {}),
-    }
-    metadata = {"name": name, "namespace": NAMESPACE}
-    body = {
+    template = {"metadata": {"annotations": annotations}}
+    trainer = {"dataset": {"digits": {}}, "template": template, **spec.get("trainer", {})}
+    return {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
-        "metadata": metadata,
+        "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {**spec, "trainer": trainer},
     }
+
+
+def create(client: KubeClient, document: dict[str, Any]) -> NASExperiment:
+    """Create an experiment and return it as stored."""
     while True:
         try:
-            return NASExperiment.model_validate(client.create(EXPERIMENTS, NAMESPACE, body), extra="ignore")
+            return NASExperiment.model_validate(client.create(EXPERIMENTS, NAMESPACE, document), extra="ignore")
         except ApiError as error:
             # The new resource is established a moment before every path serves it.
             if error.status != 404:
                 raise
             time.sleep(0.2)
-
-
-def clear(client: KubeClient, name: str) -> None:
-    """Delete an experiment and wait for its Jobs to go: what one arm leaves behind must not slow the next."""
-    client.delete(EXPERIMENTS, NAMESPACE, name)
-    while client.list(JOBS, NAMESPACE).items:
-        time.sleep(0.5)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import structlog
-from fake_cluster import NAMESPACE, clear, control_plane, create
+from fake_cluster import NAMESPACE, control_plane, create, manifest
 
 from nas_api import names
 from nas_api.child import Result, StoreLocation
@@ -110,39 +110,38 @@ def main() -> int:
     metrics = Metrics()
     metrics.serve(PORT)
     makespans: dict[str, list[float]] = {"alone": [], "followed": []}
-    with control_plane(CLUSTER, "--tuned-for-load") as kubeconfig:
-        alone = KubeClient.from_kubeconfig(kubeconfig)
-        metered = MeteredClient.from_kubeconfig(kubeconfig, metrics=metrics.api)
-        for number in range(arguments.rounds):
-            for arm in makespans:
-                name = f"{arm}-{number}-{os.getpid()}"
-                spec = {
-                    "searchSpace": {"convolutional": {}},
-                    "searcher": {"random": {}},
-                    "parallelism": arguments.in_flight,
-                    "budget": {"samples": arguments.children},
-                    "storage": {"s3": {"bucket": "none"}},
-                }
-                wanted = create(alone, name, spec, arguments.seconds)
-                with tempfile.TemporaryDirectory() as temporary:
-                    folder = Path(temporary)
-                    if arm == "alone":
-                        took = controlled(alone, wanted, folder, Instruments())
-                        caught_up = ""
-                    else:
-                        over = threading.Event()
-                        threading.Thread(target=scrape, args=(over,), daemon=True).start()
-                        with follower(wanted, folder, arguments.mlflow) as process:
-                            took = controlled(metered, wanted, folder, MeteredInstruments(metrics))
-                            ended = time.monotonic()
-                            code = process.wait()
-                        over.set()
-                        if code != 0:
-                            raise SystemExit(f"the follower ended with code {code}")
-                        caught_up = f"  the follower was done {time.monotonic() - ended:.1f} s later"
-                makespans[arm].append(took)
-                print(f"{arm:9} {took:6.1f} s{caught_up}", flush=True)
-                clear(alone, name)
+    spec = {
+        "searchSpace": {"convolutional": {}},
+        "searcher": {"random": {}},
+        "parallelism": arguments.in_flight,
+        "budget": {"samples": arguments.children},
+        "storage": {"s3": {"bucket": "none"}},
+    }
+    for number in range(arguments.rounds):
+        for arm in makespans:
+            document = manifest(f"{arm}-{number}-{os.getpid()}", spec, arguments.seconds)
+            # Of its own, so that no arm finds what another has left.
+            with tempfile.TemporaryDirectory() as temporary, control_plane(CLUSTER, "--tuned-for-load") as kubeconfig:
+                folder = Path(temporary)
+                alone = KubeClient.from_kubeconfig(kubeconfig)
+                wanted = create(alone, document)
+                if arm == "alone":
+                    took = controlled(alone, wanted, folder, Instruments())
+                    caught_up = ""
+                else:
+                    metered = MeteredClient.from_kubeconfig(kubeconfig, metrics=metrics.api)
+                    over = threading.Event()
+                    threading.Thread(target=scrape, args=(over,), daemon=True).start()
+                    with follower(wanted, folder, arguments.mlflow) as process:
+                        took = controlled(metered, wanted, folder, MeteredInstruments(metrics))
+                        ended = time.monotonic()
+                        code = process.wait()
+                    over.set()
+                    if code != 0:
+                        raise SystemExit(f"the follower ended with code {code}")
+                    caught_up = f"  the follower was done {time.monotonic() - ended:.1f} s later"
+            makespans[arm].append(took)
+            print(f"{arm:9} {took:6.1f} s{caught_up}", flush=True)
     ratio = min(makespans["followed"]) / min(makespans["alone"])
     print(json.dumps({"ratio": round(ratio, 4), "aim": AIM}))
     return int(ratio > AIM)

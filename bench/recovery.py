@@ -27,13 +27,14 @@ import structlog
 import torch
 from controller_scale import SEARCHERS
 from fake_cluster import (
+    BUCKET,
     USER_AGENT,
     ControllerProcess,
     S3Server,
     Trainers,
-    clear,
     control_plane,
     create,
+    manifest,
 )
 
 from nas_api import names
@@ -104,14 +105,15 @@ class OldestFirst:
             self._post(Ended(self._waiting.popleft(), End.SUCCEEDED))
 
 
-def write_log(experiment: NASExperiment, folder: Path, done: int) -> None:
+def write_log(document: dict[str, Any], folder: str, done: int) -> None:
     """Write log and snapshots of a search that has observed so many samples, with all slots taken."""
+    experiment = NASExperiment.model_validate(document)
     store = FolderStore(folder)
     children = OldestFirst(store, done)
     search = Search(
         experiment,
         store=store,
-        location=StoreLocation(folder=str(folder)),
+        location=StoreLocation(folder=folder),
         executor=children,
         sink=children,
         pool=ThreadPoolExecutor(THREADS),
@@ -156,7 +158,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def recovered(client: KubeClient, kubeconfig: Path, experiment: NASExperiment, seconds: float) -> dict[str, float]:
+def recovered(client: KubeClient, kubeconfig: Path, experiment: NASExperiment) -> dict[str, float]:
     """Kill a controller with all slots taken and return how long the next one takes."""
     with Trainers(client, experiment) as trainers:
         slots = experiment.spec.parallelism
@@ -196,35 +198,29 @@ def main() -> int:
     torch.set_num_threads(1)
     lengths = sorted(arguments.done)
     found: list[float] = []
-    with (
-        TemporaryDirectory(dir="/dev/shm") as folder,
-        S3Server() as s3,
-        control_plane(CLUSTER, "--tuned-for-load") as kubeconfig,
-    ):
-        client = KubeClient.from_kubeconfig(kubeconfig, user_agent=USER_AGENT)
-        spec = {
-            "searchSpace": {"convolutional": {"layers": {"initial": 15}}},
-            "searcher": {"duplicates": "Train", **SEARCHERS[arguments.searcher]},
-            "parallelism": arguments.in_flight,
-            "budget": {"samples": lengths[-1] + 10 * arguments.in_flight},
-            "storage": s3.storage,
-        }
+    spec = {
+        "searchSpace": {"convolutional": {"layers": {"initial": 15}}},
+        "searcher": {"duplicates": "Train", **SEARCHERS[arguments.searcher]},
+        "parallelism": arguments.in_flight,
+        "budget": {"samples": lengths[-1] + 10 * arguments.in_flight},
+    }
+    with TemporaryDirectory(dir="/dev/shm") as folder:
+        began = time.monotonic()
+        write_log(
+            manifest("log", {**spec, "storage": {"s3": {"bucket": BUCKET}}}, arguments.seconds), folder, lengths[-1]
+        )
+        print(f"log written in {time.monotonic() - began:.0f} s", file=sys.stderr)
         for done in lengths:
-            experiment = create(client, f"done-{done}", spec, arguments.seconds)
-            if not found:
-                began = time.monotonic()
-                write_log(experiment, Path(folder), lengths[-1])
-                print(f"log written in {time.monotonic() - began:.0f} s", file=sys.stderr)
-            size = upload(FolderStore(folder), S3Store(s3_location(experiment)), done)
-            took = recovered(client, kubeconfig, experiment, arguments.seconds)
+            with S3Server() as s3, control_plane(CLUSTER, "--tuned-for-load") as kubeconfig:
+                client = KubeClient.from_kubeconfig(kubeconfig, user_agent=USER_AGENT)
+                document = manifest(f"done-{done}", {**spec, "storage": s3.storage}, arguments.seconds)
+                experiment = create(client, document)
+                size = upload(FolderStore(folder), S3Store(s3_location(experiment)), done)
+                took = recovered(client, kubeconfig, experiment)
+                client.close()
             found.append(took["first_job_seconds"])
-            print(
-                json.dumps({"searcher": arguments.searcher, "in_flight": arguments.in_flight, **size, **took}),
-                flush=True,
-            )
-            if done != lengths[-1]:
-                clear(client, experiment.metadata.name)
-        client.close()
+            line = {"searcher": arguments.searcher, "in_flight": arguments.in_flight, **size, **took}
+            print(json.dumps(line), flush=True)
     grows = found[-1] > 1.5 * found[0] and found[-1] > found[0] + 2.0
     return int(max(found) > AIM_SECONDS or grows)
 

@@ -17,7 +17,7 @@ import heapq
 import json
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -258,7 +258,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in out)
 
 
-def chart(title: str, x: tuple[str, Sequence[str]], y: str, series: dict[str, Sequence[float]]) -> str:
+def chart(title: str, x: tuple[str, Sequence[str]], y: str, series: Mapping[str, Sequence[float]]) -> str:
     """Return a line chart in Mermaid; its lines have no legend, so the title names them in their order."""
     labels = ", ".join(f'"{label}"' for label in x[1])
     body = [

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from scale_model import Batches, Events, Load, Machine, Server, fit, machine_here, simulate
@@ -76,14 +77,16 @@ def test_a_controller_that_is_the_bottleneck_decides_alone() -> None:
 
 
 def test_what_is_fitted_is_found_again() -> None:
-    costs = {"apiserver": 40.0, "bench": 10.0}
-    runs = [
-        {"children": children, "in_flight": slots, "seconds": seconds, "children_per_pod": 1, "cpu_ms_a_child": costs}
-        for children, slots, seconds in ((400, 20, 5.0), (800, 400, 5.0))
-    ]
-    for line in runs:
-        load = Load(line["children"], line["in_flight"], line["seconds"])
-        line["makespan_seconds"] = simulate(machine_here(line, 1.3, 3.0), load).makespan
+    runs: list[dict[str, Any]] = []
+    for load in (Load(400, 20, 5.0), Load(800, 400, 5.0)):
+        line = {
+            "children": load.children,
+            "in_flight": load.slots,
+            "seconds": load.seconds,
+            "children_per_pod": load.per_pod,
+            "cpu_ms_a_child": {"apiserver": 40.0, "bench": 10.0},
+        }
+        runs.append({**line, "makespan_seconds": simulate(machine_here(line, 1.3, 3.0), load).makespan})
     overhead, pod = fit(runs)
     assert overhead == pytest.approx(1.3, rel=0.05)
     assert pod == pytest.approx(3.0, rel=0.05)
