@@ -202,7 +202,7 @@ def run(arm: str, arguments: argparse.Namespace) -> dict[str, Any]:
     children, together = arguments.children, arguments.children_per_pod
     with S3Server() as s3, control_plane(CLUSTER, "--tuned-for-load") as kubeconfig:
         client = KubeClient.from_kubeconfig(kubeconfig, user_agent=USER_AGENT)
-        wanted = create(client, manifest(arm, spec(arguments, s3.storage), arguments.seconds * together))
+        wanted = create(client, manifest(arm, spec(arguments, s3.storage), arguments.seconds))
         processes = {**components(kubeconfig), "s3": s3.process, "bench": Process(os.getpid())}
         before = {name: process.cpu_seconds for name, process in processes.items()}
         with Trainers(client, wanted) as trainers:
@@ -238,7 +238,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1, help="each arm runs so often, in turn; its minimum counts")
     parser.add_argument("--searcher", choices=list(SEARCHERS), default="random")
     parser.add_argument("--layers", type=int, default=15)
-    parser.add_argument("--children-per-pod", type=int, default=1, help="they train one after the other")
+    parser.add_argument("--children-per-pod", type=int, default=1, help="they train at the same time")
     parser.add_argument("--ttl", type=int, help="trainer.ttlSecondsAfterFinished; the product's own if not given")
     parser.add_argument("--aim", type=float, default=1.2, help="of the controller's makespan over the bare client's")
     parser.add_argument("--bare", action=argparse.BooleanOptionalAction, default=True)

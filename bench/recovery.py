@@ -41,7 +41,10 @@ from nas_api import names
 from nas_api.child import Result, StoreLocation
 from nas_api.child_job import s3_location
 from nas_api.experiment import NASExperiment
+from nas_controller import snapshots
 from nas_controller.executor import End, Ended, Event, Launch
+from nas_controller.policies.factory import make_policy
+from nas_controller.recovery import recover
 from nas_controller.search import Exit, Search
 from nas_controller.status import SearchStatus
 from nas_kube.client import KubeClient
@@ -133,7 +136,7 @@ def upload(source: Store, target: Store, done: int) -> dict[str, Any]:
             break
     logged = [names.log_key(number) for number in range(objects)]
     # The newest one needs an object after it that vouches for it.
-    snapshots = [key for key in source.list(names.SNAPSHOT_PREFIX) if key < names.snapshot_key(objects - 1)]
+    covering = [key for key in source.list(names.SNAPSHOT_PREFIX) if key < names.snapshot_key(objects - 1)]
 
     def copy(key: str) -> int:
         data = source.get(key)
@@ -142,14 +145,25 @@ def upload(source: Store, target: Store, done: int) -> dict[str, Any]:
         return len(data)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        log_sizes, snapshot_sizes = list(pool.map(copy, logged)), list(pool.map(copy, snapshots))
+        log_sizes, snapshot_sizes = list(pool.map(copy, logged)), list(pool.map(copy, covering))
     return {
         "done": observed,
         "log_objects": objects,
         "log_bytes": sum(log_sizes),
-        "snapshots": len(snapshots),
+        "snapshots": len(covering),
         "snapshot_bytes": snapshot_sizes[-1] if snapshot_sizes else 0,
     }
+
+
+def replayed(store: Store) -> dict[str, float]:
+    """Return the CPU time of the way back up, without a process's start and the cluster, and of one snapshot more."""
+    began = time.process_time()
+    state = recover(store, make_policy).state
+    back = time.process_time()
+    assert state is not None
+    snapshots.encode(state, "")
+    snapshot = time.process_time()
+    return {"recover_cpu_ms": round(1000 * (back - began)), "snapshot_cpu_ms": round(1000 * (snapshot - back))}
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -215,7 +229,8 @@ def main() -> int:
                 client = KubeClient.from_kubeconfig(kubeconfig, user_agent=USER_AGENT)
                 document = manifest(f"done-{done}", {**spec, "storage": s3.storage}, arguments.seconds)
                 experiment = create(client, document)
-                size = upload(FolderStore(folder), S3Store(s3_location(experiment)), done)
+                store = S3Store(s3_location(experiment))
+                size = upload(FolderStore(folder), store, done) | replayed(store)
                 took = recovered(client, kubeconfig, experiment)
                 client.close()
             found.append(took["first_job_seconds"])

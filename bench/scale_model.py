@@ -5,7 +5,7 @@
 
 A Job goes through the controller, which works through all that waits for it at once and appends to the log once for it;
 through the control plane, a queue with several processors, when it is made and again when it ends; its pod starts,
-trains its children one after the other, and its end is found. Then the controller learns, and the slot is free.
+trains its children at the same time, and its end is found. Then the controller learns, and the slot is free.
 
 CPU times of a child are measured (``bench/controller_scale.py``) and not fitted. Two numbers are fitted: how much
 longer all takes than its CPU time, and how long a pod takes beside its training. Of ``bench/measured/scale.jsonl``,
@@ -163,7 +163,7 @@ def simulate(machine: Machine, load: Load) -> Outcome:
         plane.serve(machine.control_plane / 2, start)
 
     def start() -> None:
-        events.after(machine.pod / 2 + load.per_pod * load.seconds, end)
+        events.after(machine.pod / 2 + load.seconds, end)
 
     def end() -> None:
         plane.serve(machine.control_plane / 2, lambda: events.after(machine.pod / 2 + machine.fetch, propose))
@@ -240,6 +240,8 @@ S3_PUTS, S3_GETS = 3500, 5500
 """A second and prefix, as AWS documents them."""
 DEFAULT_RATE = 3.4
 """Children a second where kube-controller-manager has its own default of --kube-api-qps, 20: measured before."""
+LARGEST_SNAPSHOT = 2**28
+"""What ``nas_controller.snapshots`` reads at most, in bytes."""
 SLOTS = (100, 300, 1000, 3000, 10000)
 TRAININGS = {"10 s": 10.0, "1 minute": 60.0, "10 minutes": 600.0, "1 hour": 3600.0}
 PLANE = ("apiserver", "etcd", "controller-manager", "scheduler")
@@ -339,12 +341,20 @@ def million(recovery: Sequence[dict[str, Any]]) -> str:
             f"{at('log_bytes', done) / 1e6:,.0f} MB",
             f"{at('snapshots', done):,.0f}",
             f"{at('snapshot_bytes', done) / 1e6:,.1f} MB",
+            f"{at('snapshot_cpu_ms', done) * at('snapshots', done) / done:,.1f} ms",
             # Each as large as the line says: a triangle.
             f"{at('snapshots', done) * (at('snapshot_bytes', 0) + at('snapshot_bytes', done)) / 2 / 1e9:,.1f} GB",
         )
         for done in (10_000, 100_000, 1_000_000)
     ]
-    return table(("samples", "objects of the log", "log", "snapshots", "the newest", "all snapshots"), rows)
+    head = ("samples", "objects of the log", "log", "snapshots", "the newest", "its CPU, a child", "all snapshots")
+    each = at("snapshot_bytes", 1) - at("snapshot_bytes", 0)
+    limit = (LARGEST_SNAPSHOT - at("snapshot_bytes", 0)) / each
+    told = (
+        f"A snapshot has {each:,.0f} bytes a sample. From {limit:,.0f} samples on it is larger than what a restart"
+        f" reads ({LARGEST_SNAPSHOT // 2**20} MiB), which folds the whole log then."
+    )
+    return f"{table(head, rows)}\n\n{told}"
 
 
 def report() -> str:

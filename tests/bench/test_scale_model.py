@@ -62,7 +62,7 @@ def test_one_slot_goes_round_child_by_child() -> None:
 def test_children_of_a_pod_share_its_job() -> None:
     outcome = simulate(MACHINE, Load(children=4, slots=2, seconds=10.0, per_pod=2))
     # 0.25 between two: the controller works for each child, and appends once.
-    assert outcome.makespan == pytest.approx(2 * 22.5 + 0.25)
+    assert outcome.makespan == pytest.approx(2 * 12.5 + 0.25)
 
 
 def test_a_control_plane_that_is_the_bottleneck_decides_alone() -> None:
