@@ -327,8 +327,8 @@ def busy(machine: Machine) -> dict[str, list[float]]:
 
 
 def million(recovery: Sequence[dict[str, Any]]) -> str:
-    """Return how log and snapshots grow, by a line through what was measured."""
-    small, large = recovery[0], recovery[-1]
+    """Return how log and snapshots grow, by a line through the two longest logs: what has a bound is full there."""
+    small, large = recovery[-2:]
 
     def at(key: str, done: int) -> float:
         slope = (large[key] - small[key]) / (large["done"] - small["done"])
