@@ -240,6 +240,8 @@ S3_PUTS, S3_GETS = 3500, 5500
 """A second and prefix, as AWS documents them."""
 DEFAULT_RATE = 3.4
 """Children a second where kube-controller-manager has its own default of --kube-api-qps, 20: measured before."""
+FLAT_FROM = 2000
+"""From which child on the memory is to stay as it is."""
 LARGEST_SNAPSHOT = 2**28
 """What ``nas_controller.snapshots`` reads at most, in bytes."""
 SLOTS = (100, 300, 1000, 3000, 10000)
@@ -273,6 +275,41 @@ def chart(title: str, x: tuple[str, Sequence[str]], y: str, series: Mapping[str,
         "```",
     ]
     return "\n".join(body)
+
+
+def costs(runs: Sequence[dict[str, Any]]) -> str:
+    """Return what was measured of each search."""
+    bare = {load_of(line): line["makespan_seconds"] for line in runs if line["arm"] == "bare"}
+    rows = []
+    for line in runs:
+        if line["arm"] == "bare":
+            continue
+        load, resident = load_of(line), line["resident_mib"]
+        ratio = f"{line['makespan_seconds'] / bare[load]:.2f}" if load in bare else ""
+        rows.append(
+            (
+                line["searcher"],
+                f"{load.children:,} of {load.seconds:.0f} s",
+                f"{load.slots} in pods of {load.per_pod}",
+                f"{line['makespan_seconds']:.0f} s",
+                ratio,
+                f"{line['children_a_second']:.1f}",
+                f"{line['idle']:.0%}",
+                line["api_calls_a_child"],
+                line["s3_requests_a_child"],
+                f"{line['controller_ms_a_child']:.1f} ms",
+                f"{line['policy_ms_a_child']:.1f} ms",
+                f"{resident.get(str(FLAT_FROM), min(resident.values())):.0f}, {max(resident.values()):.0f} MiB",
+                f"{line['status_bytes'] / 1024:.1f} KiB",
+                f"{line['cpu_ms_a_child']['apiserver']:.0f} ms",
+            )
+        )
+    head = (
+        *("searcher", "children", "at once", "makespan", "over a bare client's", "children a second", "idle"),
+        *("API calls a child", "S3 requests a child", "controller's CPU a child", "policy's"),
+        *(f"resident at the {FLAT_FROM:,}th, at most", "status", "API server's CPU a child"),
+    )
+    return table(head, rows)
 
 
 def fitted(runs: Sequence[dict[str, Any]], overhead: float, pod: float) -> str:
@@ -370,11 +407,16 @@ def report() -> str:
     recovery = lines("recovery.jsonl")
     times = {"first Job": [line["first_job_seconds"] for line in recovery]}
     parts = [
+        "### What was measured",
+        costs(runs),
+        "### The model beside it",
         f"Fitted: everything takes {overhead:.2f} times its CPU time, and a pod {pod:.1f} s beside its training.",
         fitted(runs, overhead, pod),
+        "### What bounds more",
         bounds(largest),
         table(("slots", *(f"busy, {name} each" for name in shares)), rows),
         chart(f"busy slots, from above: {names} each", ("slots", [f"{n:,}" for n in SLOTS]), "per cent", shares),
+        "### Recovery, and a million samples",
         chart(
             "first new Job after a controller's sudden end",
             ("samples in the log", [f"{line['done']:,}" for line in recovery]),
