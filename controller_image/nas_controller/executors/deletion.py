@@ -1,5 +1,6 @@
 """Jobs that are to be gone: DELETEs that are tried until they work, and what stands in the way of others meanwhile."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +112,7 @@ class Deletions:
         else:
             self._end(deletion)
 
-    def clean_up_after(self, launch: int, job: dict[str, Any]) -> None:
+    def clean_up_after(self, launch: int, job: Mapping[str, Any]) -> None:
         """Have a launch's finished Job deleted when its time to live is all but over."""
         seconds = job["spec"].get("ttlSecondsAfterFinished", 0) - _BEFORE_ITS_TIME_SECONDS
         if seconds > 0:
