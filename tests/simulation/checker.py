@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from simulation.api_server import Object, launch_of, ours
 
 from nas_api import names
-from nas_api.architecture import ARCHITECTURE
+from nas_api.architecture import ARCHITECTURE, Architecture
 from nas_controller import snapshots
 from nas_controller.controller import ControllerExit
 from nas_controller.policies.factory import make_policy
@@ -17,7 +17,17 @@ from nas_controller.status import search_status
 from nas_kube.reading import finished
 from nas_kube.resources import EXPERIMENTS
 from nas_log.log import decode
-from nas_log.records import Finished, Launched, Lost, Observed, Proposed, Record
+from nas_log.records import (
+    FinalProposed,
+    Finished,
+    Inherited,
+    Launched,
+    Lost,
+    Observed,
+    Proposed,
+    Record,
+    WarmStarted,
+)
 
 if TYPE_CHECKING:
     from simulation.history import History
@@ -51,6 +61,8 @@ class Checker:
         self.foreign: set[str] = set()
         """Uids of Jobs that are none of ours, as long as nobody but us could take them away."""
         self._launched: dict[int, Launched] = {}
+        self._architectures: dict[int, Architecture] = {}
+        """By sample of the search."""
         self._settled: dict[int, float] = {}
         """When the log said of a sample how it ended."""
         self._launches: dict[int, list[float]] = defaultdict(list)
@@ -120,6 +132,8 @@ class Checker:
                 if record.sample in self._settled:
                     self._violate("exactly once", f"sample {record.sample} has a second end")
                 self._settled[record.sample] = self._now
+            case Proposed():
+                self._architectures[record.sample] = record.architecture
             case Finished():
                 self._finished = True
 
@@ -225,10 +239,11 @@ class Checker:
             return
         state = fold(records, make_policy)
         assert state is not None
-        self._check_samples(records, state)
+        first = self._check_warm_start(records)
+        self._check_samples(records, state, first)
         self._check_status(state)
         self._check_snapshots(states)
-        self._check_best(state)
+        self._check_best(state, _final_winner(records))
 
     def _replay(self) -> tuple[list[Record], dict[str, list[Record]]]:
         """Return the log's records, and those before each object by the name of a snapshot of them."""
@@ -248,13 +263,24 @@ class Checker:
             until[names.snapshot_key(sequence)] = list(records)
         return records, until
 
-    def _check_samples(self, records: list[Record], state: SearchState) -> None:
+    def _check_warm_start(self, records: list[Record]) -> int:
+        """Look at what was inherited; return the number of the search's first sample."""
+        begun = next((record for record in records if isinstance(record, WarmStarted)), None)
+        inherited = [record.sample for record in records if isinstance(record, Inherited)]
+        if begun is None:
+            return 0
+        if sorted(inherited) != list(range(begun.samples)):
+            self._violate("exactly once", f"samples are inherited as {inherited}")
+        return begun.first_sample
+
+    def _check_samples(self, records: list[Record], state: SearchState, first: int) -> None:
         nodes, trainer = self._history.nodes, self.experiment["spec"]["trainer"]
-        proposed = [record.sample for record in records if isinstance(record, Proposed)]
-        if proposed != list(range(len(proposed))):
+        proposed = [record.sample for record in records if isinstance(record, Proposed | FinalProposed)]
+        if proposed != list(range(first, first + len(proposed))):
             self._violate("exactly once", f"samples are proposed as {proposed}")
         if state.core.outcome is None or state.core.outcome.type == "Complete":
-            missing = set(range(self.experiment["spec"]["budget"]["samples"])) - set(self._settled)
+            searched = range(first, first + self.experiment["spec"]["budget"]["samples"])
+            missing = {*searched, *proposed} - set(self._settled)
             if missing:
                 self._violate("exactly once", f"samples {sorted(missing)} have no end")
         for record in records:
@@ -294,7 +320,13 @@ class Checker:
                 if replayed is None or replayed.core != state.core:
                     self._violate("replay", f"{key} is not what the log says")
 
-    def _check_best(self, state: SearchState) -> None:
+    def _check_best(self, state: SearchState, winner: tuple[int, int | None] | None) -> None:
+        """Look at what is handed over.
+
+        Args:
+            state: the log's.
+            winner: of the final training, see ``_final_winner``.
+        """
         best = state.core.best
         if best is None:
             return
@@ -302,11 +334,38 @@ class Checker:
         if found[0] is None or found[1] is None:
             self._violate("best/", "it is not there")
             return
+        sample, tested = (best.sample, None) if winner is None else winner
         provenance: Any = json.loads(found[1])
         digest = ARCHITECTURE.validate_json(found[0]).digest
-        if digest != best.architecture.digest or provenance["digest"] != digest or provenance["sample"] != best.sample:
+        wanted = self._architectures[sample].digest
+        if digest != wanted or provenance["digest"] != digest or provenance["sample"] != sample:
             self._violate(
                 "best/",
                 f"it has {digest[:8]} of sample {provenance['sample']}, and the log's best is"
-                f" {best.architecture.digest[:8]} of sample {best.sample}",
+                f" {wanted[:8]} of sample {sample}",
             )
+        network = self._bucket.objects.get(names.BEST_WEIGHTS)
+        if network != (None if tested is None else self._bucket.objects[names.weights_key(tested)]):
+            self._violate("best/", f"its weights are not those of the test, sample {tested}")
+
+
+def _final_winner(records: list[Record]) -> tuple[int, int | None] | None:
+    """Return which sample of the search has won the final training, and that of a test that has left a network.
+
+    None: no final training has a result.
+    """
+    runs = {record.sample: record.run for record in records if isinstance(record, FinalProposed)}
+    trials: dict[str, list[Observed]] = defaultdict(list)
+    tested = None
+    for record in records:
+        if isinstance(record, Observed) and (run := runs.get(record.sample)) is not None:
+            if not run.settings.test:
+                trials[run.model_dump_json()].append(record)
+            elif not record.diverged:
+                tested = record.sample
+    rewards = {
+        runs[trained[0].sample].of: sum(each.reward for each in trained) / len(trained)
+        for trained in sorted(trials.values(), key=lambda each: sum(one.reward for one in each) / len(each))
+        if not all(each.diverged for each in trained)
+    }
+    return (max(rewards, key=lambda sample: rewards[sample]), tested) if rewards else None
