@@ -14,6 +14,7 @@ from simulation.bucket import Bucket, BucketStore
 from simulation.checker import Checker, Violation
 from simulation.nodes import Nodes
 from simulation.operator_process import Operator, is_controller
+from simulation.queue import Queue
 from simulation.scheduler import InlinePool, Process, Scheduler, Stuck
 from simulation.scripts import EARLIER, Happening, Script, calm, script
 from simulation.weather import Front, Weather
@@ -52,6 +53,7 @@ class History:
         self.earlier = Bucket(self.scheduler)
         """Of the experiment that this one begins from."""
         self.nodes = Nodes(self.scheduler, self.server, self.bucket, self.weather, NAMESPACE, self.tell, self._fate)
+        self.queue = Queue(self.scheduler, self.server, NAMESPACE, self.script.room, self.tell)
         self.controllers: dict[str, Process] = {}
         """By their pods' names."""
         self.effects = 0
@@ -226,6 +228,10 @@ class History:
             case "image-is-corrected":
                 trainer = {**experiment(self)["spec"]["trainer"], "image": "somewhere/trainer:2"}
                 self.server.change(EXPERIMENTS, NAMESPACE, NAME, spec={"trainer": trainer})
+            case "queue-stops":
+                self.queue.stop(happening.seconds)
+            case "queue-preempts":
+                self.queue.preempt()
             case "log-is-cut":
                 self._cut_log(happening)
             case "foreign-job":

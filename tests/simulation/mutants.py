@@ -1,4 +1,4 @@
-"""Eight ways to break the product that the simulator must find: each takes one precaution away, in memory."""
+"""Nine ways to break the product that the simulator must find: each takes one precaution away, in memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -114,6 +114,10 @@ def _no_guard_on_best() -> AbstractContextManager[Any]:
     return mock.patch.object(Tenure, "look", lambda _: True)
 
 
+def _queues_unseen() -> AbstractContextManager[Any]:
+    return mock.patch.object(kubernetes, "suspended", lambda _: False)
+
+
 MUTANTS: dict[str, Mutant] = {
     "drop the conditional PUT": _unconditional_put,
     "learn although the append failed": _learn_although_the_append_failed,
@@ -123,6 +127,7 @@ MUTANTS: dict[str, Mutant] = {
     "count the pre-empted": _count_the_preempted,
     "no read-back": _no_read_back,
     "no guard on best/": _no_guard_on_best,
+    "do not see queues": _queues_unseen,
 }
 
 

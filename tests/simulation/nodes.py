@@ -12,7 +12,7 @@ from simulation.weather import Weather
 
 from nas_api import names
 from nas_api.child import ExitCode, Result, TrainerInput, read_trainer_document
-from nas_kube.reading import finished
+from nas_kube.reading import finished, status, suspended
 from nas_kube.resources import JOBS, PODS
 from nas_store.errors import StoreUnreachable
 
@@ -49,6 +49,8 @@ class Training:
     running: bool = False
     """Whether a container runs, whatever anybody knows of it."""
     hangs: bool = False
+    uncounted: bool = False
+    """It was ended because its Job was suspended: the Job is none the worse."""
 
 
 @dataclass
@@ -71,14 +73,22 @@ class Nodes:
     """When that was."""
     failures: Counter[int] = field(default_factory=Counter)
     """By sample, ends that count against it."""
+    _held: set[str] = field(default_factory=set)
+    """Uids of Jobs that are suspended."""
 
     def __post_init__(self) -> None:
         """Begin to look."""
         self.server.listeners.append(self._changed)
 
     def _changed(self, kind: str, item: Object) -> None:
-        if item.get("kind") == "Job" and kind == "ADDED" and "template" in item["spec"]:
-            self._later(0.2, 4.0, lambda: self._make_pod(item))
+        if item.get("kind") == "Job" and "template" in item["spec"]:
+            was_held = item["metadata"]["uid"] in self._held
+            if suspended(item):
+                self._held.add(item["metadata"]["uid"])
+            else:
+                self._held.discard(item["metadata"]["uid"])
+            if kind == "ADDED" or (kind == "MODIFIED" and was_held != suspended(item)):
+                self._later(0.2, 4.0, lambda: self._sync(item))
         elif item.get("kind") == "Pod" and "deletionTimestamp" in item["metadata"] and kind == "MODIFIED":
             self._terminate(item["metadata"]["name"])
 
@@ -89,9 +99,31 @@ class Nodes:
         found = self.server.find(JOBS, self.namespace, job["metadata"]["name"])
         return found if found is not None and found["metadata"]["uid"] == job["metadata"]["uid"] else None
 
-    def _make_pod(self, job: Object) -> None:
-        if self._job(job) is None:
+    def _sync(self, job: Object) -> None:
+        """Give a Job the pod that it is to have, once the one before is gone, or take it away while it is suspended."""
+        found = self._job(job)
+        if found is None or finished(found):
             return
+        own = [each for each in self.trainings if each.job == job["metadata"]["uid"] and not each.uncounted]
+        if suspended(found):
+            self.server.change(JOBS, self.namespace, job["metadata"]["name"], status={"active": 0, "ready": 0})
+            for training in own:
+                training.uncounted = self._is_left(training)
+                if training.uncounted:
+                    self.server.delete(PODS, self.namespace, training.pod)
+        elif any(
+            self._is_left(each) for each in self.trainings if each.job == job["metadata"]["uid"] and each.uncounted
+        ):
+            self._later(1.0, 1.0, lambda: self._sync(job))
+        elif not own:
+            self._make_pod(found)
+
+    def _is_left(self, training: Training) -> bool:
+        """Return whether a pod is there and has not ended."""
+        found = self.server.find(PODS, self.namespace, training.pod)
+        return found is not None and status(found).get("phase") not in ("Succeeded", "Failed")
+
+    def _make_pod(self, job: Object) -> None:
         meta, template = job["metadata"], job["spec"]["template"]
         owner = {"kind": "Job", "name": meta["name"], "uid": meta["uid"], "controller": True}
         pod = self.server.create(
@@ -185,7 +217,7 @@ class Nodes:
             self.server.change(JOBS, self.namespace, job["metadata"]["name"], status={"ready": 0})
 
     def _count(self, training: Training) -> None:
-        if training.fate in COUNTS:
+        if training.fate in COUNTS and not training.uncounted:
             self.failures.update(training.samples)
 
     def _write_result(self, job: Object, sample: int, *, diverged: bool) -> None:
@@ -209,9 +241,12 @@ class Nodes:
         training.running = False
         phase = "Succeeded" if code == 0 else "Failed"
         self._status(training, phase, _terminated(code, reason))
+        if training.uncounted and code != ExitCode.STORAGE_UNREACHABLE:
+            # The failure policy looks at those of a suspended Job, too; nothing else does.
+            return
         if code == 0:
             self._later(0.1, 2.0, lambda: self._complete(job))
-        elif code in (ExitCode.STORAGE_UNREACHABLE,):
+        elif code == ExitCode.STORAGE_UNREACHABLE:
             words = (
                 f"Container trainer for pod default/{training.pod} failed with exit code {code} matching FailJob rule"
             )

@@ -48,6 +48,8 @@ class Script:
     snapshot_every: int = 200
     earlier_at: float | None = None
     """When the experiment has left its log that this one starts from; None: there is none."""
+    room: int = 0
+    """How many children the queue lets in at once."""
     troubles: tuple[str, ...] = ()
     """Keys of ``TROUBLES`` and ``MORE``."""
 
@@ -130,6 +132,7 @@ def script(seed: int) -> Script:
         drawn.gaps,
         snapshot_every,
         drawn.earlier_at,
+        drawn.room,
         tuple(troubles),
     )
 
@@ -146,6 +149,7 @@ class Drawn:
     gaps: dict[int, float] = field(default_factory=dict)
     image: str | None = None
     earlier_at: float | None = None
+    room: int = 0
     spec: dict[str, Any] = field(default_factory=dict)
     """Empty before all of ``TROUBLES`` are drawn."""
 
@@ -260,6 +264,17 @@ def _warm(chance: random.Random, drawn: Drawn) -> None:
     drawn.spec["searcher"]["warmStart"] = {"experiment": EARLIER[0], "uid": EARLIER[1]}
 
 
+def _queue(chance: random.Random, drawn: Drawn) -> None:
+    """Let children wait in a queue that pre-empts some of them, and may be stopped for a while."""
+    drawn.spec["trainer"]["queue"] = "gpu"
+    drawn.room = chance.randint(1, 4)
+    for _ in range(chance.randint(0, 4)):
+        drawn.happenings.append(Happening("queue-preempts", chance.uniform(10.0, 400.0)))
+    if chance.random() < 0.5:
+        seconds = chance.choice((30.0, 300.0, 1500.0))
+        drawn.happenings.append(Happening("queue-stops", chance.uniform(0.0, 300.0), seconds))
+
+
 TROUBLES: dict[str, Draw] = {
     "api": _front(_API, ("", "controller", "operator")),
     "jobs": _front(_JOBS),
@@ -279,5 +294,6 @@ TROUBLES: dict[str, Draw] = {
 MORE: dict[str, tuple[float, Draw]] = {
     "final training": (0.25, _final),
     "warm start": (0.1, _warm),
+    "queue": (0.2, _queue),
 }
 """What some seeds have besides, in any combination, and the share of those that do."""

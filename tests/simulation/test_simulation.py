@@ -37,6 +37,17 @@ def test_a_calm_search_begins_with_what_another_left_and_ends_with_a_final_train
     assert sorted(history.nodes.results) == list(range(6, 6 + 6 + 2 * 2 * 2 + 1))
 
 
+def test_who_has_to_wait_again_goes_on_as_the_same_launch() -> None:
+    preempted = [Happening("queue-preempts", at) for at in (15.0, 40.0, 65.0, 90.0)]
+    happenings = (*preempted, Happening("queue-stops", 110.0, 1500.0))
+    history = simulate(0, replace(calm(), spec=spec(6, 2, queue="gpu"), happenings=happenings, room=2))
+
+    held(history)
+    waited = sum("wait again" in line for line in history.events)
+    assert waited >= 4
+    assert len(history.nodes.results) == history.posts == 6
+
+
 def test_one_seed_is_one_history() -> None:
     assert [simulate(seed).events for seed in range(12, 18)] == [simulate(seed).events for seed in range(12, 18)]
 
