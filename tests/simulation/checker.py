@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from simulation.api_server import Object, launch_of, ours
+from simulation.nodes import Training
 
 from nas_api import names
 from nas_api.architecture import ARCHITECTURE, Architecture
@@ -171,12 +172,13 @@ class Checker:
         if samples > self._parallelism:
             self._violate("parallelism", f"{samples} samples are out at once, and {self._parallelism} may be")
 
-    def training_begins(self, samples: tuple[int, ...]) -> None:
-        """Look at a trainer that begins to run."""
-        running = [each for each in self._history.nodes.trainings if each.running and not each.hangs]
-        twins = {sample for each in running for sample in each.samples} & set(samples)
-        if twins:
-            self._violate("no twins", f"sample {min(twins)} is trained in two pods at once")
+    def training_begins(self, training: Training) -> None:
+        """Look at a trainer that begins to run: beside it only the other ranks of its own Job may train its samples."""
+        for each in self._history.nodes.trainings:
+            twins = set(each.samples) & set(training.samples)
+            rank = each.job == training.job and each.rank != training.rank and not each.uncounted
+            if each.running and not each.hangs and twins and not rank:
+                self._violate("no twins", f"sample {min(twins)} is trained in two pods at once")
 
     def controller_started(self, name: str) -> None:
         """Take note of a controller."""

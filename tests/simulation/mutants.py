@@ -1,4 +1,4 @@
-"""Nine ways to break the product that the simulator must find: each takes one precaution away, in memory."""
+"""Ten ways to break the product that the simulator must find: each takes one precaution away, in memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-from simulation.api_server import Client
+from simulation.api_server import Client, Object
 from simulation.bucket import BucketStore
 from simulation.history import simulate
 
@@ -15,6 +15,7 @@ from nas_controller import decisions, snapshots
 from nas_controller.executor import End
 from nas_controller.executors import kubernetes
 from nas_controller.executors.kubernetes import KubernetesExecutor
+from nas_controller.executors.leaving import leaving
 from nas_controller.journal import Journal
 from nas_controller.recovery import Recovered, recover
 from nas_controller.search import Search
@@ -118,6 +119,13 @@ def _queues_unseen() -> AbstractContextManager[Any]:
     return mock.patch.object(kubernetes, "suspended", lambda _: False)
 
 
+def _one_pod_of_several() -> AbstractContextManager[Any]:
+    def hasty(pods: list[Object], *arguments: Any) -> list[Object]:
+        return leaving(pods[-1:], *arguments)
+
+    return mock.patch.object(kubernetes, "leaving", hasty)
+
+
 MUTANTS: dict[str, Mutant] = {
     "drop the conditional PUT": _unconditional_put,
     "learn although the append failed": _learn_although_the_append_failed,
@@ -128,6 +136,7 @@ MUTANTS: dict[str, Mutant] = {
     "no read-back": _no_read_back,
     "no guard on best/": _no_guard_on_best,
     "do not see queues": _queues_unseen,
+    "wait for one pod of several": _one_pod_of_several,
 }
 
 

@@ -12,7 +12,7 @@ from simulation.weather import Weather
 
 from nas_api import names
 from nas_api.child import ExitCode, Result, TrainerInput, read_trainer_document
-from nas_kube.reading import finished, status, suspended
+from nas_kube.reading import finished, parallelism, status, suspended
 from nas_kube.resources import JOBS, PODS
 from nas_store.errors import StoreUnreachable
 
@@ -33,6 +33,8 @@ FATES = {
 NO_IMAGE = "nowhere/trainer:1"
 """No node can pull it."""
 _NOT_PULLED = {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}
+ENDS_WELL = frozenset({"trained", "diverged", "killed-after-result", "no-result"})
+"""Fates of a trainer that comes to its end."""
 COUNTS = frozenset({"crashes", "no-result"})
 """Fates that count against ``trainer.attempts``."""
 
@@ -46,6 +48,9 @@ class Training:
     pod: str
     samples: tuple[int, ...]
     fate: str
+    rank: int = 0
+    """Which of its Job's pods it is; the first one writes the result."""
+    begun: bool = False
     running: bool = False
     """Whether a container runs, whatever anybody knows of it."""
     hangs: bool = False
@@ -64,8 +69,8 @@ class Nodes:
     namespace: str
     tell: Callable[[str], None]
     fates: Callable[[], str]
-    begins: Callable[[tuple[int, ...]], None] = lambda samples: None
-    """Told of the samples of each trainer that is about to run."""
+    begins: Callable[[Training], None] = lambda training: None
+    """Told of each trainer that is about to run."""
     trainings: list[Training] = field(default_factory=list)
     results: dict[int, Result] = field(default_factory=dict)
     """The first result that was written of each sample."""
@@ -73,6 +78,8 @@ class Nodes:
     """When that was."""
     failures: Counter[int] = field(default_factory=Counter)
     """By sample, ends that count against it."""
+    _failing: set[str] = field(default_factory=set)
+    """Uids of Jobs of which a pod has failed."""
     _held: set[str] = field(default_factory=set)
     """Uids of Jobs that are suspended."""
 
@@ -100,7 +107,7 @@ class Nodes:
         return found if found is not None and found["metadata"]["uid"] == job["metadata"]["uid"] else None
 
     def _sync(self, job: Object) -> None:
-        """Give a Job the pod that it is to have, once the one before is gone, or take it away while it is suspended."""
+        """Give a Job the pods that it is to have, once those before are gone, or take them away while it is suspended."""
         found = self._job(job)
         if found is None or finished(found):
             return
@@ -115,37 +122,55 @@ class Nodes:
             self._is_left(each) for each in self.trainings if each.job == job["metadata"]["uid"] and each.uncounted
         ):
             self._later(1.0, 1.0, lambda: self._sync(job))
-        elif not own:
-            self._make_pod(found)
+        elif ranks := set(range(parallelism(found))) - {each.rank for each in own}:
+            self._make_pods(found, sorted(ranks))
 
     def _is_left(self, training: Training) -> bool:
         """Return whether a pod is there and has not ended."""
         found = self.server.find(PODS, self.namespace, training.pod)
         return found is not None and status(found).get("phase") not in ("Succeeded", "Failed")
 
-    def _make_pod(self, job: Object) -> None:
+    def _make_pods(self, job: Object, ranks: list[int]) -> None:
         meta, template = job["metadata"], job["spec"]["template"]
         owner = {"kind": "Job", "name": meta["name"], "uid": meta["uid"], "controller": True}
-        pod = self.server.create(
-            PODS,
-            self.namespace,
-            {
-                "kind": "Pod",
-                "metadata": {
-                    "generateName": meta["name"] + "-",
-                    "labels": template["metadata"]["labels"],
-                    "annotations": template["metadata"]["annotations"],
-                    "ownerReferences": [owner],
-                },
-                "spec": template["spec"],
-                "status": {"phase": "Pending"},
-            },
-        )
         samples = tuple(int(each) for each in meta["annotations"][names.ANNOTATION_SAMPLES].split(","))
-        training = Training(meta["uid"], pod["metadata"]["name"], samples, self.fates())
-        self.trainings.append(training)
-        self.server.change(JOBS, self.namespace, meta["name"], status={"active": 1, "ready": 0})
+        made = []
+        for rank in ranks:
+            number = {names.COMPLETION_INDEX: str(rank)} if "completionMode" in job["spec"] else {}
+            pod = self.server.create(
+                PODS,
+                self.namespace,
+                {
+                    "kind": "Pod",
+                    "metadata": {
+                        "generateName": f"{meta['name']}-{rank}-" if number else f"{meta['name']}-",
+                        "labels": {**template["metadata"]["labels"], **number},
+                        "annotations": {**template["metadata"]["annotations"], **number},
+                        "ownerReferences": [owner],
+                    },
+                    "spec": template["spec"],
+                    "status": {"phase": "Pending"},
+                },
+            )
+            fate = self.fates()
+            if rank and fate in ENDS_WELL:
+                fate = "trained"
+            made.append(Training(meta["uid"], pod["metadata"]["name"], samples, fate, rank))
+        self.trainings += made
+        self.server.change(JOBS, self.namespace, meta["name"], status={"active": len(made), "ready": 0})
+        for training in made:
+            self._begin_later(job, training)
+
+    def _begin_later(self, job: Object, training: Training) -> None:
         self._later(0.2, 8.0, lambda: self._begin(job, training))
+
+    def _peers(self, training: Training) -> list[Training]:
+        """Return the other trainers that its Job has at the same time."""
+        return [
+            each
+            for each in self.trainings
+            if each.job == training.job and each is not training and not each.uncounted and not training.uncounted
+        ]
 
     def _begin(self, job: Object, training: Training) -> None:
         if self._pod(training) is None:
@@ -154,19 +179,18 @@ class Nodes:
         if training.fate == "refused" or self.weather.is_wrong("node-refuses"):
             status = {"phase": "Failed", "reason": "OutOfcpu", "message": "Node didn't have enough resource: cpu"}
             self.server.change(PODS, self.namespace, name, status=status)
-            self._later(0.1, 2.0, lambda: self._fail(job, "BackoffLimitExceeded", "Job has reached the limit"))
-        elif job["spec"]["template"]["spec"]["containers"][0]["image"] == NO_IMAGE:
+            self._let_fail(job, training, "BackoffLimitExceeded", "Job has reached the limit")
+        elif _trainer(job["spec"]["template"]["spec"])[0]["image"] == NO_IMAGE:
             self._status(training, "Pending", {"waiting": _NOT_PULLED})
         elif training.fate == "no-image":
             self._status(training, "Pending", {"waiting": _NOT_PULLED})
             training.fate = "trained"
             self._later(30.0, 600.0, lambda: self._begin(job, training))
         else:
-            self.begins(training.samples)
-            training.running = True
+            self.begins(training)
+            training.running = training.begun = True
             self._status(training, "Running", {"running": {"startedAt": self.server.timestamp()}})
-            if self._job(job) is not None:
-                self.server.change(JOBS, self.namespace, job["metadata"]["name"], status={"ready": 1})
+            self._tell_ready(job)
             self._later(5.0, 90.0, lambda: self._end(job, training))
 
     def _end(self, job: Object, training: Training) -> None:
@@ -174,14 +198,19 @@ class Nodes:
         if not training.running:
             return
         fate = training.fate
+        peers = self._peers(training)
+        if fate in ENDS_WELL and any(each.hangs or not each.begun for each in peers):
+            # They take each step together.
+            self._later(5.0, 5.0, lambda: self._end(job, training))
+            return
         if fate == "node-dies":
             training.hangs = True
             self.tell(f"node of {training.pod} dies")
             if self.scheduler.chance.random() < 0.5:
                 # Where its node's silence is noticed; elsewhere the pod counts as ready for ever.
-                self._later(40.0, 60.0, lambda: self._unready(job))
+                self._later(40.0, 60.0, lambda: self._tell_ready(job))
             return
-        if fate in ("trained", "diverged", "killed-after-result"):
+        if training.rank == 0 and fate in ("trained", "diverged", "killed-after-result"):
             try:
                 for sample in training.samples:
                     self._write_result(job, sample, diverged=fate == "diverged")
@@ -196,9 +225,10 @@ class Nodes:
             case "disrupted":
                 training.running = False
                 disrupted = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
-                self._status(training, "Failed", _terminated(143), conditions=[disrupted])
+                ended = _terminated(143, "", self.server.timestamp())
+                self._status(training, "Failed", ended, conditions=[disrupted])
                 words = f"Pod default/{training.pod} has condition DisruptionTarget matching FailJob rule at index 0"
-                self._later(0.1, 2.0, lambda: self._fail(job, "PodFailurePolicy", words))
+                self._let_fail(job, training, "PodFailurePolicy", words)
             case "out-of-memory":
                 self._exit(job, training, 137, reason="OOMKilled")
             case "crashes":
@@ -212,12 +242,19 @@ class Nodes:
                 self._exit(job, training, 143)
                 self.server.remove(PODS, self.namespace, training.pod)
 
-    def _unready(self, job: Object) -> None:
+    def _tell_ready(self, job: Object) -> None:
+        """Let a Job say how many pods are ready: none, where the trainer is an init container."""
         if self._job(job) is not None:
-            self.server.change(JOBS, self.namespace, job["metadata"]["name"], status={"ready": 0})
+            of_job = [each for each in self.trainings if each.job == job["metadata"]["uid"]]
+            ready = (
+                0
+                if _trainer(job["spec"]["template"]["spec"])[1]
+                else sum(each.running and not each.hangs for each in of_job)
+            )
+            self.server.change(JOBS, self.namespace, job["metadata"]["name"], status={"ready": ready})
 
     def _count(self, training: Training) -> None:
-        if training.fate in COUNTS and not training.uncounted:
+        if training.fate in COUNTS and not training.uncounted and training.job not in self._failing:
             self.failures.update(training.samples)
 
     def _write_result(self, job: Object, sample: int, *, diverged: bool) -> None:
@@ -240,29 +277,55 @@ class Nodes:
     def _exit(self, job: Object, training: Training, code: int, reason: str = "") -> None:
         training.running = False
         phase = "Succeeded" if code == 0 else "Failed"
-        self._status(training, phase, _terminated(code, reason))
+        self._status(training, phase, _terminated(code, reason, self.server.timestamp()))
         if training.uncounted and code != ExitCode.STORAGE_UNREACHABLE:
             # The failure policy looks at those of a suspended Job, too; nothing else does.
             return
         if code == 0:
-            self._later(0.1, 2.0, lambda: self._complete(job))
+            if not any(self._is_left(each) for each in self._peers(training)):
+                self._later(0.1, 2.0, lambda: self._complete(job))
         elif code == ExitCode.STORAGE_UNREACHABLE:
             words = (
                 f"Container trainer for pod default/{training.pod} failed with exit code {code} matching FailJob rule"
             )
-            self._later(0.1, 2.0, lambda: self._fail(job, "PodFailurePolicy", words))
+            self._let_fail(job, training, "PodFailurePolicy", words)
         else:
-            words = "Job has reached the specified backoff limit"
-            self._later(0.1, 2.0, lambda: self._fail(job, "BackoffLimitExceeded", words))
+            self._let_fail(job, training, "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+
+    def _let_fail(self, job: Object, training: Training, reason: str, words: str) -> None:
+        """Let a Job fail of its first pod that does; others fail for the lack of that one, or are told to end."""
+        if training.job in self._failing:
+            return
+        self._failing.add(training.job)
+        for peer in self._peers(training):
+            if self.scheduler.chance.random() < 0.5:
+                self._later(1.0, 20.0, lambda peer=peer: self._fall(job, peer))  # type: ignore[misc]
+        self._later(0.1, 2.0, lambda: self._fail(job, reason, words))
+
+    def _fall(self, job: Object, training: Training) -> None:
+        if training.running and not training.hangs:
+            self._exit(job, training, 1)
 
     def _complete(self, job: Object) -> None:
-        self._finish(job, {"type": "Complete", "status": "True"})
+        if job["metadata"]["uid"] not in self._failing:
+            self._finish(job, {"type": "Complete", "status": "True"})
 
     def _fail(self, job: Object, reason: str, message: str) -> None:
-        self._finish(job, {"type": "Failed", "status": "True", "reason": reason, "message": message})
+        """Let a Job fail once all of its pods have ended."""
+        left = [each for each in self.trainings if each.job == job["metadata"]["uid"] and self._is_left(each)]
+        condition = {"type": "Failed", "status": "True", "reason": reason, "message": message}
+        if not left:
+            self._finish(job, condition)
+        elif self._job(job) is not None:
+            target = {"conditions": [{**condition, "type": "FailureTarget"}]}
+            self.server.change(JOBS, self.namespace, job["metadata"]["name"], status=target)
+            for training in left:
+                self.server.delete(PODS, self.namespace, training.pod)
+            self._later(1.0, 1.0, lambda: self._fail(job, reason, message))
 
     def _finish(self, job: Object, condition: Object) -> None:
-        if self._job(job) is None:
+        found = self._job(job)
+        if found is None or finished(found):
             return
         status = {"active": 0, "ready": 0, "conditions": [condition]}
         self.server.change(JOBS, self.namespace, job["metadata"]["name"], status=status)
@@ -295,12 +358,22 @@ class Nodes:
 
     def _status(self, training: Training, phase: str, state: Object, **more: Any) -> None:
         container = {"name": names.TRAINER_CONTAINER, "image": "trainer", "imageID": "sha256:1", "state": state}
-        status = {"phase": phase, "containerStatuses": [container], **more}
+        found = self.server.find(PODS, self.namespace, training.pod)
+        own = found is not None and _trainer(found["spec"])[1]
+        where = "initContainerStatuses" if own else "containerStatuses"
+        status = {"phase": phase, where: [container], **more}
         self.server.change(PODS, self.namespace, training.pod, status=status)
 
 
-def _terminated(code: int, reason: str = "") -> Object:
-    return {"terminated": {"exitCode": int(code), "reason": reason or ("Completed" if code == 0 else "Error")}}
+def _terminated(code: int, reason: str, finished_at: str) -> Object:
+    reason = reason or ("Completed" if code == 0 else "Error")
+    return {"terminated": {"exitCode": int(code), "reason": reason, "finishedAt": finished_at}}
+
+
+def _trainer(pod: Object) -> tuple[Object, bool]:
+    """Return the trainer's container of a pod spec, and whether it is a user's own: an init container."""
+    own = {each["name"]: each for each in pod.get("initContainers") or ()}.get(names.TRAINER_CONTAINER)
+    return (pod["containers"][0], False) if own is None else (own, True)
 
 
 def _asked(job: Object, sample: int) -> TrainerInput:

@@ -275,6 +275,16 @@ def _queue(chance: random.Random, drawn: Drawn) -> None:
         drawn.happenings.append(Happening("queue-stops", chance.uniform(0.0, 300.0), seconds))
 
 
+def _pods(chance: random.Random, drawn: Drawn) -> None:
+    """Let several pods train a child together: a user's own trainer, or a final training."""
+    if "finalTraining" in drawn.spec:
+        drawn.spec["finalTraining"]["pods"] = chance.randint(2, 3)
+        return
+    trainer = drawn.spec["trainer"]
+    trainer |= {"dataset": {"custom": {}}, "pods": chance.randint(2, 3), "childrenPerPod": 1}
+    trainer.setdefault("image", "somewhere/trainer:1")
+
+
 TROUBLES: dict[str, Draw] = {
     "api": _front(_API, ("", "controller", "operator")),
     "jobs": _front(_JOBS),
@@ -295,5 +305,6 @@ MORE: dict[str, tuple[float, Draw]] = {
     "final training": (0.25, _final),
     "warm start": (0.1, _warm),
     "queue": (0.2, _queue),
+    "pods": (0.2, _pods),
 }
 """What some seeds have besides, in any combination, and the share of those that do."""
