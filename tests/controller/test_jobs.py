@@ -10,7 +10,7 @@ from controller.jobs_model import Bench, once
 
 from nas_api.child_job import child_job
 from nas_api.reasons import Reason
-from nas_controller.executor import Admitted, Blocked, End, Ended, Running
+from nas_controller.executor import Admitted, Blocked, End, Ended, Queued, Running
 from nas_controller.executors.avoidance import keep_away
 from nas_controller.launches import Launches
 from nas_kube.errors import ApiError, ApiUnavailable, KubeError
@@ -343,6 +343,27 @@ def test_a_node_that_does_not_answer_is_told_by_name() -> None:
     assert bench.events[2:] == [Running(0)], "it is back"
     launches.running(0, 300.0)
     assert launches.problem(400.0) is None
+    executor.close()
+
+
+def test_a_pod_that_stays_on_a_dead_node_is_told_when_its_child_leaves_the_queue_again() -> None:
+    """Its status says that it runs, and the Job gets no other one before it has ended."""
+    bench = Bench()
+    executor = bench.executor()
+    executor.launch(bench.child(0))
+    bench.clock.run(1)
+    pod = bench.api.pod(0)
+    bench.api.update(0, ready=1)
+    bench.clock.run(1)
+    bench.api.update(0, suspend=True, ready=0)
+    pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:30Z"
+    bench.clock.run(100)
+    bench.api.update(0, suspend=False)
+    bench.clock.run(100)
+    running, queued, admitted, told = bench.events
+    assert (running, queued, admitted) == (Running(0), Queued(0, ""), Admitted(0))
+    assert isinstance(told, Blocked) and told.reason is Reason.NODE_UNREACHABLE
+    assert told.message.startswith(f"pod {bench.api.name(0)}-pod on node worker-1: told to end, and there still")
     executor.close()
 
 

@@ -28,6 +28,19 @@ def unreachable(pods: Iterable[Object]) -> Diagnosis | None:
     return Reason.NODE_UNREACHABLE, f"{where}: not ready any more, as when its node does not answer"
 
 
+def staying(pods: Iterable[Object]) -> Diagnosis | None:
+    """Return which pods stay although they were told to end, so that the Job gets no others; None: there are none."""
+    left = [pod for pod in pods if "deletionTimestamp" in pod["metadata"] and not _has_ended(pod)]
+    if not left:
+        return None
+    where = ", ".join(f"pod {pod['metadata']['name']} on node {pod['spec'].get('nodeName')}" for pod in left)
+    return Reason.NODE_UNREACHABLE, f"{where}: told to end, and there still, as when its node does not answer"
+
+
+def _has_ended(pod: Object) -> bool:
+    return status(pod).get("phase") in ("Succeeded", "Failed")
+
+
 def trains(pod: Object) -> bool:
     """Return whether the trainer's container runs, wherever in the pod it is."""
     return any(item.running and item.name == names.TRAINER_CONTAINER for item in containers(pod))

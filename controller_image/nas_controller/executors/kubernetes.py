@@ -18,7 +18,7 @@ from nas_api.reasons import EXPLANATIONS, Reason
 from nas_controller.executor import Admitted, Blocked, End, Ended, Event, Launch, Outdated, Queued, Running
 from nas_controller.executors.agenda import Agenda
 from nas_controller.executors.avoidance import Avoidance, keep_away
-from nas_controller.executors.diagnosis import Diagnosis, diagnose, trains, unreachable
+from nas_controller.executors.diagnosis import Diagnosis, diagnose, staying, trains, unreachable
 from nas_controller.executors.job_end import job_end
 from nas_controller.executors.leaving import leaving, longest_stay
 from nas_controller.executors.refusal import may_be_taken, refusal
@@ -757,13 +757,14 @@ class KubernetesExecutor:
             newest = _newest(_of(child, pods))
             # Those that train wait for these; with none of them, for pods that there are not yet.
             idle_pods = [pod for pod in newest if not trains(pod)]
-            if len(newest) == child.pods and not idle_pods:
+            stays = staying(newest)
+            if stays is None and len(newest) == child.pods and not idle_pods:
                 # A user's own trainer is an init container, so that its Job is not ready before the end.
                 with self._lock:
                     if child.waits is None and not child.ready:
                         self._runs(child)
                         news = True
-            elif (found := diagnose(idle_pods, about)) is not None:
+            elif (found := stays or diagnose(idle_pods, about)) is not None:
                 with self._lock:
                     # It may have begun since the look.
                     if child.waits is None and not child.ready:
