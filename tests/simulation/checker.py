@@ -217,7 +217,7 @@ class Checker:
         """Return whether there is nothing to tell: a child trains, the search is over, or nobody could write it."""
         living = {job["metadata"]["uid"] for job in self._history.jobs() if not finished(job)}
         trains = any(each.running and not each.hangs and each.job in living for each in self._history.nodes.trainings)
-        mute = self._history.weather.is_wrong("api-away", "api-500", "api-429", "api-watch", "api-lost")
+        mute = self._history.weather.is_wrong("api-away", "api-500", "api-429", "api-watch", "api-lost", "api-cut")
         still = any(process.frozen for _, process in self._history.living())
         return trains or mute or still or self.over or self._suspended is not None
 

@@ -306,7 +306,7 @@ class History:
         if self.scheduler.now > self.script.clears:
             return "trained"
         fate = self.scheduler.chance.choices(list(self.script.fates), list(self.script.fates.values()))[0]
-        if fate == "node-dies":
+        if fate in ("node-dies", "node-is-away"):
             self._hung += 1
             if self._hung > 2:
                 return "trained"

@@ -29,9 +29,11 @@ FATES = {
     "refused": "is refused by its node before any container runs",
     "no-image": "waits for an image that comes late",
     "node-dies": "stands still on a dead node: nothing says so",
+    "node-is-away": "stands still on a dead node: its pod is evicted, and stays until the node is back",
 }
 NO_IMAGE = "nowhere/trainer:1"
 """No node can pull it."""
+_SUSPENDED = {"active": 0, "ready": 0, "conditions": [{"type": "Suspended", "status": "True"}]}
 _NOT_PULLED = {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}
 ENDS_WELL = frozenset({"trained", "diverged", "killed-after-result", "no-result"})
 """Fates of a trainer that comes to its end."""
@@ -107,13 +109,13 @@ class Nodes:
         return found if found is not None and found["metadata"]["uid"] == job["metadata"]["uid"] else None
 
     def _sync(self, job: Object) -> None:
-        """Give a Job the pods that it is to have, once those before are gone, or take them away while it is suspended."""
+        """Give a Job its pods, once those before are gone, or take them away while it is suspended."""
         found = self._job(job)
         if found is None or finished(found):
             return
         own = [each for each in self.trainings if each.job == job["metadata"]["uid"] and not each.uncounted]
         if suspended(found):
-            self.server.change(JOBS, self.namespace, job["metadata"]["name"], status={"active": 0, "ready": 0})
+            self.server.change(JOBS, self.namespace, job["metadata"]["name"], status=_SUSPENDED)
             for training in own:
                 training.uncounted = self._is_left(training)
                 if training.uncounted:
@@ -203,6 +205,13 @@ class Nodes:
             # They take each step together.
             self._later(5.0, 5.0, lambda: self._end(job, training))
             return
+        if fate == "node-is-away":
+            training.hangs = True
+            self.tell(f"node of {training.pod} is away")
+            self._later(40.0, 60.0, lambda: self._tell_ready(job))
+            self._later(340.0, 360.0, lambda: self._evict(training))
+            self._later(100.0, 3000.0, lambda: self._come_back(job, training))
+            return
         if fate == "node-dies":
             training.hangs = True
             self.tell(f"node of {training.pod} dies")
@@ -241,6 +250,29 @@ class Nodes:
             case "terminated-and-gone":
                 self._exit(job, training, 143)
                 self.server.remove(PODS, self.namespace, training.pod)
+
+    def _evict(self, training: Training) -> None:
+        """Let the node's lifecycle controller delete a pod, which stays: its kubelet does not answer."""
+        if training.running and self._pod(training) is not None:
+            disrupted = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
+            self.server.change(PODS, self.namespace, training.pod, status={"conditions": [disrupted]})
+            self.server.delete(PODS, self.namespace, training.pod)
+
+    def _come_back(self, job: Object, training: Training) -> None:
+        """Let a node come back: it ends what was deleted meanwhile, and goes on with the rest."""
+        self.tell(f"node of {training.pod} is back")
+        found = self.server.find(PODS, self.namespace, training.pod)
+        if found is None:
+            training.running = False
+        elif "deletionTimestamp" in found["metadata"]:
+            self._gone(training)
+            if training.job not in self._failing and not training.uncounted:
+                words = f"Pod default/{training.pod} has condition DisruptionTarget matching FailJob rule at index 0"
+                self._let_fail(job, training, "PodFailurePolicy", words)
+        else:
+            training.hangs, training.fate = False, "trained"
+            self._tell_ready(job)
+            self._later(1.0, 30.0, lambda: self._end(job, training))
 
     def _tell_ready(self, job: Object) -> None:
         """Let a Job say how many pods are ready: none, where the trainer is an init container."""
@@ -341,6 +373,8 @@ class Nodes:
         """End a pod that was deleted: SIGTERM, and SIGKILL after its grace; on a dead node nobody does either."""
         training = next((each for each in self.trainings if each.pod == pod), None)
         if training is None:
+            return
+        if training.fate == "node-is-away" and training.hangs:
             return
         if training.hangs:
             # Until the node is given up: its pods go by force.

@@ -285,6 +285,10 @@ def _pods(chance: random.Random, drawn: Drawn) -> None:
     trainer.setdefault("image", "somewhere/trainer:1")
 
 
+def _nodes(chance: random.Random, drawn: Drawn) -> None:
+    drawn.fates["node-is-away"] = chance.choice((0.3, 0.6))
+
+
 TROUBLES: dict[str, Draw] = {
     "api": _front(_API, ("", "controller", "operator")),
     "jobs": _front(_JOBS),
@@ -306,5 +310,7 @@ MORE: dict[str, tuple[float, Draw]] = {
     "warm start": (0.1, _warm),
     "queue": (0.2, _queue),
     "pods": (0.2, _pods),
+    "nodes away": (0.1, _nodes),
+    "cut answers": (0.1, _front(("api-cut",), ("", "controller", "operator"))),
 }
 """What some seeds have besides, in any combination, and the share of those that do."""
