@@ -346,6 +346,22 @@ def test_a_node_that_does_not_answer_is_told_by_name() -> None:
     executor.close()
 
 
+def test_a_new_controller_tells_of_a_node_that_did_not_answer_before() -> None:
+    bench = Bench()
+    first = bench.executor()
+    first.launch(bench.child(0))
+    bench.clock.run(1)
+    lost = [{"type": "ContainersReady", "status": "True"}, {"type": "Ready", "status": "False"}]
+    bench.api.pod(0, conditions=lost)
+    bench.api.update(0, ready=0)
+    first.close()
+    second = bench.executor()
+    bench.clock.run(100)
+    (told,) = bench.events
+    assert isinstance(told, Blocked) and told.reason is Reason.NODE_UNREACHABLE
+    second.close()
+
+
 def test_a_pod_that_stays_on_a_dead_node_is_told_when_its_child_leaves_the_queue_again() -> None:
     """Its status says that it runs, and the Job gets no other one before it has ended."""
     bench = Bench()

@@ -42,6 +42,7 @@ from nas_kube.reading import (
     samples,
     status,
     suspended,
+    true_condition,
 )
 from nas_kube.reflector import EventType, Reflector
 from nas_kube.resources import EVENTS, JOBS, PODS, WORKLOADS
@@ -757,7 +758,8 @@ class KubernetesExecutor:
             newest = _newest(_of(child, pods))
             # Those that train wait for these; with none of them, for pods that there are not yet.
             idle_pods = [pod for pod in newest if not trains(pod)]
-            stays = staying(newest)
+            # What a lost node said last stands: that the containers are ready. The pod is not.
+            stays = staying(newest) or unreachable(pod for pod in newest if true_condition(pod, "ContainersReady"))
             if stays is None and len(newest) == child.pods and not idle_pods:
                 # A user's own trainer is an init container, so that its Job is not ready before the end.
                 with self._lock:
