@@ -60,6 +60,8 @@ class History:
         """Calls of controllers that have had their effect ..."""
         self.posts = 0
         """... and those of them that were to create a child."""
+        self.woken: dict[Process, float] = {}
+        """When controllers that stood still have woken up."""
         self._hung = 0
         self.operator = Process(self.scheduler, "operator")
         self.checker = Checker(self)
@@ -250,6 +252,7 @@ class History:
 
         def wake() -> None:
             self.tell(f"{process.name} wakes up")
+            self.woken[process] = self.scheduler.now
             process.go_on()
 
         self.scheduler.at(seconds, wake)

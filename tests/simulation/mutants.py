@@ -120,7 +120,7 @@ def _queues_unseen() -> AbstractContextManager[Any]:
 
 
 def _one_pod_of_several() -> AbstractContextManager[Any]:
-    def hasty(pods: list[Object], *arguments: Any) -> list[Object]:
+    def hasty(pods: list[Object], *arguments: Any) -> list[Any]:
         return leaving(pods[-1:], *arguments)
 
     return mock.patch.object(kubernetes, "leaving", hasty)

@@ -34,6 +34,8 @@ FATES = {
 NO_IMAGE = "nowhere/trainer:1"
 """No node can pull it."""
 _SUSPENDED = {"active": 0, "ready": 0, "conditions": [{"type": "Suspended", "status": "True"}]}
+_NOT_READY = [{"type": "ContainersReady", "status": "True"}, {"type": "Ready", "status": "False"}]
+"""Of a pod whose node does not answer."""
 _NOT_PULLED = {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}
 ENDS_WELL = frozenset({"trained", "diverged", "killed-after-result", "no-result"})
 """Fates of a trainer that comes to its end."""
@@ -255,7 +257,7 @@ class Nodes:
         """Let the node's lifecycle controller delete a pod, which stays: its kubelet does not answer."""
         if training.running and self._pod(training) is not None:
             disrupted = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
-            self.server.change(PODS, self.namespace, training.pod, status={"conditions": [disrupted]})
+            self.server.change(PODS, self.namespace, training.pod, status={"conditions": [*_NOT_READY, disrupted]})
             self.server.delete(PODS, self.namespace, training.pod)
 
     def _come_back(self, job: Object, training: Training) -> None:
@@ -284,6 +286,9 @@ class Nodes:
                 else sum(each.running and not each.hangs for each in of_job)
             )
             self.server.change(JOBS, self.namespace, job["metadata"]["name"], status={"ready": ready})
+            for each in of_job:
+                if each.hangs:
+                    self.server.change(PODS, self.namespace, each.pod, status={"conditions": _NOT_READY})
 
     def _count(self, training: Training) -> None:
         if training.fate in COUNTS and not training.uncounted and training.job not in self._failing:
