@@ -19,6 +19,7 @@ import pytest
 import yaml
 from botocore.config import Config
 from demo.demo import CHART, MANIFEST, install
+from demo.images import image_tag
 from demo.places import NAMESPACE, Built
 from demo.steps import Steps
 from hack.cluster import deps, leftovers
@@ -223,6 +224,29 @@ def small(name: str, samples: int, *, namespace: str = NAMESPACE, **spec: Any) -
     document["spec"]["budget"] = {"samples": samples}
     document["spec"] |= copy.deepcopy(spec)
     return document
+
+
+def distributed(world: World, name: str, **scripts: str) -> Document:
+    """Return examples/distributed under another name, its program on a volume with the given further ones.
+
+    The image is one with torch that the node has anyway; who applies it deletes the ConfigMap of its name as well.
+
+    Args:
+        scripts: Text of programs by name, without their ending.
+    """
+    example = Path("examples/distributed")
+    found: Document = yaml.safe_load((example / "experiment.yaml").read_text(encoding="utf-8"))
+    found["metadata"] = metadata = {"name": name, "namespace": NAMESPACE}
+    programs = {"train": (example / "train.py").read_text(encoding="utf-8"), **scripts}
+    data = {f"{program}.py": text for program, text in programs.items()}
+    world.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
+    trainer = found["spec"]["trainer"]
+    trainer |= {"image": f"localhost/nas-trainer:{image_tag('trainer')}", "command": ["torchrun", "/scripts/train.py"]}
+    pod = trainer["template"]["spec"]
+    pod["volumes"] = [{"name": "scripts", "configMap": {"name": name}}]
+    (container,) = pod["containers"]
+    container["volumeMounts"] = [{"name": "scripts", "mountPath": "/scripts"}]
+    return found
 
 
 @pytest.fixture

@@ -2,19 +2,14 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import yaml
-from demo.images import image_tag
-from demo.places import NAMESPACE
-from e2e.conftest import Document, World, small
+from e2e.conftest import Document, World, distributed, small
 
 from nas_api import names
 from nas_log.records import Launched, Observed
 
 pytestmark = [pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(3600)]
-EXAMPLE = Path("examples/distributed")
 # The example, which the first attempt does not get through: it waits before the sixth epoch, until it is ended.
 OBSTACLE = """
 from pathlib import Path
@@ -27,20 +22,9 @@ exec(compile(code.replace(line, wait + line), "train.py", "exec"))
 
 @pytest.fixture
 def document(world: World) -> Iterator[Document]:
-    """The example's manifest, its program on a volume; the image is one with torch that the node has anyway."""
-    found: Document = yaml.safe_load((EXAMPLE / "experiment.yaml").read_text(encoding="utf-8"))
-    found["metadata"]["namespace"] = NAMESPACE
-    name = found["metadata"]["name"]
-    data = {"train.py": (EXAMPLE / "train.py").read_text(encoding="utf-8"), "obstacle.py": OBSTACLE}
-    metadata = {"name": name, "namespace": NAMESPACE}
-    world.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
-    trainer = found["spec"]["trainer"]
-    trainer["image"] = f"localhost/nas-trainer:{image_tag('trainer')}"
-    pod = trainer["template"]["spec"]
-    pod["volumes"] = [{"name": "scripts", "configMap": {"name": name}}]
-    (container,) = pod["containers"]
-    container["volumeMounts"] = [{"name": "scripts", "mountPath": "/scripts"}]
-    yield found
+    """The example's manifest, with the obstacle beside its program."""
+    name = "spirals"
+    yield distributed(world, name, obstacle=OBSTACLE)
     world.try_kubectl("delete", "nas", name, "--ignore-not-found")
     world.try_kubectl("delete", "configmap", name, "--ignore-not-found")
 

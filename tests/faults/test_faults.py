@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from nas_api import names
 from nas_api.child_job import s3_location
 from nas_api.experiment import NASExperiment
 from nas_api.reasons import Reason
+from nas_log.records import Launched
 
 pytestmark = [pytest.mark.node, pytest.mark.platform, pytest.mark.slow, pytest.mark.timeout(3600)]
 Start = Callable[..., Document]
@@ -84,14 +85,15 @@ def of_pods(world: World, selector: str, word: str) -> list[int]:
 
 @contextmanager
 def stopped(pids: list[int]) -> Iterator[None]:
-    """Processes that answer nobody for a while: connections are accepted, and nothing comes."""
+    """Processes that answer nobody for a while, unless they are ended: connections are accepted, nothing comes."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
         for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def of_cluster(world: World, name: str) -> Process:
@@ -165,18 +167,49 @@ def test_an_api_server_that_answers_nobody_for_a_while_costs_nothing(
     ends_whole(world, "alone", monkeypatch)
 
 
+def killed(world: World, name: str) -> Callable[[], None]:
+    """Kill a process of the cluster itself; return what begins it again."""
+    instance, process = instances.load_existing(world.place.name), of_cluster(world, name)
+    words = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode().split("\0")[:-1]
+    os.kill(process.pid, signal.SIGKILL)
+    world.eventually(lambda: not is_alive(process), lambda: process)
+
+    def again() -> None:
+        instance.record(spawn(name, words, instance.token, instance.folder / "log" / f"{name}-again.log"))
+
+    return again
+
+
+def test_jobs_that_are_deleted_while_nobody_can_see_it_are_trained_again(
+    world: World, experiment: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new API server answers 410 to a watch that goes on from before it: what happened meanwhile is never told."""
+    at_work(world, experiment, "in-the-gap")
+    selector = f"{names.LABEL_EXPERIMENT}=in-the-gap,{names.LABEL_ROLE}={names.ROLE_TRAINER}"
+    with stopped(of_pods(world, f"{_CONTROLLER},{names.LABEL_EXPERIMENT}=in-the-gap", "nas_controller")):
+        # Those that have a result by now count by it, whoever deletes their Jobs.
+        open_jobs = [job["metadata"]["name"] for job in world.items("jobs", selector) if job["status"].get("active")]
+        world.kubectl("delete", "job", *open_jobs, "--wait=true")
+        again = killed(world, "apiserver")
+        again()
+        world.eventually(lambda: world.try_kubectl("get", "--raw", "/readyz").returncode == 0, lambda: "readyz")
+    goes_on(world, "in-the-gap")
+    world.propose_no_more("in-the-gap")
+    samples = world.wait_complete("in-the-gap")["samples"]
+    assert samples["observed"] == samples["proposed"]
+    assert (samples["lost"], samples["retried"] <= len(open_jobs)) == (0, True)
+    records = world.log(world.experiment("in-the-gap"), monkeypatch)
+    assert not [record for record in records if isinstance(record, Launched) and record.failures], "nobody has failed"
+
+
 def test_a_kubelet_that_is_killed_and_comes_back_costs_nothing(
     world: World, experiment: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_work(world, experiment, "without-kubelet")
-    instance = instances.load_existing(world.place.name)
-    kubelet = of_cluster(world, "kubelet")
-    words = Path(f"/proc/{kubelet.pid}/cmdline").read_bytes().decode().split("\0")[:-1]
-    os.kill(kubelet.pid, signal.SIGKILL)
-    world.eventually(lambda: not is_alive(kubelet), lambda: kubelet)
+    again = killed(world, "kubelet")
     # Nothing new starts, and what ends is not told.
     time.sleep(30.0)
-    instance.record(spawn("kubelet", words, instance.token, instance.folder / "log" / "kubelet-again.log"))
+    again()
     goes_on(world, "without-kubelet")
     ends_whole(world, "without-kubelet", monkeypatch)
 
@@ -257,3 +290,34 @@ def test_keys_that_are_taken_away_and_given_back(
     world.propose_no_more("rotated")
     samples = world.wait_complete("rotated")["samples"]
     assert samples["observed"] == samples["proposed"] and samples["lost"] == 0
+
+
+def test_a_final_training_past_its_deadline_goes_on_in_a_new_pod_at_no_cost(
+    world: World, experiment: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deadline of a pod is the kubelet's to keep: on a trainer that stands still, none can be too quick for it."""
+    name = "beyond"
+    experiment(name, 1, finalTraining={"top": 1, "epochs": 60, "deadline": "90s", "checkpointEvery": "1s"})
+    store = world.store(world.experiment(name), monkeypatch)
+    world.eventually(lambda: store.get(names.checkpoint_key(1)), lambda: store.list(names.SAMPLES_PREFIX))
+    selector = f"{names.LABEL_EXPERIMENT}={name},{names.LABEL_SAMPLE}=1"
+    (job,) = world.items("jobs", selector)
+    with stopped(of_pods(world, selector, "nas_trainer")):
+
+        def ended() -> list[Document]:
+            (found,) = [
+                each for each in world.items("jobs", selector) if each["metadata"]["uid"] == job["metadata"]["uid"]
+            ]
+            return [each for each in found["status"].get("conditions", ()) if each["type"] == "Failed"]
+
+        (failed,) = world.eventually(ended, lambda: world.items("pods", selector))
+    print(failed["message"])
+    final = world.wait_complete(name)["final"]
+    assert (final["trained"], final["lost"]) == (1, 0)
+    launched = [
+        (record.attempt, record.failures)
+        for record in world.log(world.experiment(name), monkeypatch)
+        if isinstance(record, Launched) and 1 in record.samples
+    ]
+    assert len(launched) > 1
+    assert launched == [(attempt, 0) for attempt in range(1, len(launched) + 1)]

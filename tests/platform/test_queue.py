@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from demo.places import NAMESPACE
-from e2e.conftest import Document, World, small
+from e2e.conftest import Document, World, distributed, small
 from platform_parts import Kueue, conditions
 
 from nas_api import names
@@ -15,8 +15,8 @@ from nas_log.records import Launched, Observed
 
 pytestmark = [pytest.mark.platform, pytest.mark.node, pytest.mark.slow, pytest.mark.timeout(3600)]
 Start = Callable[..., Document]
-# What examples/digits.yaml asks for its children, and enough memory.
-ONE_CHILD = {"cpu": "500m", "memory": "8Gi"}
+# Less cpu than two children ask for, of examples/digits.yaml or of examples/distributed, and enough memory.
+ONE_CHILD = {"cpu": "700m", "memory": "8Gi"}
 # Long enough for a child to be caught at work.
 LONG = 120
 
@@ -167,3 +167,84 @@ def test_a_priority_class_that_does_not_exist_is_told(
     experiment("unknown", 1, parallelism=1, trainer=trainer(queue=queue, priorityClass="nobody"))
     found = problem(world, "unknown", "WorkloadPriorityClass nobody")
     assert "Kueue has not taken up its Job" in found["message"]
+
+
+# Room for one pod of examples/distributed, with its collector, and for both of a child.
+ONE_POD = {"cpu": "300m", "memory": "1Gi"}
+BOTH_PODS = {"cpu": "600m", "memory": "2Gi"}
+
+
+@pytest.fixture
+def pairs(world: World) -> Iterator[Document]:
+    """A search whose children are two pods each, not yet applied."""
+    name = f"pairs-{time.time_ns()}"
+    yield distributed(world, name)
+    world.try_kubectl("delete", "nas", name, "--ignore-not-found")
+    world.try_kubectl("delete", "configmap", name, "--ignore-not-found")
+
+
+def ranks(world: World, experiment: str) -> list[Document]:
+    """Return the pods of an experiment's children."""
+    return world.items("pods", f"{names.LABEL_EXPERIMENT}={experiment},{names.LABEL_ROLE}={names.ROLE_TRAINER}")
+
+
+def test_a_child_of_two_pods_is_let_in_whole_or_not_at_all(
+    kueue: Kueue, world: World, pairs: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow, wide = (f"{width}-{time.time_ns()}" for width in ("narrow", "wide"))
+    kueue.make_queue(NAMESPACE, narrow, ONE_POD)
+    kueue.make_queue(NAMESPACE, wide, BOTH_PODS)
+    name = pairs["metadata"]["name"]
+    pairs["spec"] |= {"budget": {"samples": 2}, "parallelism": 2}
+    pairs["spec"]["trainer"]["queue"] = narrow
+    world.apply(pairs)
+    print(problem(world, name, f"2 of 2 wait in queue {narrow}: couldn't assign flavors")["message"])
+    assert not ranks(world, name), "room for one of its pods is none for a child"
+
+    world.patch(name, {"trainer": {"queue": wide}})
+    status = world.wait_complete(name)
+    assert (status["samples"]["observed"], status["samples"]["lost"]) == (2, 0)
+    records = world.log(world.experiment(name), monkeypatch)
+    assert not [record for record in records if isinstance(record, Launched) and record.failures], (
+        "moving costs nothing"
+    )
+    one, other = sorted(jobs(world, name), key=lambda job: str(job["status"]["startTime"]))
+    assert one["status"]["completionTime"] <= other["status"]["startTime"], "there is room for one pair"
+    for job in (one, other):
+        assert job["status"]["succeeded"] == 2
+        (pods,) = kueue.workloads(NAMESPACE)[job["metadata"]["name"]]["spec"]["podSets"]
+        assert pods["count"] == 2
+
+
+def test_a_child_of_two_pods_that_is_preempted_loses_both_and_goes_on_as_the_same_launch(
+    kueue: Kueue, world: World, experiment: Start, queue: str, pairs: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kueue.make_priority("nas-low", 10)
+    kueue.make_priority("nas-high", 1000)
+    name = pairs["metadata"]["name"]
+    pairs["spec"]["budget"] = {"samples": 1}
+    # Never done before it is preempted; its number of epochs cannot be lowered afterwards.
+    pairs["spec"]["trainer"] |= {"queue": queue, "priorityClass": "nas-low", "epochs": 2000}
+    world.apply(pairs)
+    store = world.store(world.experiment(name), monkeypatch)
+    world.eventually(lambda: store.get(names.checkpoint_key(0)), lambda: ranks(world, name))
+    (job,) = jobs(world, name)
+    before = {pod["metadata"]["uid"] for pod in ranks(world, name)}
+    assert len(before) == 2
+
+    experiment("urgent", 1, parallelism=1, trainer=trainer(queue=queue, priorityClass="nas-high", epochs=10_000))
+    world.eventually(lambda: active(world, "urgent"), lambda: jobs(world, "urgent"))
+    problem(world, name, f"1 of 1 waits in queue {queue}: ")
+    assert not [pod for pod in ranks(world, name) if pod["status"]["phase"] == "Running"]
+    world.kubectl("delete", "nas", "urgent")
+
+    status = world.wait_complete(name)
+    assert (status["samples"]["observed"], status["samples"]["retried"]) == (1, 0)
+    assert_nothing_was_lost(world, name, 1, monkeypatch)
+    (last,) = jobs(world, name)
+    assert (last["metadata"]["uid"], last["status"]["succeeded"]) == (job["metadata"]["uid"], 2)
+    after = [pod for pod in ranks(world, name) if pod["metadata"]["uid"] not in before]
+    assert sorted(pod["metadata"]["labels"][names.COMPLETION_INDEX] for pod in after) == ["0", "1"]
+    for pod in after:
+        said = world.kubectl("logs", pod["metadata"]["name"], "-c", names.TRAINER_CONTAINER)
+        assert "goes on after epoch" in said
