@@ -347,7 +347,7 @@ def test_a_node_that_does_not_answer_is_told_by_name() -> None:
 
 
 def test_a_new_controller_tells_of_a_node_that_did_not_answer_before() -> None:
-    bench = Bench()
+    bench = Bench(trainer={"dataset": {"digits": {}}, "epochs": 1, "deadline": "10m"})
     first = bench.executor()
     first.launch(bench.child(0))
     bench.clock.run(1)
@@ -359,6 +359,8 @@ def test_a_new_controller_tells_of_a_node_that_did_not_answer_before() -> None:
     bench.clock.run(100)
     (told,) = bench.events
     assert isinstance(told, Blocked) and told.reason is Reason.NODE_UNREACHABLE
+    bench.clock.run(4000)
+    assert [end.end for end in bench.ends] == [End.DISRUPTED], "it is given up after its deadline"
     second.close()
 
 

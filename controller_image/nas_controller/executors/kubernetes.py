@@ -770,6 +770,9 @@ class KubernetesExecutor:
                 with self._lock:
                     # It may have begun since the look.
                     if child.waits is None and not child.ready:
+                        if stays is not None:
+                            # Its node may never come back: it is given up like one that was seen to run.
+                            child.ran_since = min(child.ran_since, self._clock.monotonic())
                         news = self._block(child, found) or news
         return news
 
