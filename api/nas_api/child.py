@@ -1,6 +1,7 @@
 """What a trainer is told, what it answers, and with which exit code it ends."""
 
 import json
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Annotated, Any, Literal
 
@@ -105,6 +106,11 @@ class TrainerInput(TrainingSpec, _Attempt):
     latency: Annotated[LatencySpec | None, Field(exclude_if=is_none)] = None
     """How the trained network's latency is measured; None: not at all."""
     store: StoreLocation
+
+
+def of_final_training(inputs: Sequence[TrainerInput]) -> bool:
+    """Return whether the children of one launch are of the final training; all are or none."""
+    return inputs[0].final is not None
 
 
 class TrainerPack(Model):

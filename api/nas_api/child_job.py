@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from nas_api import custom_trainer, names
-from nas_api.child import ExitCode, S3Location, TrainerInput, trainer_document
+from nas_api.child import ExitCode, S3Location, TrainerInput, of_final_training, trainer_document
 from nas_api.experiment import NASExperiment, NASExperimentSpec, PodTemplate, S3Spec, TrainerSpec
 from nas_api.pod_template import lay_over, overlay
 
@@ -142,7 +142,7 @@ def trainer_pod_template(
             children than an environment can tell of; the message names the place.
     """
     spec = experiment.spec.trainer
-    own, final = spec.dataset.custom is not None, inputs[0].final is not None
+    own, final = spec.dataset.custom is not None, of_final_training(inputs)
     deadline = experiment.spec.deadline(final=final)
     trainer = _own_trainer(experiment, inputs[0]) if own else _built_in_trainer(experiment, inputs, image)
     pods = _pods(experiment, inputs)
@@ -184,7 +184,7 @@ def template_field(experiment: NASExperiment, *, final: bool) -> str:
 
 
 def _pods(experiment: NASExperiment, inputs: tuple[TrainerInput, ...]) -> int:
-    return experiment.spec.pods(final=inputs[0].final is not None)
+    return experiment.spec.pods(final=of_final_training(inputs))
 
 
 def _rendezvous(experiment: NASExperiment, launch: int, pods: int, deadline: timedelta) -> list[dict[str, Any]]:

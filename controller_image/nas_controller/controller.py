@@ -26,7 +26,7 @@ from nas_kube.clock import wait_for
 from nas_kube.errors import ApiError, KubeError
 from nas_kube.reflector import EventType, Reflector
 from nas_kube.resources import EXPERIMENTS
-from nas_log.errors import LogDamaged, LogTampered
+from nas_log.errors import Fenced, LogDamaged, LogTampered
 from nas_log.records import Platform
 from nas_store.errors import CredentialsRefused, StoreError
 
@@ -99,6 +99,8 @@ class Controller:
         self._search: Search | None = None
         self._executor: ChangingExecutor | None = None
         self._written: KubernetesSink | None = None
+        self._tenure: Tenure | None = None
+        """Of the newest try to search; None before the first."""
         self._anchor: LogHead | None = None
         """Of the newest status: the log's head, which no one who writes to the bucket can change."""
         self._seen = False
@@ -125,6 +127,9 @@ class Controller:
             if not self._seen:
                 self._on_loss(Loss.GONE)
             return self._run()
+        except Fenced as error:
+            _log.warning("fenced: another controller goes on with this experiment", error=str(error))
+            return ControllerExit.FENCED
         finally:
             reflector.stop()
 
@@ -177,8 +182,8 @@ class Controller:
         """Search until the end or until something is in the way."""
         location = StoreLocation(s3=s3_location(experiment))
         store = self._instruments.store(self._machine.store(location))
+        self._tenure = tenure = Tenure(store, self._clock, self._tenure)
         store.probe()
-        tenure = Tenure(store, self._clock)
         jobs = KubernetesExecutor(
             self._client,
             experiment,
@@ -223,10 +228,14 @@ class Controller:
             executor.close()
 
     def _end_remains(self, experiment: NASExperiment) -> bool:
-        """End children that no search waits for; return whether none is left."""
+        """End children that no search waits for; return whether none is left.
+
+        Raises:
+            Fenced: another controller is at work, and knows better.
+        """
         for pause in (*_PAUSES_SECONDS, None):
             try:
-                end_unfinished(self._client, experiment)
+                end_unfinished(self._client, experiment, self._tenure)
             except KubeError as error:
                 _log.warning("children not ended", error=str(error))
                 if pause is None or not error.retryable or self._loss is not None:

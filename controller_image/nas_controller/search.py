@@ -266,10 +266,14 @@ class Search:
             due.append(now + left.total_seconds())
         if core.best is not None and core.best.sample != self._best_written:
             due.append(self._best_written_at + _BEST_EVERY_SECONDS)
-        if core.open and not self._launches.suspended:
-            due.append(self._store_asked_at + _STORE_EVERY_SECONDS)
+        due.append(self._next_look_at_store())
         soonest = min((at for at in due if at is not None), default=None)
         return None if soonest is None else max(0.0, soonest - now)
+
+    def _next_look_at_store(self) -> float | None:
+        """Return when to look after the store, on the monotonic clock; None: nothing that needs it is under way."""
+        is_needed = self._core.open and not self._launches.suspended
+        return self._store_asked_at + _STORE_EVERY_SECONDS if is_needed else None
 
     def _take(self, message: _Message) -> None:
         now = self._clock.monotonic()
@@ -424,7 +428,8 @@ class Search:
             Fenced: another process writes the log.
             StoreError: the store refuses, and only its owner can change that.
         """
-        if not self._core.open or self._clock.monotonic() < self._store_asked_at + _STORE_EVERY_SECONDS:
+        due = self._next_look_at_store()
+        if due is None or self._clock.monotonic() < due:
             return
         try:
             if not self._tenure.look():

@@ -24,12 +24,18 @@ _FRESH_SECONDS = 5.0
 class Tenure:
     """Told of the log by the thread of the search, which alone may ask ``look``; any may ask ``holds``."""
 
-    def __init__(self, store: Store, clock: Clock = SYSTEM_CLOCK) -> None:
-        """Begin without a log: nothing is ours before the first append."""
+    def __init__(self, store: Store, clock: Clock = SYSTEM_CLOCK, before: "Tenure | None" = None) -> None:
+        """Begin without a log: nothing is ours before the first append.
+
+        Args:
+            store: where the log is.
+            clock: whose time it is.
+            before: of an earlier try of this process, which may know the log already.
+        """
         self._store = store
         self._clock = clock
         self._on_end: Callable[[], None] = lambda: None
-        self._next: int | None = None
+        self._next: int | None = None if before is None else before._next
         """The number of the log's next object; None while that is not known, or one of ours may have it already."""
         self._began_at = float("-inf")
         self._proven_at = float("-inf")

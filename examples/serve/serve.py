@@ -6,6 +6,7 @@ Needs boto3, numpy, onnxruntime and pillow, and nothing of ours. One process wit
 are servers of models, for which `nas export --format kserve` writes the same network.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -47,6 +48,14 @@ def read(place: str, name: str) -> bytes | None:
         sys.exit(f"{place} cannot be read: {error}")
 
 
+def tested(place: str, name: str, digests: dict[str, str]) -> bytes | None:
+    """Return a file as it was when the network was tested, or None where there is none."""
+    data = read(place, name)
+    if data is not None and name in digests and hashlib.sha256(data).hexdigest() != digests[name]:
+        sys.exit(f"{name} in {place} is not the file that was tested: its digest is another than provenance.json has")
+    return data
+
+
 class Model:
     """The network, and what it takes and gives."""
 
@@ -55,7 +64,9 @@ class Model:
         provenance = json.loads(read(place, "provenance.json") or b"{}")
         if provenance.get("testMetric") is None:
             sys.exit(f"no trained network in {place}: it is there once spec.finalTraining has ended")
-        before = read(place, "preprocessing.json")
+        # Digests from the search's log, which says what was tested; it has none of a trainer that reported none.
+        digests = provenance.get("files") or {}
+        before, network = (tested(place, name, digests) for name in ("preprocessing.json", "network.onnx"))
         if before is None:
             sys.exit(f"the network in {place} is none for images")
         self.before = json.loads(before)
@@ -63,7 +74,7 @@ class Model:
         self.about = {name: provenance[name] for name in ("experiment", "uid", "sample", "digest", "testMetric")}
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # Each request has a thread of its own.
-        self.session = onnxruntime.InferenceSession(read(place, "network.onnx"), options)
+        self.session = onnxruntime.InferenceSession(network, options)
 
     def pixels(self, body: bytes, kind: str) -> numpy.ndarray:
         """Return an image as the network takes it: (1, channels, height, width), from 0 to `brightest`."""

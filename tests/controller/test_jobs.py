@@ -101,6 +101,36 @@ def test_a_job_that_turns_up_after_it_was_taken_for_gone_is_deleted() -> None:
     executor.close()
 
 
+# ---------------------------------------------------------------- Jobs that have finished
+
+
+def test_a_finished_job_is_deleted_by_us_a_moment_before_its_time_to_live_is_over() -> None:
+    """The controller manager would do it in the foreground, for six requests more (ADR 19)."""
+    bench = Bench()
+    executor = bench.executor()
+    for number in (0, 1):
+        executor.launch(bench.child(number))
+    bench.clock.run(1)
+    bench.api.succeed(0)
+    bench.clock.run(594)
+    assert set(bench.api.jobs) == {bench.api.name(0), bench.api.name(1)}
+    bench.clock.run(2)
+    assert set(bench.api.jobs) == {bench.api.name(1)} and bench.ends == [Ended(0, End.SUCCEEDED)]
+    executor.close()
+
+
+def test_a_finished_job_that_we_may_not_delete_is_left_to_its_time_to_live() -> None:
+    bench = Bench()
+    executor = bench.executor()
+    executor.launch(bench.child(0))
+    bench.clock.run(1)
+    bench.api.succeed(0)
+    bench.api.fault = once(ApiError(403, "Forbidden", "no"), "DELETE", times=1)
+    bench.clock.run(3600)
+    assert [call for _, call, _ in bench.api.calls].count("DELETE") == 1 and bench.ends == [Ended(0, End.SUCCEEDED)]
+    executor.close()
+
+
 # ---------------------------------------------------------------- ends that are not the child's
 
 
@@ -377,11 +407,55 @@ def test_a_pod_that_stays_on_a_dead_node_is_told_when_its_child_leaves_the_queue
     pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:30Z"
     bench.clock.run(100)
     bench.api.update(0, suspend=False)
-    bench.clock.run(100)
+    bench.clock.run(200)
     running, queued, admitted, told = bench.events
     assert (running, queued, admitted) == (Running(0), Queued(0, ""), Admitted(0))
     assert isinstance(told, Blocked) and told.reason is Reason.NODE_UNREACHABLE
     assert told.message.startswith(f"pod {bench.api.name(0)}-pod on node worker-1: told to end, and there still")
+    executor.close()
+
+
+@pytest.mark.parametrize("evicted", [False, True])
+def test_a_child_that_never_ran_on_a_node_that_is_gone_is_told_and_given_up(evicted: bool) -> None:
+    """No deadline has begun for it, and its Job makes no other pod as long as this one has not ended."""
+    bench = Bench()
+    executor = bench.executor()
+    executor.launch(bench.child(0))
+    bench.clock.run(1)
+    pulled = [{"name": "trainer", "state": {"waiting": {"reason": "ContainerCreating"}}}]
+    pod = bench.api.pod(0, phase="Pending", containerStatuses=pulled if evicted else [])
+    if evicted:
+        bench.clock.run(3000)
+        assert not bench.events, "an image may be large"
+        pod["metadata"]["deletionTimestamp"] = bench.clock.now().isoformat()
+    bench.clock.run(240)
+    (told,) = bench.events
+    assert isinstance(told, Blocked) and told.reason is Reason.NODE_UNREACHABLE
+    assert told.message.startswith(f"pod {bench.api.name(0)}-pod on node worker-1: not begun")
+    bench.clock.run(240)
+    assert [end.end for end in bench.ends] == [End.DISRUPTED] and "has neither begun nor ended" in bench.ends[0].message
+    assert bench.api.running == set()
+    executor.close()
+
+
+def test_a_child_that_waits_for_room_for_its_queue_or_for_an_image_is_waited_for() -> None:
+    bench = Bench()
+    executor = bench.executor()
+    for launch in range(4):
+        executor.launch(bench.child(launch))
+    bench.clock.run(1)
+    no_room = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no room"}
+    del bench.api.pod(0, phase="Pending", containerStatuses=[], conditions=[no_room])["spec"]["nodeName"]
+    bench.api.update(1, suspend=True)
+    bench.api.pod(2, phase="Pending", containerStatuses=[], startTime=bench.clock.now().isoformat())
+    bench.clock.run(1)
+    # It was bound to a dead node before its queue took it back.
+    lost = bench.api.pod(3, phase="Pending", containerStatuses=[])
+    bench.clock.run(200)
+    bench.api.update(3, suspend=True)
+    bench.api.pods.remove(lost)
+    bench.clock.run(7200)
+    assert not bench.ends
     executor.close()
 
 

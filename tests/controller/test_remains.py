@@ -2,7 +2,7 @@
 their search is over or is to rest; in virtual time."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,10 +20,12 @@ from nas_controller.executor import Outdated
 from nas_controller.executors.remains import end_unfinished, outdated
 from nas_controller.instruments import Instruments, ProblemSink
 from nas_controller.kubernetes_status import Loss
+from nas_controller.machine import Machine
 from nas_controller.search import Exit
 from nas_controller.status import SearchStatus
 from nas_kube.client import KubeClient, Listing
 from nas_kube.resources import JOBS, Resource
+from nas_log.errors import Fenced
 from nas_log.records import Launched
 from nas_store.errors import StoreUnreachable
 
@@ -139,9 +141,9 @@ def test_children_that_outlived_their_search_are_ended_and_the_ended_ones_keep_t
     cluster.make(2, experiment, ready=1)
     cluster.make(3, experiment)
     cluster.jobs[3]["metadata"]["ownerReferences"][0]["uid"] = "another"
-    assert end_unfinished(cluster, experiment) == 2
+    assert end_unfinished(cluster, experiment, None) == 2
     assert sorted(cluster.jobs) == [0, 3]
-    assert end_unfinished(cluster, experiment) == 0
+    assert end_unfinished(cluster, experiment, None) == 0
 
 
 class Told(Recorder):
@@ -185,6 +187,54 @@ def test_a_controller_that_cannot_reach_its_log_ends_the_children_of_a_suspended
     ((problem, rests),) = told.problems
     assert problem.reason == "StoreUnreachable" and rests is suspend
     assert sorted(cluster.jobs) == ([] if suspend else [0])
+
+
+@pytest.mark.parametrize("overtaken", [False, True])
+def test_a_controller_that_wakes_up_ends_nothing_of_its_successors(
+    monkeypatch: pytest.MonkeyPatch, overtaken: bool
+) -> None:
+    """It is stopped while its store is away and its experiment suspended; another one goes on with the search."""
+    experiment, cluster, store = make_experiment(suspend=True), Cluster(), MemoryStore()
+    controller = Controller(
+        cluster,
+        "default",
+        "demo",
+        experiment.metadata.uid,
+        "trainer:1",
+        Listening(Told()),
+        machine=Machine(store=lambda _: store),
+    )
+    controller._experiment = experiment
+
+    def learn_the_log() -> None:
+        assert controller._tenure is not None
+        controller._tenure.read(6)
+
+    tries: Iterator[Callable[[], object]] = iter([learn_the_log, lambda: None])
+
+    def probe() -> None:
+        next(tries)()
+        raise StoreUnreachable("no answer")
+
+    pauses = itertools.count()
+
+    def pause(seconds: float) -> None:
+        if seconds > 0 and next(pauses) == 0:
+            cluster.make(0, experiment, ready=1)
+            if overtaken:
+                store.put(names.log_key(7), b"another's")
+        elif seconds > 0:
+            controller._loss = Loss.GONE
+
+    store.probe = probe  # type: ignore[method-assign]
+    monkeypatch.setattr(controller, "_sleep", pause)
+    if overtaken:
+        with pytest.raises(Fenced):
+            controller._run()
+        assert sorted(cluster.jobs) == [0]
+    else:
+        assert controller._run() is ControllerExit.DONE
+        assert not cluster.jobs
 
 
 def test_a_controller_ends_what_a_finished_search_has_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -664,6 +664,40 @@ def test_suspend_ends_the_children_and_resume_goes_on() -> None:
     assert sum(record.attempt == 2 for record in bench.of_kind(Launched)) == 2
 
 
+def test_a_suspended_search_that_is_woken_leaves_the_store_alone() -> None:
+    """It is left alone until then, as well: nothing that rests depends on the store."""
+    bench = Bench()
+    running = make_experiment(parallelism=2, budget={"samples": 4})
+    suspended = make_experiment(parallelism=2, budget={"samples": 4}, suspend=True)
+    store, progress, steps = bench.world.store, bench.world.progress, itertools.count()
+    get, asked = store.get, list[str]()
+
+    def count(key: str, *, limit: int | None = None) -> bytes | None:
+        asked.append(key)
+        return get(key, limit=limit)
+
+    def happens() -> bool:
+        match next(steps):
+            case 1:
+                bench.search.change(suspended)
+                return True
+            case 2:
+                store.get = count  # type: ignore[method-assign]
+                bench.world.seconds += 600
+                bench.search.change(suspended)
+                return True
+            case 3:
+                assert not asked
+                bench.search.change(running)
+                return True
+            case _:
+                return progress()
+
+    bench.world.progress = happens  # type: ignore[method-assign]
+    assert bench.run(running) is Exit.FINISHED
+    assert asked
+
+
 def test_an_end_that_crosses_a_suspension_is_not_taken_twice() -> None:
     bench = Bench()
     running = make_experiment(parallelism=2, budget={"samples": 4})

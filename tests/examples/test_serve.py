@@ -1,5 +1,6 @@
 """examples/serve as a process: a trained network's real export answers images, and says what it cannot take."""
 
+import hashlib
 import http.client
 import io
 import json
@@ -193,6 +194,18 @@ def test_where_there_is_no_network_for_images_it_ends_and_says_so(model: Path, t
     assert "no trained network" in said(tmp_path)
     (tmp_path / "provenance.json").write_text(json.dumps(provenance))
     assert "none for images" in said(tmp_path)
+
+
+@pytest.mark.parametrize("changed", ["network.onnx", "preprocessing.json"])
+def test_another_file_than_the_one_that_was_tested_is_refused(tmp_path: Path, changed: str) -> None:
+    files = {"network.onnx": b"a network", "preprocessing.json": b"{}"}
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    (tmp_path / "provenance.json").write_text(json.dumps({"testMetric": 0.5, "files": digests}))
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(b"[]" if name == changed else data)
+    done = subprocess.run(**command(tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert f"{changed} in {tmp_path} is not the file that was tested" in done.stderr
 
 
 @pytest.mark.cluster

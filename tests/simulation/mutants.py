@@ -13,9 +13,10 @@ from simulation.history import simulate
 from nas_api import names
 from nas_controller import decisions, snapshots
 from nas_controller.executor import End
-from nas_controller.executors import kubernetes
+from nas_controller.executors import children, creation, kubernetes
 from nas_controller.executors.kubernetes import KubernetesExecutor
 from nas_controller.executors.leaving import leaving
+from nas_controller.executors.ownership import Ownership
 from nas_controller.journal import Journal
 from nas_controller.recovery import Recovered, recover
 from nas_controller.search import Search
@@ -78,14 +79,15 @@ def _ignore_uid_and_owner() -> Iterator[None]:
         return True
 
     def any_uid(self: KubernetesExecutor, number: int, kind: Any, job: Any) -> None:
-        if (child := self._children.get(number)) is not None:
+        if (child := self._children.by_launch.get(number)) is not None:
             child.uid = None
         take(self, number, kind, job)
 
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(KubernetesExecutor, "_take", any_uid))
         stack.enter_context(mock.patch.object(kubernetes, "belongs", by_label))
-        stack.enter_context(mock.patch.object(KubernetesExecutor, "_is_ours", by_label))
+        stack.enter_context(mock.patch.object(children, "belongs", by_label))
+        stack.enter_context(mock.patch.object(Ownership, "is_ours", by_label))
         stack.enter_context(mock.patch.object(Client, "delete", any_of_the_name))
         yield
 
@@ -123,7 +125,7 @@ def _one_pod_of_several() -> AbstractContextManager[Any]:
     def hasty(pods: list[Object], *arguments: Any) -> list[Any]:
         return leaving(pods[-1:], *arguments)
 
-    return mock.patch.object(kubernetes, "leaving", hasty)
+    return mock.patch.object(creation, "leaving", hasty)
 
 
 MUTANTS: dict[str, Mutant] = {

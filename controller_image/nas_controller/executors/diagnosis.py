@@ -28,22 +28,37 @@ def unreachable(pods: Iterable[Object]) -> Diagnosis | None:
     return Reason.NODE_UNREACHABLE, f"{where}: not ready any more, as when its node does not answer"
 
 
-def staying(pods: Iterable[Object]) -> Diagnosis | None:
-    """Return which pods stay although they were told to end, so that the Job gets no others; None: there are none."""
-    left = [pod for pod in pods if "deletionTimestamp" in pod["metadata"] and not _has_ended(pod)]
-    if not left:
-        return None
-    where = ", ".join(f"pod {pod['metadata']['name']} on node {pod['spec'].get('nodeName')}" for pod in left)
-    return Reason.NODE_UNREACHABLE, f"{where}: told to end, and there still, as when its node does not answer"
+def stranded(pods: Iterable[Object]) -> Diagnosis | None:
+    """Return which pods of a Job a node neither begins nor ends, so that the Job gets no others; None: none we know of.
 
-
-def _has_ended(pod: Object) -> bool:
-    return status(pod).get("phase") in ("Succeeded", "Failed")
+    A kubelet takes note of a pod before it pulls an image, and removes one that was told to end when it has. Where it
+    does not, it is most likely not there any more.
+    """
+    told = []
+    for pod in pods:
+        node = (pod.get("spec") or {}).get("nodeName")
+        if node is None or status(pod).get("phase") in ("Succeeded", "Failed"):
+            continue
+        where = f"pod {pod['metadata']['name']} on node {node}"
+        leaves = "deletionTimestamp" in pod["metadata"]
+        if not _has_begun(pod) and (leaves or not _is_noted(pod)):
+            told.append(f"{where}: not begun")
+        elif leaves:
+            told.append(f"{where}: told to end, and there still")
+    return (Reason.NODE_UNREACHABLE, f"{', '.join(told)}, as when its node does not answer") if told else None
 
 
 def trains(pod: Object) -> bool:
     """Return whether the trainer's container runs, wherever in the pod it is."""
     return any(item.running and item.name == names.TRAINER_CONTAINER for item in containers(pod))
+
+
+def _has_begun(pod: Object) -> bool:
+    return any(item.running or item.termination is not None for item in containers(pod))
+
+
+def _is_noted(pod: Object) -> bool:
+    return "startTime" in status(pod) or bool(containers(pod))
 
 
 def _from_pod(pod: Object) -> Diagnosis | None:

@@ -8,22 +8,33 @@ from nas_api import names
 from nas_api.child_job import made_from
 from nas_api.experiment import NASExperiment
 from nas_controller.executors.diagnosis import trains
+from nas_controller.tenure import Tenure
 from nas_kube.client import KubeClient
 from nas_kube.reading import Object, belongs, controller, finished, parallelism, status
 from nas_kube.resources import JOBS, PODS, Resource
+from nas_log.errors import Fenced
 
 _log = structlog.get_logger()
 
 
-def end_unfinished(client: KubeClient, experiment: NASExperiment) -> int:
+def end_unfinished(client: KubeClient, experiment: NASExperiment, tenure: Tenure | None) -> int:
     """Delete every child of an experiment that has not ended; return how many those were.
 
     Needs neither log nor search: for one that is over, and for one that is to rest while its log is out of reach.
 
+    Args:
+        client: the API.
+        experiment: the manifest.
+        tenure: says whether children still are ours to delete; None: nobody has read the log so far.
+
     Raises:
+        Fenced: another process writes the log, so that what is there is its own; nothing is deleted.
         KubeError: not all are deleted; it may be called again.
     """
     jobs = _unfinished(client, experiment)
+    # After the list: what is made later has another uid. Where nobody can tell, a suspension must free nodes.
+    if jobs and tenure is not None and tenure.holds(surely=True) is False:
+        raise Fenced("another controller has written the log's next object")
     for job in jobs.values():
         client.delete(JOBS, experiment.metadata.namespace, job["metadata"]["name"], uid=job["metadata"]["uid"])
     if jobs:
