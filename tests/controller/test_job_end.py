@@ -35,6 +35,11 @@ def test_a_job_that_was_resumed_fails_for_reasons_of_its_own() -> None:
     assert job_end(failed("", "BackoffLimitExceeded", suspend=False), [pod(1)]) == (End.FAILED, "last words")
 
 
+def test_a_pod_that_has_ended_well_does_not_tell_of_one_that_is_gone() -> None:
+    end, said = job_end(failed("", "BackoffLimitExceeded", suspend=False), [pod(0, "", EARLY, phase="Succeeded")])
+    assert end is End.VANISHED and "its pod is gone" in said
+
+
 EARLY, LATE = "2026-01-01T00:00:00Z", "2026-01-01T00:00:05Z"
 DISRUPTION = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "drained"}
 BYSTANDER = pod(143, "terminated by SIGTERM", EARLY)

@@ -10,7 +10,7 @@ from controller.jobs_model import Bench, once
 
 from nas_api.child_job import child_job
 from nas_api.reasons import Reason
-from nas_controller.executor import Admitted, Blocked, End, Ended, Running
+from nas_controller.executor import Admitted, Blocked, End, Ended, Queued, Running
 from nas_controller.executors.avoidance import keep_away
 from nas_controller.launches import Launches
 from nas_kube.errors import ApiError, ApiUnavailable, KubeError
@@ -376,6 +376,45 @@ def test_a_node_that_does_not_answer_is_told_by_name() -> None:
     executor.close()
 
 
+def test_a_new_controller_tells_of_a_node_that_did_not_answer_before() -> None:
+    bench = Bench(trainer={"dataset": {"digits": {}}, "epochs": 1, "deadline": "10m"})
+    first = bench.executor()
+    first.launch(bench.child(0))
+    bench.clock.run(1)
+    lost = [{"type": "ContainersReady", "status": "True"}, {"type": "Ready", "status": "False"}]
+    bench.api.pod(0, conditions=lost)
+    bench.api.update(0, ready=0)
+    first.close()
+    second = bench.executor()
+    bench.clock.run(100)
+    (told,) = bench.events
+    assert isinstance(told, Blocked) and told.reason is Reason.NODE_UNREACHABLE
+    bench.clock.run(4000)
+    assert [end.end for end in bench.ends] == [End.DISRUPTED], "it is given up after its deadline"
+    second.close()
+
+
+def test_a_pod_that_stays_on_a_dead_node_is_told_when_its_child_leaves_the_queue_again() -> None:
+    """Its status says that it runs, and the Job gets no other one before it has ended."""
+    bench = Bench()
+    executor = bench.executor()
+    executor.launch(bench.child(0))
+    bench.clock.run(1)
+    pod = bench.api.pod(0)
+    bench.api.update(0, ready=1)
+    bench.clock.run(1)
+    bench.api.update(0, suspend=True, ready=0)
+    pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:30Z"
+    bench.clock.run(100)
+    bench.api.update(0, suspend=False)
+    bench.clock.run(200)
+    running, queued, admitted, told = bench.events
+    assert (running, queued, admitted) == (Running(0), Queued(0, ""), Admitted(0))
+    assert isinstance(told, Blocked) and told.reason is Reason.NODE_UNREACHABLE
+    assert told.message.startswith(f"pod {bench.api.name(0)}-pod on node worker-1: told to end, and there still")
+    executor.close()
+
+
 @pytest.mark.parametrize("evicted", [False, True])
 def test_a_child_that_never_ran_on_a_node_that_is_gone_is_told_and_given_up(evicted: bool) -> None:
     """No deadline has begun for it, and its Job makes no other pod as long as this one has not ended."""
@@ -394,7 +433,7 @@ def test_a_child_that_never_ran_on_a_node_that_is_gone_is_told_and_given_up(evic
     assert isinstance(told, Blocked) and told.reason is Reason.NODE_UNREACHABLE
     assert told.message.startswith(f"pod {bench.api.name(0)}-pod on node worker-1: not begun")
     bench.clock.run(240)
-    assert [end.end for end in bench.ends] == [End.DISRUPTED] and "has not begun with it" in bench.ends[0].message
+    assert [end.end for end in bench.ends] == [End.DISRUPTED] and "has neither begun nor ended" in bench.ends[0].message
     assert bench.api.running == set()
     executor.close()
 

@@ -14,7 +14,7 @@ from simulation.scheduler import EPOCH, Process, Scheduler
 from simulation.weather import Weather
 
 from nas_api import names
-from nas_kube.client import KubeClient, Listing, Stream
+from nas_kube.client import KubeClient, Listing, Stream, _document
 from nas_kube.errors import ApiError, ApiUnavailable
 from nas_kube.resources import EXPERIMENTS, JOBS, PODS, Resource
 
@@ -325,7 +325,14 @@ class Client(KubeClient):
         selects = selector(query.get("labelSelector"), query.get("fieldSelector"))
         version, seconds = int(query.get("resourceVersion") or 0), float(query.get("timeoutSeconds") or 0)
         watch = self._call("WATCH", resource, "", lambda: self._server.watch(resource.plural, selects, version))
-        return _Stream(self._server, self._scheduler, watch, seconds, silence_seconds)
+        return _Stream(
+            self._server,
+            self._scheduler,
+            watch,
+            seconds,
+            silence_seconds,
+            lambda: self._weather.cut(self._process.name),
+        )
 
     def close(self) -> None: ...
 
@@ -351,6 +358,8 @@ class Client(KubeClient):
             self._told(f"{self._process.name}: the answer to {call} is lost")
             self._scheduler.sleep(chance.uniform(1.0, 30.0))
             raise ApiUnavailable(f"{call}: timed out")
+        if self._weather.cut(self._process.name):
+            _document(b'{"kind": "Status", "metadata": {"na', call)
         if chance.random() < 0.5:
             self._scheduler.sleep(chance.uniform(0.001, 0.05))
         self._scheduler.current()
@@ -363,13 +372,20 @@ class _Stream(Stream):
     """See :class:`nas_kube.client.Stream`."""
 
     def __init__(
-        self, server: ApiServer, scheduler: Scheduler, watch: Watch, seconds: float, silence_seconds: float
+        self,
+        server: ApiServer,
+        scheduler: Scheduler,
+        watch: Watch,
+        seconds: float,
+        silence_seconds: float,
+        cut: Callable[[], bool],
     ) -> None:
         self._server = server
         self._scheduler = scheduler
         self._watch = watch
         self._ends = scheduler.now + seconds
         self._silence = silence_seconds
+        self._cut = cut
 
     def __iter__(self) -> Iterator[bytes]:
         watch, scheduler = self._watch, self._scheduler
@@ -388,6 +404,9 @@ class _Stream(Stream):
                     scheduler.sleep(scheduler.chance.choice((0.001, 0.01, 0.3)))
                     if watch.silent or watch.broken or not watch.untold:
                         continue
+                    if self._cut():
+                        # What of a line has come is nothing, and the answer counts as ended.
+                        return
                     change, heard = watch.untold.popleft(), scheduler.now
                     yield json.dumps({"type": change.kind, "object": change.item}).encode()
                 elif scheduler.now >= self._ends:

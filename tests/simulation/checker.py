@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from simulation.api_server import Object, launch_of, ours
+from simulation.nodes import Training
 
 from nas_api import names
-from nas_api.architecture import ARCHITECTURE
+from nas_api.architecture import ARCHITECTURE, Architecture
 from nas_controller import snapshots
 from nas_controller.controller import ControllerExit
 from nas_controller.policies.factory import make_policy
@@ -17,7 +18,17 @@ from nas_controller.status import search_status
 from nas_kube.reading import finished
 from nas_kube.resources import EXPERIMENTS
 from nas_log.log import decode
-from nas_log.records import Finished, Launched, Lost, Observed, Proposed, Record
+from nas_log.records import (
+    FinalProposed,
+    Finished,
+    Inherited,
+    Launched,
+    Lost,
+    Observed,
+    Proposed,
+    Record,
+    WarmStarted,
+)
 
 if TYPE_CHECKING:
     from simulation.history import History
@@ -29,6 +40,8 @@ TELL_SECONDS = 300.0
 """... within this."""
 SUSPENDED_SECONDS = 900.0
 """So long after a suspension, with all well, no child is left."""
+IN_FLIGHT_SECONDS = 0.03
+"""So long a call is on its way before it has its effect."""
 MOST_LAUNCHES = 20
 STORM_SECONDS = 600.0
 """So many launches of one sample within this are a storm."""
@@ -51,6 +64,8 @@ class Checker:
         self.foreign: set[str] = set()
         """Uids of Jobs that are none of ours, as long as nobody but us could take them away."""
         self._launched: dict[int, Launched] = {}
+        self._architectures: dict[int, Architecture] = {}
+        """By sample of the search."""
         self._settled: dict[int, float] = {}
         """When the log said of a sample how it ended."""
         self._launches: dict[int, list[float]] = defaultdict(list)
@@ -120,6 +135,8 @@ class Checker:
                 if record.sample in self._settled:
                     self._violate("exactly once", f"sample {record.sample} has a second end")
                 self._settled[record.sample] = self._now
+            case Proposed():
+                self._architectures[record.sample] = record.architecture
             case Finished():
                 self._finished = True
 
@@ -150,6 +167,10 @@ class Checker:
         if launch not in self._launched:
             self._violate("record before launch", f"launch {launch} is not in the log, and its Job is created")
             return
+        maker = self._history.scheduler.current().process
+        if self._now - self._history.woken.get(maker, -IN_FLIGHT_SECONDS) < IN_FLIGHT_SECONDS:
+            # Its POST was on its way when it was stopped: whoever goes on deletes the Job.
+            return
         if self._finished:
             self._violate("nothing after the end", f"the Job of launch {launch} is created after Finished")
         unfinished = [each for each in self._history.jobs() if not finished(each)]
@@ -157,12 +178,13 @@ class Checker:
         if samples > self._parallelism:
             self._violate("parallelism", f"{samples} samples are out at once, and {self._parallelism} may be")
 
-    def training_begins(self, samples: tuple[int, ...]) -> None:
-        """Look at a trainer that begins to run."""
-        running = [each for each in self._history.nodes.trainings if each.running and not each.hangs]
-        twins = {sample for each in running for sample in each.samples} & set(samples)
-        if twins:
-            self._violate("no twins", f"sample {min(twins)} is trained in two pods at once")
+    def training_begins(self, training: Training) -> None:
+        """Look at a trainer that begins to run: beside it only the other ranks of its own Job may train its samples."""
+        for each in self._history.nodes.trainings:
+            twins = set(each.samples) & set(training.samples)
+            rank = each.job == training.job and each.rank != training.rank and not each.uncounted
+            if each.running and not each.hangs and twins and not rank:
+                self._violate("no twins", f"sample {min(twins)} is trained in two pods at once")
 
     def controller_started(self, name: str) -> None:
         """Take note of a controller."""
@@ -201,7 +223,7 @@ class Checker:
         """Return whether there is nothing to tell: a child trains, the search is over, or nobody could write it."""
         living = {job["metadata"]["uid"] for job in self._history.jobs() if not finished(job)}
         trains = any(each.running and not each.hangs and each.job in living for each in self._history.nodes.trainings)
-        mute = self._history.weather.is_wrong("api-away", "api-500", "api-429", "api-watch", "api-lost")
+        mute = self._history.weather.is_wrong("api-away", "api-500", "api-429", "api-watch", "api-lost", "api-cut")
         still = any(process.frozen for _, process in self._history.living())
         return trains or mute or still or self.over or self._suspended is not None
 
@@ -225,10 +247,11 @@ class Checker:
             return
         state = fold(records, make_policy)
         assert state is not None
-        self._check_samples(records, state)
+        first = self._check_warm_start(records)
+        self._check_samples(records, state, first)
         self._check_status(state)
         self._check_snapshots(states)
-        self._check_best(state)
+        self._check_best(state, _final_winner(records))
 
     def _replay(self) -> tuple[list[Record], dict[str, list[Record]]]:
         """Return the log's records, and those before each object by the name of a snapshot of them."""
@@ -248,13 +271,24 @@ class Checker:
             until[names.snapshot_key(sequence)] = list(records)
         return records, until
 
-    def _check_samples(self, records: list[Record], state: SearchState) -> None:
+    def _check_warm_start(self, records: list[Record]) -> int:
+        """Look at what was inherited; return the number of the search's first sample."""
+        begun = next((record for record in records if isinstance(record, WarmStarted)), None)
+        inherited = [record.sample for record in records if isinstance(record, Inherited)]
+        if begun is None:
+            return 0
+        if sorted(inherited) != list(range(begun.samples)):
+            self._violate("exactly once", f"samples are inherited as {inherited}")
+        return begun.first_sample
+
+    def _check_samples(self, records: list[Record], state: SearchState, first: int) -> None:
         nodes, trainer = self._history.nodes, self.experiment["spec"]["trainer"]
-        proposed = [record.sample for record in records if isinstance(record, Proposed)]
-        if proposed != list(range(len(proposed))):
+        proposed = [record.sample for record in records if isinstance(record, Proposed | FinalProposed)]
+        if proposed != list(range(first, first + len(proposed))):
             self._violate("exactly once", f"samples are proposed as {proposed}")
         if state.core.outcome is None or state.core.outcome.type == "Complete":
-            missing = set(range(self.experiment["spec"]["budget"]["samples"])) - set(self._settled)
+            searched = range(first, first + self.experiment["spec"]["budget"]["samples"])
+            missing = {*searched, *proposed} - set(self._settled)
             if missing:
                 self._violate("exactly once", f"samples {sorted(missing)} have no end")
         for record in records:
@@ -294,7 +328,13 @@ class Checker:
                 if replayed is None or replayed.core != state.core:
                     self._violate("replay", f"{key} is not what the log says")
 
-    def _check_best(self, state: SearchState) -> None:
+    def _check_best(self, state: SearchState, winner: tuple[int, int | None] | None) -> None:
+        """Look at what is handed over.
+
+        Args:
+            state: the log's.
+            winner: of the final training, see ``_final_winner``.
+        """
         best = state.core.best
         if best is None:
             return
@@ -302,11 +342,38 @@ class Checker:
         if found[0] is None or found[1] is None:
             self._violate("best/", "it is not there")
             return
+        sample, tested = (best.sample, None) if winner is None else winner
         provenance: Any = json.loads(found[1])
         digest = ARCHITECTURE.validate_json(found[0]).digest
-        if digest != best.architecture.digest or provenance["digest"] != digest or provenance["sample"] != best.sample:
+        wanted = self._architectures[sample].digest
+        if digest != wanted or provenance["digest"] != digest or provenance["sample"] != sample:
             self._violate(
                 "best/",
                 f"it has {digest[:8]} of sample {provenance['sample']}, and the log's best is"
-                f" {best.architecture.digest[:8]} of sample {best.sample}",
+                f" {wanted[:8]} of sample {sample}",
             )
+        network = self._bucket.objects.get(names.BEST_WEIGHTS)
+        if network != (None if tested is None else self._bucket.objects[names.weights_key(tested)]):
+            self._violate("best/", f"its weights are not those of the test, sample {tested}")
+
+
+def _final_winner(records: list[Record]) -> tuple[int, int | None] | None:
+    """Return which sample of the search has won the final training, and that of a test that has left a network.
+
+    None: no final training has a result.
+    """
+    runs = {record.sample: record.run for record in records if isinstance(record, FinalProposed)}
+    trials: dict[str, list[Observed]] = defaultdict(list)
+    tested = None
+    for record in records:
+        if isinstance(record, Observed) and (run := runs.get(record.sample)) is not None:
+            if not run.settings.test:
+                trials[run.model_dump_json()].append(record)
+            elif not record.diverged:
+                tested = record.sample
+    rewards = {
+        runs[trained[0].sample].of: sum(each.reward for each in trained) / len(trained)
+        for trained in sorted(trials.values(), key=lambda each: sum(one.reward for one in each) / len(each))
+        if not all(each.diverged for each in trained)
+    }
+    return (max(rewards, key=lambda sample: rewards[sample]), tested) if rewards else None

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from unittest import mock
 
@@ -14,11 +14,14 @@ from simulation.bucket import Bucket, BucketStore
 from simulation.checker import Checker, Violation
 from simulation.nodes import Nodes
 from simulation.operator_process import Operator, is_controller
+from simulation.queue import Queue
 from simulation.scheduler import InlinePool, Process, Scheduler, Stuck
-from simulation.scripts import Happening, Script, script
+from simulation.scripts import EARLIER, Happening, Script, calm, script
 from simulation.weather import Front, Weather
 
 from nas_api import names
+from nas_api.child import StoreLocation
+from nas_controller import earlier
 from nas_controller.controller import Controller
 from nas_controller.machine import Machine
 from nas_kube.errors import ApiError
@@ -47,13 +50,18 @@ class History:
         self.weather = Weather(self.scheduler, list(self.script.fronts))
         self.server = ApiServer(self.scheduler)
         self.bucket = Bucket(self.scheduler)
+        self.earlier = Bucket(self.scheduler)
+        """Of the experiment that this one begins from."""
         self.nodes = Nodes(self.scheduler, self.server, self.bucket, self.weather, NAMESPACE, self.tell, self._fate)
+        self.queue = Queue(self.scheduler, self.server, NAMESPACE, self.script.room, self.tell)
         self.controllers: dict[str, Process] = {}
         """By their pods' names."""
         self.effects = 0
         """Calls of controllers that have had their effect ..."""
         self.posts = 0
         """... and those of them that were to create a child."""
+        self.woken: dict[Process, float] = {}
+        """When controllers that stood still have woken up."""
         self._hung = 0
         self.operator = Process(self.scheduler, "operator")
         self.checker = Checker(self)
@@ -64,7 +72,7 @@ class History:
 
     def run(self) -> None:
         """Let it happen, and check it."""
-        with _quiet(), _as_simulated(self.scheduler.chance):
+        with _quiet(), _as_simulated(self.scheduler.chance), mock.patch.object(earlier, "open_store", self._beside):
             try:
                 self._begin()
                 limit = max(self.script.clears, self.weather.clears) + _LONGEST_SECONDS
@@ -95,6 +103,9 @@ class History:
             self.scheduler.at(happening.at, partial(self._happen, happening))
         for front in self.script.fronts:
             self.scheduler.at(front.start, partial(self.tell, str(front)))
+        if self.script.earlier_at is not None:
+            left = left_by_another()
+            self.scheduler.at(self.script.earlier_at, lambda: self.earlier.objects.update(left))
         self.checker.look()
 
     def _start_operator(self) -> None:
@@ -144,6 +155,12 @@ class History:
 
     def _store(self, process: Process) -> Store:
         return BucketStore(self.bucket, process, self.weather, self.tell, self._effect)
+
+    def _beside(self, location: StoreLocation) -> Store:
+        """Return another experiment's store, as whoever asks sees it."""
+        assert location.s3 is not None and location.s3.prefix.endswith("/".join((NAMESPACE, *EARLIER, "")))
+        process = self.scheduler.current().process
+        return BucketStore(self.earlier, process, self.weather, self.tell, self._effect)
 
     def _end_controller(self, pod: str, code: int, *, gone: bool = False) -> None:
         """End a controller's process, and say so in its pod."""
@@ -213,6 +230,10 @@ class History:
             case "image-is-corrected":
                 trainer = {**experiment(self)["spec"]["trainer"], "image": "somewhere/trainer:2"}
                 self.server.change(EXPERIMENTS, NAMESPACE, NAME, spec={"trainer": trainer})
+            case "queue-stops":
+                self.queue.stop(happening.seconds)
+            case "queue-preempts":
+                self.queue.preempt()
             case "log-is-cut":
                 self._cut_log(happening)
             case "foreign-job":
@@ -231,6 +252,7 @@ class History:
 
         def wake() -> None:
             self.tell(f"{process.name} wakes up")
+            self.woken[process] = self.scheduler.now
             process.go_on()
 
         self.scheduler.at(seconds, wake)
@@ -287,7 +309,7 @@ class History:
         if self.scheduler.now > self.script.clears:
             return "trained"
         fate = self.scheduler.chance.choices(list(self.script.fates), list(self.script.fates.values()))[0]
-        if fate == "node-dies":
+        if fate in ("node-dies", "node-is-away"):
             self._hung += 1
             if self._hung > 2:
                 return "trained"
@@ -307,6 +329,14 @@ def manifest(chosen: Script) -> Object:
 def experiment(history: History) -> Object:
     """Return the experiment as it is."""
     return history.server.get(EXPERIMENTS, NAMESPACE, NAME)
+
+
+@cache
+def left_by_another() -> dict[str, bytes]:
+    """Return what a calm history has left in its bucket."""
+    history = History(0, calm())
+    history.run()
+    return dict(history.bucket.objects)
 
 
 def simulate(seed: int, chosen: Script | None = None) -> History:

@@ -1,4 +1,4 @@
-"""Eight ways to break the product that the simulator must find: each takes one precaution away, in memory."""
+"""Ten ways to break the product that the simulator must find: each takes one precaution away, in memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-from simulation.api_server import Client
+from simulation.api_server import Client, Object
 from simulation.bucket import BucketStore
 from simulation.history import simulate
 
 from nas_api import names
 from nas_controller import decisions, snapshots
 from nas_controller.executor import End
-from nas_controller.executors import children, kubernetes
+from nas_controller.executors import children, creation, kubernetes
 from nas_controller.executors.kubernetes import KubernetesExecutor
+from nas_controller.executors.leaving import leaving
 from nas_controller.executors.ownership import Ownership
 from nas_controller.journal import Journal
 from nas_controller.recovery import Recovered, recover
@@ -116,6 +117,17 @@ def _no_guard_on_best() -> AbstractContextManager[Any]:
     return mock.patch.object(Tenure, "look", lambda _: True)
 
 
+def _queues_unseen() -> AbstractContextManager[Any]:
+    return mock.patch.object(kubernetes, "suspended", lambda _: False)
+
+
+def _one_pod_of_several() -> AbstractContextManager[Any]:
+    def hasty(pods: list[Object], *arguments: Any) -> list[Any]:
+        return leaving(pods[-1:], *arguments)
+
+    return mock.patch.object(creation, "leaving", hasty)
+
+
 MUTANTS: dict[str, Mutant] = {
     "drop the conditional PUT": _unconditional_put,
     "learn although the append failed": _learn_although_the_append_failed,
@@ -125,6 +137,8 @@ MUTANTS: dict[str, Mutant] = {
     "count the pre-empted": _count_the_preempted,
     "no read-back": _no_read_back,
     "no guard on best/": _no_guard_on_best,
+    "do not see queues": _queues_unseen,
+    "wait for one pod of several": _one_pod_of_several,
 }
 
 

@@ -12,7 +12,7 @@ from simulation.weather import Weather
 
 from nas_api import names
 from nas_api.child import ExitCode, Result, TrainerInput, read_trainer_document
-from nas_kube.reading import finished
+from nas_kube.reading import finished, parallelism, status, suspended
 from nas_kube.resources import JOBS, PODS
 from nas_store.errors import StoreUnreachable
 
@@ -29,10 +29,16 @@ FATES = {
     "refused": "is refused by its node before any container runs",
     "no-image": "waits for an image that comes late",
     "node-dies": "stands still on a dead node: nothing says so",
+    "node-is-away": "stands still on a dead node: its pod is evicted, and stays until the node is back",
 }
 NO_IMAGE = "nowhere/trainer:1"
 """No node can pull it."""
+_SUSPENDED = {"active": 0, "ready": 0, "conditions": [{"type": "Suspended", "status": "True"}]}
+_NOT_READY = [{"type": "ContainersReady", "status": "True"}, {"type": "Ready", "status": "False"}]
+"""Of a pod whose node does not answer."""
 _NOT_PULLED = {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}
+ENDS_WELL = frozenset({"trained", "diverged", "killed-after-result", "no-result"})
+"""Fates of a trainer that comes to its end."""
 COUNTS = frozenset({"crashes", "no-result"})
 """Fates that count against ``trainer.attempts``."""
 
@@ -46,9 +52,14 @@ class Training:
     pod: str
     samples: tuple[int, ...]
     fate: str
+    rank: int = 0
+    """Which of its Job's pods it is; the first one writes the result."""
+    begun: bool = False
     running: bool = False
     """Whether a container runs, whatever anybody knows of it."""
     hangs: bool = False
+    uncounted: bool = False
+    """It was ended because its Job was suspended: the Job is none the worse."""
 
 
 @dataclass
@@ -62,8 +73,8 @@ class Nodes:
     namespace: str
     tell: Callable[[str], None]
     fates: Callable[[], str]
-    begins: Callable[[tuple[int, ...]], None] = lambda samples: None
-    """Told of the samples of each trainer that is about to run."""
+    begins: Callable[[Training], None] = lambda training: None
+    """Told of each trainer that is about to run."""
     trainings: list[Training] = field(default_factory=list)
     results: dict[int, Result] = field(default_factory=dict)
     """The first result that was written of each sample."""
@@ -71,14 +82,24 @@ class Nodes:
     """When that was."""
     failures: Counter[int] = field(default_factory=Counter)
     """By sample, ends that count against it."""
+    _failing: set[str] = field(default_factory=set)
+    """Uids of Jobs of which a pod has failed."""
+    _held: set[str] = field(default_factory=set)
+    """Uids of Jobs that are suspended."""
 
     def __post_init__(self) -> None:
         """Begin to look."""
         self.server.listeners.append(self._changed)
 
     def _changed(self, kind: str, item: Object) -> None:
-        if item.get("kind") == "Job" and kind == "ADDED" and "template" in item["spec"]:
-            self._later(0.2, 4.0, lambda: self._make_pod(item))
+        if item.get("kind") == "Job" and "template" in item["spec"]:
+            was_held = item["metadata"]["uid"] in self._held
+            if suspended(item):
+                self._held.add(item["metadata"]["uid"])
+            else:
+                self._held.discard(item["metadata"]["uid"])
+            if kind == "ADDED" or (kind == "MODIFIED" and was_held != suspended(item)):
+                self._later(0.2, 4.0, lambda: self._sync(item))
         elif item.get("kind") == "Pod" and "deletionTimestamp" in item["metadata"] and kind == "MODIFIED":
             self._terminate(item["metadata"]["name"])
 
@@ -89,31 +110,71 @@ class Nodes:
         found = self.server.find(JOBS, self.namespace, job["metadata"]["name"])
         return found if found is not None and found["metadata"]["uid"] == job["metadata"]["uid"] else None
 
-    def _make_pod(self, job: Object) -> None:
-        if self._job(job) is None:
+    def _sync(self, job: Object) -> None:
+        """Give a Job its pods, once those before are gone, or take them away while it is suspended."""
+        found = self._job(job)
+        if found is None or finished(found):
             return
+        own = [each for each in self.trainings if each.job == job["metadata"]["uid"] and not each.uncounted]
+        if suspended(found):
+            self.server.change(JOBS, self.namespace, job["metadata"]["name"], status=_SUSPENDED)
+            for training in own:
+                training.uncounted = self._is_left(training)
+                if training.uncounted:
+                    self.server.delete(PODS, self.namespace, training.pod)
+        elif any(
+            self._is_left(each) for each in self.trainings if each.job == job["metadata"]["uid"] and each.uncounted
+        ):
+            self._later(1.0, 1.0, lambda: self._sync(job))
+        elif ranks := set(range(parallelism(found))) - {each.rank for each in own}:
+            self._make_pods(found, sorted(ranks))
+
+    def _is_left(self, training: Training) -> bool:
+        """Return whether a pod is there and has not ended."""
+        found = self.server.find(PODS, self.namespace, training.pod)
+        return found is not None and status(found).get("phase") not in ("Succeeded", "Failed")
+
+    def _make_pods(self, job: Object, ranks: list[int]) -> None:
         meta, template = job["metadata"], job["spec"]["template"]
         owner = {"kind": "Job", "name": meta["name"], "uid": meta["uid"], "controller": True}
-        pod = self.server.create(
-            PODS,
-            self.namespace,
-            {
-                "kind": "Pod",
-                "metadata": {
-                    "generateName": meta["name"] + "-",
-                    "labels": template["metadata"]["labels"],
-                    "annotations": template["metadata"]["annotations"],
-                    "ownerReferences": [owner],
-                },
-                "spec": template["spec"],
-                "status": {"phase": "Pending"},
-            },
-        )
         samples = tuple(int(each) for each in meta["annotations"][names.ANNOTATION_SAMPLES].split(","))
-        training = Training(meta["uid"], pod["metadata"]["name"], samples, self.fates())
-        self.trainings.append(training)
-        self.server.change(JOBS, self.namespace, meta["name"], status={"active": 1, "ready": 0})
+        made = []
+        for rank in ranks:
+            number = {names.COMPLETION_INDEX: str(rank)} if "completionMode" in job["spec"] else {}
+            pod = self.server.create(
+                PODS,
+                self.namespace,
+                {
+                    "kind": "Pod",
+                    "metadata": {
+                        "generateName": f"{meta['name']}-{rank}-" if number else f"{meta['name']}-",
+                        "labels": {**template["metadata"]["labels"], **number},
+                        "annotations": {**template["metadata"]["annotations"], **number},
+                        "ownerReferences": [owner],
+                    },
+                    "spec": template["spec"],
+                    "status": {"phase": "Pending"},
+                },
+            )
+            fate = self.fates()
+            if rank and fate in ENDS_WELL:
+                fate = "trained"
+            made.append(Training(meta["uid"], pod["metadata"]["name"], samples, fate, rank))
+        self.trainings += made
+        self.server.change(JOBS, self.namespace, meta["name"], status={"active": len(made), "ready": 0})
+        for training in made:
+            self._begin_later(job, training)
+
+    def _begin_later(self, job: Object, training: Training) -> None:
         self._later(0.2, 8.0, lambda: self._begin(job, training))
+
+    def _peers(self, training: Training) -> list[Training]:
+        """Return the other trainers that its Job has at the same time."""
+        return [
+            each
+            for each in self.trainings
+            if each.job == training.job and each is not training and not each.uncounted and not training.uncounted
+        ]
 
     def _begin(self, job: Object, training: Training) -> None:
         if self._pod(training) is None:
@@ -122,19 +183,18 @@ class Nodes:
         if training.fate == "refused" or self.weather.is_wrong("node-refuses"):
             status = {"phase": "Failed", "reason": "OutOfcpu", "message": "Node didn't have enough resource: cpu"}
             self.server.change(PODS, self.namespace, name, status=status)
-            self._later(0.1, 2.0, lambda: self._fail(job, "BackoffLimitExceeded", "Job has reached the limit"))
-        elif job["spec"]["template"]["spec"]["containers"][0]["image"] == NO_IMAGE:
+            self._let_fail(job, training, "BackoffLimitExceeded", "Job has reached the limit")
+        elif _trainer(job["spec"]["template"]["spec"])[0]["image"] == NO_IMAGE:
             self._status(training, "Pending", {"waiting": _NOT_PULLED})
         elif training.fate == "no-image":
             self._status(training, "Pending", {"waiting": _NOT_PULLED})
             training.fate = "trained"
             self._later(30.0, 600.0, lambda: self._begin(job, training))
         else:
-            self.begins(training.samples)
-            training.running = True
+            self.begins(training)
+            training.running = training.begun = True
             self._status(training, "Running", {"running": {"startedAt": self.server.timestamp()}})
-            if self._job(job) is not None:
-                self.server.change(JOBS, self.namespace, job["metadata"]["name"], status={"ready": 1})
+            self._tell_ready(job)
             self._later(5.0, 90.0, lambda: self._end(job, training))
 
     def _end(self, job: Object, training: Training) -> None:
@@ -142,14 +202,26 @@ class Nodes:
         if not training.running:
             return
         fate = training.fate
+        peers = self._peers(training)
+        if fate in ENDS_WELL and any(each.hangs or not each.begun for each in peers):
+            # They take each step together.
+            self._later(5.0, 5.0, lambda: self._end(job, training))
+            return
+        if fate == "node-is-away":
+            training.hangs = True
+            self.tell(f"node of {training.pod} is away")
+            self._later(40.0, 60.0, lambda: self._tell_ready(job))
+            self._later(340.0, 360.0, lambda: self._evict(training))
+            self._later(100.0, 3000.0, lambda: self._come_back(job, training))
+            return
         if fate == "node-dies":
             training.hangs = True
             self.tell(f"node of {training.pod} dies")
             if self.scheduler.chance.random() < 0.5:
                 # Where its node's silence is noticed; elsewhere the pod counts as ready for ever.
-                self._later(40.0, 60.0, lambda: self._unready(job))
+                self._later(40.0, 60.0, lambda: self._tell_ready(job))
             return
-        if fate in ("trained", "diverged", "killed-after-result"):
+        if training.rank == 0 and fate in ("trained", "diverged", "killed-after-result"):
             try:
                 for sample in training.samples:
                     self._write_result(job, sample, diverged=fate == "diverged")
@@ -164,9 +236,10 @@ class Nodes:
             case "disrupted":
                 training.running = False
                 disrupted = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
-                self._status(training, "Failed", _terminated(143), conditions=[disrupted])
+                ended = _terminated(143, "", self.server.timestamp())
+                self._status(training, "Failed", ended, conditions=[disrupted])
                 words = f"Pod default/{training.pod} has condition DisruptionTarget matching FailJob rule at index 0"
-                self._later(0.1, 2.0, lambda: self._fail(job, "PodFailurePolicy", words))
+                self._let_fail(job, training, "PodFailurePolicy", words)
             case "out-of-memory":
                 self._exit(job, training, 137, reason="OOMKilled")
             case "crashes":
@@ -180,17 +253,52 @@ class Nodes:
                 self._exit(job, training, 143)
                 self.server.remove(PODS, self.namespace, training.pod)
 
-    def _unready(self, job: Object) -> None:
+    def _evict(self, training: Training) -> None:
+        """Let the node's lifecycle controller delete a pod, which stays: its kubelet does not answer."""
+        if training.running and self._pod(training) is not None:
+            disrupted = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
+            self.server.change(PODS, self.namespace, training.pod, status={"conditions": [*_NOT_READY, disrupted]})
+            self.server.delete(PODS, self.namespace, training.pod)
+
+    def _come_back(self, job: Object, training: Training) -> None:
+        """Let a node come back: it ends what was deleted meanwhile, and goes on with the rest."""
+        self.tell(f"node of {training.pod} is back")
+        found = self.server.find(PODS, self.namespace, training.pod)
+        if found is None:
+            training.running = False
+        elif "deletionTimestamp" in found["metadata"]:
+            self._gone(training)
+            if training.job not in self._failing and not training.uncounted:
+                words = f"Pod default/{training.pod} has condition DisruptionTarget matching FailJob rule at index 0"
+                self._let_fail(job, training, "PodFailurePolicy", words)
+        else:
+            training.hangs, training.fate = False, "trained"
+            self._tell_ready(job)
+            self._later(1.0, 30.0, lambda: self._end(job, training))
+
+    def _tell_ready(self, job: Object) -> None:
+        """Let a Job say how many pods are ready: none, where the trainer is an init container."""
         if self._job(job) is not None:
-            self.server.change(JOBS, self.namespace, job["metadata"]["name"], status={"ready": 0})
+            of_job = [each for each in self.trainings if each.job == job["metadata"]["uid"]]
+            ready = (
+                0
+                if _trainer(job["spec"]["template"]["spec"])[1]
+                else sum(each.running and not each.hangs for each in of_job)
+            )
+            self.server.change(JOBS, self.namespace, job["metadata"]["name"], status={"ready": ready})
+            for each in of_job:
+                if each.hangs:
+                    self.server.change(PODS, self.namespace, each.pod, status={"conditions": _NOT_READY})
 
     def _count(self, training: Training) -> None:
-        if training.fate in COUNTS:
+        if training.fate in COUNTS and not training.uncounted and training.job not in self._failing:
             self.failures.update(training.samples)
 
     def _write_result(self, job: Object, sample: int, *, diverged: bool) -> None:
         self.weather.store("trainers")
         asked = _asked(job, sample)
+        if asked.final is not None and asked.final.test and not diverged:
+            self.bucket.put("trainer", names.weights_key(sample), f"weights of {sample}".encode())
         result = Result(
             sample=sample,
             attempt=asked.attempt,
@@ -206,26 +314,55 @@ class Nodes:
     def _exit(self, job: Object, training: Training, code: int, reason: str = "") -> None:
         training.running = False
         phase = "Succeeded" if code == 0 else "Failed"
-        self._status(training, phase, _terminated(code, reason))
+        self._status(training, phase, _terminated(code, reason, self.server.timestamp()))
+        if training.uncounted and code != ExitCode.STORAGE_UNREACHABLE:
+            # The failure policy looks at those of a suspended Job, too; nothing else does.
+            return
         if code == 0:
-            self._later(0.1, 2.0, lambda: self._complete(job))
-        elif code in (ExitCode.STORAGE_UNREACHABLE,):
+            if not any(self._is_left(each) for each in self._peers(training)):
+                self._later(0.1, 2.0, lambda: self._complete(job))
+        elif code == ExitCode.STORAGE_UNREACHABLE:
             words = (
                 f"Container trainer for pod default/{training.pod} failed with exit code {code} matching FailJob rule"
             )
-            self._later(0.1, 2.0, lambda: self._fail(job, "PodFailurePolicy", words))
+            self._let_fail(job, training, "PodFailurePolicy", words)
         else:
-            words = "Job has reached the specified backoff limit"
-            self._later(0.1, 2.0, lambda: self._fail(job, "BackoffLimitExceeded", words))
+            self._let_fail(job, training, "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+
+    def _let_fail(self, job: Object, training: Training, reason: str, words: str) -> None:
+        """Let a Job fail of its first pod that does; others fail for the lack of that one, or are told to end."""
+        if training.job in self._failing:
+            return
+        self._failing.add(training.job)
+        for peer in self._peers(training):
+            if self.scheduler.chance.random() < 0.5:
+                self._later(1.0, 20.0, lambda peer=peer: self._fall(job, peer))  # type: ignore[misc]
+        self._later(0.1, 2.0, lambda: self._fail(job, reason, words))
+
+    def _fall(self, job: Object, training: Training) -> None:
+        if training.running and not training.hangs:
+            self._exit(job, training, 1)
 
     def _complete(self, job: Object) -> None:
-        self._finish(job, {"type": "Complete", "status": "True"})
+        if job["metadata"]["uid"] not in self._failing:
+            self._finish(job, {"type": "Complete", "status": "True"})
 
     def _fail(self, job: Object, reason: str, message: str) -> None:
-        self._finish(job, {"type": "Failed", "status": "True", "reason": reason, "message": message})
+        """Let a Job fail once all of its pods have ended."""
+        left = [each for each in self.trainings if each.job == job["metadata"]["uid"] and self._is_left(each)]
+        condition = {"type": "Failed", "status": "True", "reason": reason, "message": message}
+        if not left:
+            self._finish(job, condition)
+        elif self._job(job) is not None:
+            target = {"conditions": [{**condition, "type": "FailureTarget"}]}
+            self.server.change(JOBS, self.namespace, job["metadata"]["name"], status=target)
+            for training in left:
+                self.server.delete(PODS, self.namespace, training.pod)
+            self._later(1.0, 1.0, lambda: self._fail(job, reason, message))
 
     def _finish(self, job: Object, condition: Object) -> None:
-        if self._job(job) is None:
+        found = self._job(job)
+        if found is None or finished(found):
             return
         status = {"active": 0, "ready": 0, "conditions": [condition]}
         self.server.change(JOBS, self.namespace, job["metadata"]["name"], status=status)
@@ -241,6 +378,8 @@ class Nodes:
         """End a pod that was deleted: SIGTERM, and SIGKILL after its grace; on a dead node nobody does either."""
         training = next((each for each in self.trainings if each.pod == pod), None)
         if training is None:
+            return
+        if training.fate == "node-is-away" and training.hangs:
             return
         if training.hangs:
             # Until the node is given up: its pods go by force.
@@ -258,12 +397,22 @@ class Nodes:
 
     def _status(self, training: Training, phase: str, state: Object, **more: Any) -> None:
         container = {"name": names.TRAINER_CONTAINER, "image": "trainer", "imageID": "sha256:1", "state": state}
-        status = {"phase": phase, "containerStatuses": [container], **more}
+        found = self.server.find(PODS, self.namespace, training.pod)
+        own = found is not None and _trainer(found["spec"])[1]
+        where = "initContainerStatuses" if own else "containerStatuses"
+        status = {"phase": phase, where: [container], **more}
         self.server.change(PODS, self.namespace, training.pod, status=status)
 
 
-def _terminated(code: int, reason: str = "") -> Object:
-    return {"terminated": {"exitCode": int(code), "reason": reason or ("Completed" if code == 0 else "Error")}}
+def _terminated(code: int, reason: str, finished_at: str) -> Object:
+    reason = reason or ("Completed" if code == 0 else "Error")
+    return {"terminated": {"exitCode": int(code), "reason": reason, "finishedAt": finished_at}}
+
+
+def _trainer(pod: Object) -> tuple[Object, bool]:
+    """Return the trainer's container of a pod spec, and whether it is a user's own: an init container."""
+    own = {each["name"]: each for each in pod.get("initContainers") or ()}.get(names.TRAINER_CONTAINER)
+    return (pod["containers"][0], False) if own is None else (own, True)
 
 
 def _asked(job: Object, sample: int) -> TrainerInput:

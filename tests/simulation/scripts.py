@@ -46,8 +46,12 @@ class Script:
     gaps: dict[int, float] = field(default_factory=dict)
     """Numbers of POSTs of children after which controllers see nothing for so many seconds."""
     snapshot_every: int = 200
+    earlier_at: float | None = None
+    """When the experiment has left its log that this one starts from; None: there is none."""
+    room: int = 0
+    """How many children the queue lets in at once."""
     troubles: tuple[str, ...] = ()
-    """Keys of ``_TROUBLES``."""
+    """Keys of ``TROUBLES`` and ``MORE``."""
 
     @property
     def namesakes(self) -> bool:
@@ -57,8 +61,8 @@ class Script:
     @property
     def clears(self) -> float:
         """When everything is over that can go wrong."""
-        ends = [each.end for each in self.fronts] + [each.at + each.seconds for each in self.happenings] + [300.0]
-        return max(ends, default=0.0)
+        ends = [each.end for each in self.fronts] + [each.at + each.seconds for each in self.happenings]
+        return max([*ends, self.earlier_at or 0.0, 300.0])
 
 
 def calm(samples: int = 6, parallelism: int = 2) -> Script:
@@ -85,6 +89,8 @@ def spec(samples: int, parallelism: int, **trainer: Any) -> dict[str, Any]:
     }
 
 
+EARLIER = ("earlier", "89ab-uid")
+"""Name and uid of the experiment that a warm start begins from."""
 _API = ("api-away", "api-500", "api-429", "api-lost", "api-watch")
 _JOBS = ("webhook-500", "webhook-timeout", "webhook-404", "webhook-401", "post-429", "quota", "delete-403")
 _STORE = ("s3-away", "s3-503", "s3-lost", "s3-stale")
@@ -97,27 +103,36 @@ _CHILDREN = (
 def script(seed: int) -> Script:
     """Return the script of a seed: a few kinds of trouble, so that each has its chance to meet each other one."""
     chance = random.Random(f"script {seed}")
-    troubles = chance.sample(list(_TROUBLES), k=chance.choice((1, 1, 2, 2, 3, 4)))
+    troubles = chance.sample(list(TROUBLES), k=chance.choice((1, 1, 2, 2, 3, 4)))
     drawn = Drawn()
     for trouble in troubles:
-        _TROUBLES[trouble](chance, drawn)
+        TROUBLES[trouble](chance, drawn)
     samples, parallelism = chance.randint(3, 8), chance.randint(1, 4)
+    trainer = {
+        "attempts": chance.choice((1, 2, 3)),
+        "ttlSecondsAfterFinished": chance.choice((0, 10, 60, 600)),
+        "childrenPerPod": chance.choice((1, 1, 1, 2)),
+        **({} if drawn.image is None else {"image": drawn.image}),
+    }
+    snapshot_every = chance.choice((3, 8, 20, 200))
+    drawn.spec = spec(samples, parallelism, **trainer)
+    for more, (share, draw) in MORE.items():
+        # Each from a stream of its own: one more changes only the seeds that have it.
+        own = random.Random(f"{more} {seed}")
+        if own.random() < share:
+            draw(own, drawn)
+            troubles.append(more)
     return Script(
-        spec(
-            samples,
-            parallelism,
-            attempts=chance.choice((1, 2, 3)),
-            ttlSecondsAfterFinished=chance.choice((0, 10, 60, 600)),
-            childrenPerPod=chance.choice((1, 1, 1, 2)),
-            **({} if drawn.image is None else {"image": drawn.image}),
-        ),
+        drawn.spec,
         drawn.fates,
         tuple(drawn.fronts),
         tuple(sorted(drawn.happenings, key=lambda each: each.at)),
         frozenset(drawn.crashes),
         drawn.pauses,
         drawn.gaps,
-        chance.choice((3, 8, 20, 200)),
+        snapshot_every,
+        drawn.earlier_at,
+        drawn.room,
         tuple(troubles),
     )
 
@@ -133,6 +148,10 @@ class Drawn:
     pauses: dict[int, float] = field(default_factory=dict)
     gaps: dict[int, float] = field(default_factory=dict)
     image: str | None = None
+    earlier_at: float | None = None
+    room: int = 0
+    spec: dict[str, Any] = field(default_factory=dict)
+    """Empty before all of ``TROUBLES`` are drawn."""
 
 
 Draw = Callable[[random.Random, Drawn], None]
@@ -228,7 +247,49 @@ def _operator(chance: random.Random, drawn: Drawn) -> None:
     drawn.happenings.append(Happening("operator-restarts", chance.uniform(0.0, 300.0), chance.uniform(1.0, 60.0)))
 
 
-_TROUBLES: dict[str, Draw] = {
+def _final(chance: random.Random, drawn: Drawn) -> None:
+    """Let a final training follow."""
+    drawn.spec["finalTraining"] = {
+        "top": chance.randint(1, 3),
+        "epochs": 1,
+        "grid": {"learningRate": ["0.1", "0.01"][: chance.randint(1, 2)]},
+        "seeds": chance.choice((1, 1, 2)),
+        "trainOnValidation": chance.random() < 0.5,
+    }
+
+
+def _warm(chance: random.Random, drawn: Drawn) -> None:
+    """Begin where another experiment ended, which may have left nothing yet."""
+    drawn.earlier_at = chance.choice((0.0, 0.0, chance.uniform(30.0, 1500.0)))
+    drawn.spec["searcher"]["warmStart"] = {"experiment": EARLIER[0], "uid": EARLIER[1]}
+
+
+def _queue(chance: random.Random, drawn: Drawn) -> None:
+    """Let children wait in a queue that pre-empts some of them, and may be stopped for a while."""
+    drawn.spec["trainer"]["queue"] = "gpu"
+    drawn.room = chance.randint(1, 4)
+    for _ in range(chance.randint(0, 4)):
+        drawn.happenings.append(Happening("queue-preempts", chance.uniform(10.0, 400.0)))
+    if chance.random() < 0.5:
+        seconds = chance.choice((30.0, 300.0, 1500.0))
+        drawn.happenings.append(Happening("queue-stops", chance.uniform(0.0, 300.0), seconds))
+
+
+def _pods(chance: random.Random, drawn: Drawn) -> None:
+    """Let several pods train a child together: a user's own trainer, or a final training."""
+    if "finalTraining" in drawn.spec:
+        drawn.spec["finalTraining"]["pods"] = chance.randint(2, 3)
+        return
+    trainer = drawn.spec["trainer"]
+    trainer |= {"dataset": {"custom": {}}, "pods": chance.randint(2, 3), "childrenPerPod": 1}
+    trainer.setdefault("image", "somewhere/trainer:1")
+
+
+def _nodes(chance: random.Random, drawn: Drawn) -> None:
+    drawn.fates["node-is-away"] = chance.choice((0.3, 0.6))
+
+
+TROUBLES: dict[str, Draw] = {
     "api": _front(_API, ("", "controller", "operator")),
     "jobs": _front(_JOBS),
     "store": _front(_STORE, ("", "controller", "trainer")),
@@ -243,3 +304,13 @@ _TROUBLES: dict[str, Draw] = {
     "log": _log,
     "operator": _operator,
 }
+
+MORE: dict[str, tuple[float, Draw]] = {
+    "final training": (0.25, _final),
+    "warm start": (0.1, _warm),
+    "queue": (0.2, _queue),
+    "pods": (0.2, _pods),
+    "nodes away": (0.1, _nodes),
+    "cut answers": (0.1, _front(("api-cut",), ("", "controller", "operator"))),
+}
+"""What some seeds have besides, in any combination, and the share of those that do."""

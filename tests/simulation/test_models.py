@@ -8,17 +8,24 @@ from typing import Any
 import pytest
 from cluster_fixtures import ControlPlane
 from experiments import manifest
+from patience import eventually
 from simulation.api_server import ApiServer, Client
 from simulation.bucket import Bucket, BucketStore
+from simulation.nodes import Nodes
 from simulation.scheduler import Process, Scheduler
 from simulation.weather import Weather
 
 from nas_api import names
-from nas_api.child import S3Location
+from nas_api.child import S3Location, StoreLocation
+from nas_api.child_job import child_job
+from nas_api.experiment import NASExperiment
+from nas_api.search_space import search_space
+from nas_api.trainer_input import trainer_input
 from nas_kube.client import KubeClient
 from nas_kube.decoding import decode
 from nas_kube.errors import ApiError
-from nas_kube.resources import EXPERIMENTS
+from nas_kube.reading import completion_index, controller, finished, samples, suspended, true_condition
+from nas_kube.resources import EXPERIMENTS, JOBS, PODS
 from nas_store import Store
 from nas_store.errors import TooLarge
 from nas_store.s3 import S3Store
@@ -171,6 +178,144 @@ def test_the_model_of_the_api_server(ask: Ask) -> None:
 @pytest.mark.parametrize("ask", ASKED, ids=by_name)
 def test_the_api_server(ask: Ask, control_plane: ControlPlane, namespace: str) -> None:
     ask(control_plane.client, namespace)
+
+
+class Pods:
+    """Jobs and their pods as a test sees them, whose kubelet is the test itself."""
+
+    def __init__(self, client: KubeClient, namespace: str, eventually: Callable[[Callable[[], Any]], Any]) -> None:
+        self.client, self.namespace, self.eventually = client, namespace, eventually
+
+    def make(self, pods: int = 1, *, suspend: bool = False) -> None:
+        """Make a child's Job."""
+        experiment = NASExperiment.model_validate(manifest(self.namespace, "demo") | {"status": None})
+        space = search_space(experiment.spec.search_space)
+        architecture = space.decode((0,) * len(space.decisions(0)))
+        asked = trainer_input(experiment, StoreLocation(folder="/store"), 0, 1, architecture)
+        body = child_job(experiment, 0, (asked,), "trainer")
+        # Its owner is not there, and the garbage collector would take it away.
+        body["metadata"] |= {"ownerReferences": [], "name": "child"}
+        body["spec"] |= {"suspend": suspend, "completions": pods, "parallelism": pods}
+        if pods > 1:
+            body["spec"]["completionMode"] = "Indexed"
+        self.client.create(JOBS, self.namespace, body)
+
+    def suspend(self, suspend: bool) -> None:
+        self.client.patch(JOBS, self.namespace, "child", {"spec": {"suspend": suspend}})
+
+    @property
+    def all(self) -> list[Any]:
+        return self.client.list(PODS, self.namespace).items
+
+    @property
+    def job(self) -> Any:
+        return self.client.get(JOBS, self.namespace, "child")
+
+    def hold(self) -> None:
+        """Have the pods there are stay until they have ended, as those do that a node has."""
+        for pod in self.all:
+            finalizers = [*pod["metadata"]["finalizers"], "nas-operator.io/test"]
+            self._patch(pod, {"metadata": {"finalizers": finalizers}})
+
+    def end(self, pod: Any, code: int) -> None:
+        """End a pod's trainer, and let the pod go."""
+        state = {"terminated": {"exitCode": code, "reason": "Error"}}
+        container = {"name": names.TRAINER_CONTAINER, "image": "trainer", "imageID": "", "ready": False}
+        ended = {"phase": "Failed", "containerStatuses": [{**container, "restartCount": 0, "state": state}]}
+        self.client.patch(PODS, self.namespace, pod["metadata"]["name"], {"status": ended}, subresource="status")
+        found = self.client.get(PODS, self.namespace, pod["metadata"]["name"])
+        kept = [each for each in found["metadata"].get("finalizers", ()) if each != "nas-operator.io/test"]
+        self._patch(pod, {"metadata": {"finalizers": kept or None}})
+
+    def _patch(self, pod: Any, body: Any) -> None:
+        self.client.patch(PODS, self.namespace, pod["metadata"]["name"], body)
+
+
+class ModelledPods(Pods):
+    """Those of the model, whose nodes end them by themselves."""
+
+    def hold(self) -> None:
+        """Nothing is to be done: they stay."""
+
+    def end(self, pod: Any, code: int) -> None:
+        """Nothing is to be done: they end."""
+
+
+def a_suspended_job_has_no_pods(pods: Pods) -> None:
+    pods.make(suspend=True)
+    pods.eventually(lambda: true_condition(pods.job, "Suspended"))
+    assert pods.all == []
+    pods.suspend(False)
+    (pod,) = pods.eventually(lambda: pods.all)
+    assert controller(pod)["uid"] == pods.job["metadata"]["uid"]
+    assert samples(pod) == {0}
+
+
+def a_job_that_is_resumed_gets_a_pod_once_the_one_before_has_ended(pods: Pods) -> None:
+    pods.make()
+    (first,) = pods.eventually(lambda: pods.all)
+    pods.hold()
+    pods.suspend(True)
+    pods.eventually(lambda: "deletionTimestamp" in pods.all[0]["metadata"])
+    pods.suspend(False)
+    pods.eventually(lambda: not suspended(pods.job))
+    assert [pod["metadata"]["uid"] for pod in pods.all] == [first["metadata"]["uid"]]
+    pods.end(first, 143)
+    pods.eventually(lambda: first["metadata"]["uid"] not in [pod["metadata"]["uid"] for pod in pods.all] != [])
+    assert not finished(pods.job)
+
+
+def a_job_of_several_pods_fails_when_all_have_ended(pods: Pods) -> None:
+    pods.make(2)
+    pods.eventually(lambda: len(pods.all) == 2)
+    first, second = sorted(pods.all, key=completion_index)
+    assert (completion_index(first), completion_index(second)) == ("0", "1")
+    pods.hold()
+    pods.end(first, 1)
+    pods.eventually(lambda: true_condition(pods.job, "FailureTarget"))
+    pods.eventually(lambda: all("deletionTimestamp" in pod["metadata"] for pod in pods.all if is_left(pod)))
+    assert not finished(pods.job)
+    pods.end(second, 143)
+    failure = pods.eventually(lambda: true_condition(pods.job, "Failed"))
+    assert failure["reason"] == "BackoffLimitExceeded"
+    assert not any(is_left(pod) for pod in pods.all)
+
+
+def is_left(pod: Any) -> bool:
+    return pod["status"].get("phase") not in ("Succeeded", "Failed")
+
+
+ASKED_OF_JOBS: list[Callable[[Pods], None]] = [
+    a_suspended_job_has_no_pods,
+    a_job_that_is_resumed_gets_a_pod_once_the_one_before_has_ended,
+    a_job_of_several_pods_fails_when_all_have_ended,
+]
+
+
+@pytest.mark.parametrize("ask", ASKED_OF_JOBS, ids=by_name)
+def test_the_model_of_jobs(ask: Callable[[Pods], None]) -> None:
+    def asked(process: Process, weather: Weather) -> None:
+        scheduler = process.scheduler
+        server = ApiServer(scheduler)
+        client = Client(server, process, weather, lambda _: None, lambda *_: None)
+        fates = iter(("crashes", "trained", "trained"))
+        Nodes(scheduler, server, Bucket(scheduler), weather, "default", lambda _: None, lambda: next(fates))
+
+        def eventually(check: Callable[[], Any]) -> Any:
+            while not (value := check()):
+                assert scheduler.now < 1000.0
+                scheduler.sleep(0.05)
+            return value
+
+        ask(ModelledPods(client, "default", eventually))
+
+    in_a_process(asked)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("ask", ASKED_OF_JOBS, ids=by_name)
+def test_jobs(ask: Callable[[Pods], None], control_plane: ControlPlane, namespace: str) -> None:
+    ask(Pods(control_plane.client, namespace, eventually))
 
 
 def test_the_model_forgets_what_is_compacted() -> None:

@@ -34,6 +34,7 @@ KINDS = {
     "api-500": "the API server answers 500",
     "api-429": "the API server answers 429",
     "api-lost": "calls take effect, and their answers are lost",
+    "api-cut": "answers end in the middle",
     "api-watch": "lists and watches are refused",
     "webhook-500": "a webhook that looks at Jobs is down",
     "webhook-timeout": "a webhook that looks at Jobs does not answer",
@@ -97,6 +98,10 @@ class Weather:
     def lost(self, process: str, verb: str) -> bool:
         """Return whether the answer to a call that has had its effect is lost."""
         return verb in WRITES and any(front.kind == "api-lost" for front in self._here(process))
+
+    def cut(self, process: str) -> bool:
+        """Return whether the answer to a call that has had its effect ends too early, or a watch within an event."""
+        return any(front.kind == "api-cut" for front in self._here(process))
 
     def store(self, process: str) -> None:
         """Do nothing.

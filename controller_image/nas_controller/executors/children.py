@@ -53,7 +53,7 @@ class Child:
     lost_since: float | None = None
     """Since when that count says otherwise, as when a node does not answer."""
     stranded_since: float | None = None
-    """Since when looks have found a pod of it bound to a node that does not begin with it."""
+    """Since when looks have found a pod of it that its node neither begins nor ends."""
     stranded_for: float = 0.0
     """Seconds until the last of these looks."""
     finished: bool = False

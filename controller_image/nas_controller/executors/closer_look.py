@@ -12,7 +12,7 @@ from nas_controller.executors.ownership import Ownership
 from nas_kube.client import KubeClient
 from nas_kube.clock import Clock
 from nas_kube.errors import ApiError, KubeError
-from nas_kube.reading import Object, admission
+from nas_kube.reading import Object, admission, true_condition
 from nas_kube.resources import EVENTS, PODS, WORKLOADS
 
 _log = structlog.get_logger()
@@ -20,6 +20,8 @@ _log = structlog.get_logger()
 _LOOK_AFTER_SECONDS = 20.0
 # Children that one look covers: what keeps hundreds from starting shows in a few of them.
 _LOOKED_AT = 10
+# A pod that its node neither begins nor ends is told of after so long.
+_STRANDED_SECONDS = 60.0
 
 
 class CloserLook:
@@ -132,12 +134,15 @@ class CloserLook:
             newest = newest_pods(child, pods)
             # Those that train wait for these; with none of them, for pods that there are not yet.
             idle_pods = [pod for pod in newest if not trains(pod)]
-            lost = stranded(idle_pods)
+            held = stranded(newest)
+            # What a lost node said last stands: that the containers are ready. The pod is not.
+            silent = unreachable(pod for pod in newest if true_condition(pod, "ContainersReady"))
+            now = self._clock.monotonic()
             with self._children.lock:
-                child.strand(None if lost is None else self._clock.monotonic())
-                # At first sight its node may be about to take note of it.
-                lost = lost if child.stranded_for else None
-            if len(newest) == child.pods and not idle_pods:
+                child.strand(None if held is None else now)
+                # Until then its node may be about to take note of it, or to let it end.
+                lost = (held if child.stranded_for >= _STRANDED_SECONDS else None) or silent
+            if held is None and silent is None and len(newest) == child.pods and not idle_pods:
                 # A user's own trainer is an init container, so that its Job is not ready before the end.
                 with self._children.lock:
                     if child.waits is None and not child.ready:
@@ -147,5 +152,8 @@ class CloserLook:
                 with self._children.lock:
                     # It may have begun since the look.
                     if child.waits is None and not child.ready:
+                        if silent is not None:
+                            # Its node may never come back: it is given up like one that was seen to run.
+                            child.ran_since = min(child.ran_since, now)
                         news = self._children.block(child, found) or news
         return news

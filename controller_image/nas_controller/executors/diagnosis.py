@@ -29,17 +29,23 @@ def unreachable(pods: Iterable[Object]) -> Diagnosis | None:
 
 
 def stranded(pods: Iterable[Object]) -> Diagnosis | None:
-    """Return which pods of a Job are bound to a node that does not begin with them; None: none that we know of.
+    """Return which pods of a Job a node neither begins nor ends, so that the Job gets no others; None: none we know of.
 
-    A kubelet takes note of a pod before it pulls an image. One that has not, or does not remove a pod that never ran
-    and is to go, is most likely not there any more.
+    A kubelet takes note of a pod before it pulls an image, and removes one that was told to end when it has. Where it
+    does not, it is most likely not there any more.
     """
-    held = [pod for pod in pods if (pod.get("spec") or {}).get("nodeName") and not _has_begun(pod)]
-    lost = [pod for pod in held if "deletionTimestamp" in pod["metadata"] or not _is_noted(pod)]
-    if not lost:
-        return None
-    where = ", ".join(f"pod {pod['metadata']['name']} on node {pod['spec']['nodeName']}" for pod in lost)
-    return Reason.NODE_UNREACHABLE, f"{where}: not begun, as when its node does not answer"
+    told = []
+    for pod in pods:
+        node = (pod.get("spec") or {}).get("nodeName")
+        if node is None or status(pod).get("phase") in ("Succeeded", "Failed"):
+            continue
+        where = f"pod {pod['metadata']['name']} on node {node}"
+        leaves = "deletionTimestamp" in pod["metadata"]
+        if not _has_begun(pod) and (leaves or not _is_noted(pod)):
+            told.append(f"{where}: not begun")
+        elif leaves:
+            told.append(f"{where}: told to end, and there still")
+    return (Reason.NODE_UNREACHABLE, f"{', '.join(told)}, as when its node does not answer") if told else None
 
 
 def trains(pod: Object) -> bool:
@@ -48,8 +54,7 @@ def trains(pod: Object) -> bool:
 
 
 def _has_begun(pod: Object) -> bool:
-    ran = any(item.running or item.termination is not None for item in containers(pod))
-    return ran or status(pod).get("phase") in ("Succeeded", "Failed")
+    return any(item.running or item.termination is not None for item in containers(pod))
 
 
 def _is_noted(pod: Object) -> bool:

@@ -32,7 +32,9 @@ def job_end(job: Object, pods: Iterable[Object] = ()) -> tuple[End, str]:
         return End.DISRUPTED, words
     if failure.get("reason") == "DeadlineExceeded":
         return End.DEADLINE_EXCEEDED, words
-    if (pod := min(pods, key=_fell, default=None)) is not None:
+    # One that has ended well says nothing of another one that failed and is gone.
+    left = [pod for pod in pods if status(pod).get("phase") != "Succeeded"]
+    if (pod := min(left, key=_fell, default=None)) is not None:
         return _pod_end(pod, words)
     match = _EXIT_CODE.search(words)
     if match is not None:

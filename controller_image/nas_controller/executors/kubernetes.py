@@ -378,7 +378,9 @@ def _overdue(child: Child, now: float) -> str:
     if now >= child.ran_since + child.longest + _OVERDUE_SECONDS:
         said = f"its Job runs {minutes} after the deadline of its pod, as it does when the pod's node is gone"
     elif child.stranded_for >= _OVERDUE_SECONDS:
-        said = f"its pod is bound to a node that has not begun with it for {minutes}, as when the node is gone"
+        said = (
+            f"its pod has neither begun nor ended for {minutes} on the node that it is bound to, as when that is away"
+        )
     else:
         return ""
     return f"{said}; it is deleted"
