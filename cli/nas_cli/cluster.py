@@ -17,6 +17,7 @@ from nas_cli.errors import NoAnswer, NotThere, Refusal, first_fault
 from nas_cli.folders import local_hint
 from nas_kube.client import KubeClient
 from nas_kube.errors import ApiError, ApiUnavailable, KubeConfigError
+from nas_kube.reading import is_of_a_child
 from nas_kube.resources import EXPERIMENTS, PODS
 
 # A controller may have nothing to say for as long as its children train.
@@ -76,12 +77,14 @@ class Cluster:
 
     def trainer(self, experiment: NASExperiment, sample: int) -> tuple[str, str]:
         """Return the pod of the newest launch that has a sample, the first one of several, and its container."""
-        selector = f"{names.LABEL_EXPERIMENT_UID}={experiment.metadata.uid},{names.LABEL_ROLE}={names.ROLE_TRAINER}"
+        name, uid = experiment.metadata.name, experiment.metadata.uid
+        selector = f"{names.LABEL_EXPERIMENT_UID}={uid},{names.LABEL_ROLE}={names.ROLE_TRAINER}"
         with self._refusals():
             pods = self._client.list(PODS, self._namespace, label_selector=selector).items
-        own = [pod["metadata"] for pod in pods if str(sample) in _samples(pod["metadata"])]
+        # Others may bear the labels.
+        ours = [pod["metadata"] for pod in pods if is_of_a_child(pod, name, uid)]
+        own = [metadata for metadata in ours if str(sample) in _samples(metadata)]
         if not own:
-            name = experiment.metadata.name
             raise Refusal(
                 f"there is no pod of sample {sample}: it has none yet, reused an earlier result, or was removed after"
                 f" trainer.ttlSecondsAfterFinished; `nas samples {name}` says what has become of it"
@@ -178,7 +181,8 @@ def _read(document: dict[str, Any]) -> NASExperiment:
 
 def _label(metadata: dict[str, Any], name: str) -> int:
     """Return a pod's number of some kind; 0 where it has none."""
-    return int(metadata["labels"].get(name, 0))
+    number = str(metadata["labels"].get(name, ""))
+    return int(number) if number.isdecimal() else 0
 
 
 def _samples(metadata: dict[str, Any]) -> list[str]:

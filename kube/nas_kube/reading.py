@@ -99,6 +99,21 @@ def belongs(raw: Object, uid: str) -> bool:
     return bool(uid) and controller(raw).get("uid") == uid
 
 
+def is_of_a_child(pod: Object, experiment: str, uid: str) -> bool:
+    """Return whether a Job with the name of a launch's controls a pod; the Job itself need not be known.
+
+    Args:
+        experiment: name of the experiment whose child it would be.
+        uid: the experiment's.
+    """
+    number = (pod["metadata"].get("labels") or {}).get(names.LABEL_LAUNCH, "")
+    owner = controller(pod)
+    return number.isdecimal() and (owner.get("kind"), owner.get("name")) == (
+        "Job",
+        names.child_job(experiment, uid, int(number)),
+    )
+
+
 def finished(job: Object) -> bool:
     """Return whether a Job has ended, one way or the other."""
     return true_condition(job, "Complete") is not None or true_condition(job, "Failed") is not None

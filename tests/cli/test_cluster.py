@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from cluster_fixtures import ControlPlane
 from experiments import manifest
 
+from nas_api import names
 from nas_api.source import network_source
 from nas_api.spaces.convolutional import ConvolutionalArchitecture
 from nas_cli.cluster import readable
@@ -43,7 +44,9 @@ STATUS: dict[str, Any] = {
     },
     "policy": {"updates": 9, "meanReward": "0.88", "firstMeanReward": "0.8"},
 }
+UID = "12345678-0000-4000-8000-000000000000"
 EXPERIMENT = {**manifest(), "status": STATUS}
+EXPERIMENT["metadata"] |= {"uid": UID}
 PATH = "/apis/nas-operator.io/v1alpha1/namespaces/default/nasexperiments/digits"
 LOG = "/api/v1/namespaces/default/pods/digits-12345678-controller-1/log"
 
@@ -132,7 +135,14 @@ def test_the_log_of_a_sample_is_that_of_its_newest_pod(answer: Answer) -> None:
         if number is not None:
             labels["batch.kubernetes.io/job-completion-index"] = str(number)
         name = f"pod-{launch}{'-other' if number else ''}"
-        return {"metadata": {"name": name, "labels": labels, "annotations": annotations}}
+        job = {"kind": "Job", "name": names.child_job("digits", UID, launch), "controller": True}
+        return {"metadata": {"name": name, "labels": labels, "annotations": annotations, "ownerReferences": [job]}}
+
+    def foreign(launch: str, **owner: Any) -> dict[str, Any]:
+        found = pod(99, "12")
+        found["metadata"]["labels"]["nas-operator.io/launch"] = launch
+        found["metadata"] |= {"ownerReferences": [owner] if owner else []}
+        return found
 
     # 12 was in a pod with others, then alone; 1 is in none, though its digit is.
     pods = {
@@ -142,6 +152,10 @@ def test_the_log_of_a_sample_is_that_of_its_newest_pod(answer: Answer) -> None:
             pod(10, "12"),
             pod(9, "11,12,13"),
             {"metadata": {"name": "x"}},
+            # Anybody who may create pods can give them these labels.
+            foreign("99"),
+            foreign("9²"),
+            foreign("99", kind="Job", name="another-99", controller=True),
             # One child of two pods, of which the first one speaks.
             pod(11, "14", 1),
             pod(11, "14", 0),

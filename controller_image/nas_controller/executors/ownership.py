@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nas_api import names
-from nas_kube.reading import Object, belongs, controller
+from nas_kube import reading
+from nas_kube.reading import Object, belongs
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,4 @@ class Ownership:
 
     def is_of_a_child(self, pod: Object) -> bool:
         """Return whether a Job with the name of a launch's controls a pod; the Job itself need not be known."""
-        number = (pod["metadata"].get("labels") or {}).get(names.LABEL_LAUNCH, "")
-        owner = controller(pod)
-        return number.isdecimal() and (owner.get("kind"), owner.get("name")) == ("Job", self.job_name(int(number)))
+        return reading.is_of_a_child(pod, self.experiment, self.uid)
