@@ -9,7 +9,8 @@ trains its children at the same time, and its end is found. Then the controller 
 
 CPU times of a child are measured (``bench/controller_scale.py``) and not fitted. Two numbers are fitted: how much
 longer all takes than its CPU time, and how long a pod takes beside its training. Of ``bench/measured/scale.jsonl``,
-lines with "use": "fit" are fitted on; those with "use": "check" are predicted, and the error is printed.
+lines with "use": "fit" are fitted on; those with "use": "check" are predicted, and the error is printed. Of "costs",
+measured beside other work, counts and CPU times are taken alone.
 """
 
 import argparse
@@ -328,6 +329,7 @@ def fitted(runs: Sequence[dict[str, Any]], overhead: float, pod: float) -> str:
             f"{off:+.1%}",
         )
         for line in runs
+        if line["use"] != "costs"
         for off in (error(line, overhead, pod),)
     ]
     head = ("run", "arm", "searcher", "children", "slots", "s each", "in a pod", "measured s", "model s", "error")
@@ -368,7 +370,8 @@ def million(recovery: Sequence[dict[str, Any]]) -> str:
     small, large = recovery[-2:]
 
     def at(key: str, done: int) -> float:
-        slope = (large[key] - small[key]) / (large["done"] - small["done"])
+        # What has a bound varies about it.
+        slope = max(0.0, (large[key] - small[key]) / (large["done"] - small["done"]))
         return float(large[key] + slope * (done - large["done"]))
 
     rows = [
@@ -386,11 +389,13 @@ def million(recovery: Sequence[dict[str, Any]]) -> str:
     ]
     head = ("samples", "objects of the log", "log", "snapshots", "the newest", "its CPU, a child", "all snapshots")
     each = at("snapshot_bytes", 1) - at("snapshot_bytes", 0)
-    limit = (LARGEST_SNAPSHOT - at("snapshot_bytes", 0)) / each
-    told = (
-        f"A snapshot has {each:,.0f} bytes a sample. From {limit:,.0f} samples on it is larger than what a restart"
-        f" reads ({LARGEST_SNAPSHOT // 2**20} MiB), which folds the whole log then."
-    )
+    told = "A snapshot does not grow with the samples: what is large in it are the replicas' parameters."
+    if each > 0:
+        limit = (LARGEST_SNAPSHOT - at("snapshot_bytes", 0)) / each
+        told = (
+            f"A snapshot has {each:,.0f} bytes a sample. From {limit:,.0f} samples on it is larger than what a restart"
+            f" reads ({LARGEST_SNAPSHOT // 2**20} MiB), which folds the whole log then."
+        )
     return f"{table(head, rows)}\n\n{told}"
 
 
