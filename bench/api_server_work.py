@@ -13,8 +13,6 @@ which requests there were.
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -22,32 +20,22 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from nas_api import names
-from nas_api.child import StoreLocation
-from nas_api.child_job import child_job, s3_location
-from nas_api.crd import custom_resource_definition
-from nas_api.experiment import NASExperiment
-from nas_api.search_space import search_space
-from nas_api.trainer_input import trainer_input
-from nas_controller.policies.factory import make_policy
-from nas_kube.client import KubeClient
-from nas_kube.errors import ApiError
-from nas_kube.reading import finished, true_condition
-from nas_kube.reflector import EventType, Reflector
-from nas_kube.resources import CUSTOM_RESOURCE_DEFINITIONS, EXPERIMENTS, JOBS, PODS
+from fake_cluster import NAMESPACE, Process, components, control_plane, create, job_bodies, manifest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from nas_api import names
+from nas_kube.client import KubeClient
+from nas_kube.reading import finished
+from nas_kube.reflector import EventType, Reflector
+from nas_kube.resources import EXPERIMENTS, JOBS, PODS
+
 CLUSTER = "bench-api-server"
-NAMESPACE = "default"
 IMAGE = "ghcr.io/example/nas-trainer:1.0.0"
 # So that all Jobs go within the run, as they do in a search that is longer than their time to live.
 KEPT_SECONDS = 10
 # What the executor uses too: more would only queue in the API server.
 THREADS = 8
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 Body = dict[str, Any]
 
@@ -139,9 +127,8 @@ class Work:
         return 1000 * cpu / children, requests / children, allocated / children
 
 
-def work(client: KubeClient, pid: int) -> Work:
+def work(client: KubeClient, server: Process) -> Work:
     """Look at the process's CPU and at its count of requests."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     requests: Counter[tuple[str, str]] = Counter()
     allocated = 0.0
     for line in client.stream("/metrics", {}, silence_seconds=60.0):
@@ -153,70 +140,19 @@ def work(client: KubeClient, pid: int) -> Work:
             verb, resource, sub = (named[key].strip('"') for key in ("verb", "resource", "subresource"))
             if verb != "WATCH":
                 requests[verb, f"{resource}/{sub}".rstrip("/")] += int(float(value))
-    return Work((int(fields[11]) + int(fields[12])) / _TICKS, requests, allocated)
+    return Work(server.cpu_seconds, requests, allocated)
 
 
-def resident(pid: int) -> int:
-    """Return the MiB of memory that a process has."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) >> 10
-
-
-def cluster(*words: str) -> str:
-    """Run the cluster tool and return what it printed."""
-    command = [sys.executable, "-m", "hack.cluster", *words]
-    return subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-
-
-def establish(client: KubeClient) -> None:
-    """Install the CustomResourceDefinition and wait until it is served."""
-    name = f"{names.PLURAL}.{names.GROUP}"
-    client.apply(CUSTOM_RESOURCE_DEFINITIONS, None, name, custom_resource_definition(), field_manager="api-server-work")
-    while true_condition(client.get(CUSTOM_RESOURCE_DEFINITIONS, None, name), "Established") is None:
-        time.sleep(0.2)
-
-
-def experiment(client: KubeClient, name: str, children: int, in_flight: int, seconds: float) -> NASExperiment:
-    """Create an experiment whose fake children run for so many seconds."""
-    annotations = {"fake.nas-operator.io/run-time": f"{round(seconds * 1000)}ms"}
-    body = {
-        "apiVersion": names.API_VERSION,
-        "kind": names.KIND,
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {
-            "searchSpace": {"convolutional": {}},
-            "searcher": {"random": {}},
-            "parallelism": in_flight,
-            "budget": {"samples": children},
-            "trainer": {
-                "dataset": {"digits": {}},
-                "template": {"metadata": {"annotations": annotations}},
-                "ttlSecondsAfterFinished": KEPT_SECONDS,
-            },
-            "storage": {"s3": {"bucket": "nas", "endpoint": "http://s3:9000", "credentialsSecret": {"name": "keys"}}},
-        },
+def spec(children: int, in_flight: int, together: int) -> dict[str, Any]:
+    """Return the spec of a search at random, so many of whose children share a pod."""
+    return {
+        "searchSpace": {"convolutional": {}},
+        "searcher": {"random": {}},
+        "parallelism": in_flight,
+        "budget": {"samples": children},
+        "trainer": {"childrenPerPod": together, "ttlSecondsAfterFinished": KEPT_SECONDS},
+        "storage": {"s3": {"bucket": "nas", "endpoint": "http://s3:9000", "credentialsSecret": {"name": "keys"}}},
     }
-    while True:
-        try:
-            return NASExperiment.model_validate(client.create(EXPERIMENTS, NAMESPACE, body), extra="ignore")
-        except ApiError as error:
-            # The new resource is established a moment before every path serves it.
-            if error.status != 404:
-                raise
-            time.sleep(0.2)
-
-
-def jobs_of(wanted: NASExperiment, together: int = 1) -> list[Body]:
-    """Return the product's Jobs of an experiment's samples, so many of which share a pod."""
-    space = search_space(wanted.spec.search_space)
-    policy = make_policy(wanted.spec.searcher, space)
-    location = StoreLocation(s3=s3_location(wanted))
-    asked = [
-        trainer_input(wanted, location, sample, 1, space.decode(policy.propose(sample).choices))
-        for sample in range(wanted.spec.budget.samples)
-    ]
-    packs = [tuple(asked[first : first + together]) for first in range(0, len(asked), together)]
-    return [child_job(wanted, launch, pack, IMAGE) for launch, pack in enumerate(packs)]
 
 
 def train(client: KubeClient, uid: str, bodies: list[Body], in_flight: int, variant: Variant) -> float:
@@ -275,13 +211,9 @@ def main() -> int:
     parser.add_argument("--only", default="", help="variants whose names have this")
     parser.add_argument("--verbs", action="store_true", help="say which requests there were")
     arguments = parser.parse_args()
-    try:
-        cluster("up", "--name", CLUSTER, "--control-plane-only", "--nodes", "kwok:10", "--tuned-for-load")
-        kubeconfig = Path(cluster("kubeconfig", "--name", CLUSTER))
-        processes = json.loads((kubeconfig.parent / "cluster.json").read_text(encoding="utf-8"))["processes"]
-        pid = next(process["pid"] for process in processes if process["name"] == "apiserver")
+    with control_plane(CLUSTER, "--tuned-for-load") as kubeconfig:
+        server = components(kubeconfig)["apiserver"]
         client = KubeClient.from_kubeconfig(kubeconfig)
-        establish(client)
         print(
             f"{'':36}{'bytes':>7}{'ms to end':>11}{'ms in all':>11}{'':7}"
             f"{'requests':>10}{'MB':>8}{'children/s':>12}{'MiB':>7}"
@@ -290,30 +222,29 @@ def main() -> int:
         for number, variant in enumerate(VARIANTS):
             if arguments.only not in variant.name:
                 continue
-            wanted = experiment(client, f"v{number}", arguments.children, arguments.in_flight, arguments.seconds)
-            bodies = jobs_of(wanted, variant.together)
+            asked = spec(arguments.children, arguments.in_flight, variant.together)
+            wanted = create(client, manifest(f"v{number}", asked, arguments.seconds))
+            bodies = job_bodies(wanted, IMAGE)
             for body in bodies:
                 variant.change(body)
-            before = work(client, pid)
+            before = work(client, server)
             took = train(client, wanted.metadata.uid, bodies, arguments.in_flight // variant.together, variant)
-            end, memory = work(client, pid), resident(pid)
+            end, memory = work(client, server), server.resident_mib
             clear(client, wanted.metadata.name)
-            gone = work(client, pid)
+            gone = work(client, server)
             size = len(json.dumps(bodies[-1], separators=(",", ":")))
             to_end, _, _ = end.since(before, arguments.children)
             in_all, requests, allocated = gone.since(before, arguments.children)
             first = first or in_all
             print(
                 f"{variant.name:36}{size:7,}{to_end:11.1f}{in_all:11.1f}{in_all / first:7.0%}"
-                f"{requests:10.1f}{allocated:8.2f}{arguments.children / took:12.1f}{memory:7,}",
+                f"{requests:10.1f}{allocated:8.2f}{arguments.children / took:12.1f}{memory:7,.0f}",
                 flush=True,
             )
             if arguments.verbs:
                 for what, count in (gone.requests - before.requests).most_common(25):
                     print(f"    {count / arguments.children:6.2f} {' '.join(what)}")
         client.close()
-    finally:
-        cluster("down", "--name", CLUSTER)
     return 0
 
 

@@ -35,16 +35,12 @@ from fake_cluster import (
     components,
     control_plane,
     create,
+    job_bodies,
     manifest,
 )
 
 from nas_api import names
-from nas_api.child import StoreLocation
-from nas_api.child_job import child_job, s3_location
-from nas_api.experiment import NASExperiment, SearcherSpec
-from nas_api.search_space import search_space
-from nas_api.trainer_input import trainer_input
-from nas_controller.policies.factory import make_policy
+from nas_api.experiment import NASExperiment
 from nas_kube.client import KubeClient
 from nas_kube.reading import finished
 from nas_kube.reflector import EventType, Reflector
@@ -78,24 +74,9 @@ def spec(arguments: argparse.Namespace, storage: dict[str, Any]) -> dict[str, An
     }
 
 
-def job_bodies(wanted: NASExperiment) -> list[dict[str, Any]]:
-    """Return the Jobs of a search at random: of any other it is not known before what it draws."""
-    spec = wanted.spec
-    space = search_space(spec.search_space)
-    policy = make_policy(SearcherSpec.model_validate({"random": {}}), space)
-    location = StoreLocation(s3=s3_location(wanted))
-    inputs = [
-        trainer_input(wanted, location, sample, 1, space.decode(policy.propose(sample).choices))
-        for sample in range(spec.budget.samples)
-    ]
-    together = spec.trainer.children_per_pod
-    packs = [tuple(inputs[first : first + together]) for first in range(0, len(inputs), together)]
-    return [child_job(wanted, launch, pack, "trainer:1") for launch, pack in enumerate(packs)]
-
-
 def bare(client: KubeClient, wanted: NASExperiment) -> float:
     """Return the seconds that creating and watching Jobs takes, and nothing else."""
-    bodies = job_bodies(wanted)
+    bodies = job_bodies(wanted, "trainer:1")
     ended: set[str] = set()
     slots = threading.Semaphore(wanted.spec.parallelism // wanted.spec.trainer.children_per_pod)
     over = threading.Event()

@@ -22,10 +22,13 @@ from typing import Any, Self
 import boto3
 
 from nas_api import names
-from nas_api.child import Result, read_trainer_document
-from nas_api.child_job import s3_location
+from nas_api.child import Result, StoreLocation, read_trainer_document
+from nas_api.child_job import child_job, s3_location
 from nas_api.crd import custom_resource_definition
-from nas_api.experiment import NASExperiment
+from nas_api.experiment import NASExperiment, SearcherSpec
+from nas_api.search_space import search_space
+from nas_api.trainer_input import trainer_input
+from nas_controller.policies.factory import make_policy
 from nas_kube.client import KubeClient
 from nas_kube.errors import ApiError
 from nas_kube.reading import true_condition
@@ -105,6 +108,21 @@ def create(client: KubeClient, document: dict[str, Any]) -> NASExperiment:
             if error.status != 404:
                 raise
             time.sleep(0.2)
+
+
+def job_bodies(wanted: NASExperiment, image: str) -> list[dict[str, Any]]:
+    """Return the Jobs of a search at random: of any other it is not known before what it draws."""
+    spec = wanted.spec
+    space = search_space(spec.search_space)
+    policy = make_policy(SearcherSpec.model_validate({"random": {}}), space)
+    location = StoreLocation(s3=s3_location(wanted))
+    inputs = [
+        trainer_input(wanted, location, sample, 1, space.decode(policy.propose(sample).choices))
+        for sample in range(spec.budget.samples)
+    ]
+    together = spec.trainer.children_per_pod
+    packs = [tuple(inputs[first : first + together]) for first in range(0, len(inputs), together)]
+    return [child_job(wanted, launch, pack, image) for launch, pack in enumerate(packs)]
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,6 @@ class Child:
     """How often its POST was refused or not answered."""
     unanswered: bool = False
     """The API server may have taken a POST of it and said nothing."""
-    creating: bool = False
-    """A POST of it is on its way."""
     room_by: float | None = None
     """When it no longer waits for pods of an earlier launch of its samples; None: it has not met any."""
     longest: float = math.inf
