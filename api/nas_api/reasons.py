@@ -139,9 +139,9 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Add nodes, or correct requests, nodeSelector or tolerations in the template.",
     ),
     Reason.NODE_UNREACHABLE: Explanation(
-        "No child runs any more, and pods that did are not ready although they have not ended, or their nodes do not"
-        " begin with them; the message names them and their nodes. Five minutes after their deadline, or after five"
-        " minutes without a beginning, they are given up, and launched again.",
+        "No child runs any more, and pods that did are not ready although they have not ended, or their nodes"
+        " neither begin nor end them; the message names them and their nodes. Five minutes after their deadline, or"
+        " after five minutes without a beginning or an end, they are given up, and launched again.",
         "Repair the node, or delete it if it is gone for good: that frees its pods at once.",
     ),
     Reason.CHILDREN_DISRUPTED: Explanation(
